@@ -1,0 +1,132 @@
+//! The command line: one binary, nouns, then a verb. Data on stdout, the rest on stderr.
+//!
+//! Exit codes: 0 ok, 1 findings or failure where asked for, 2 rule error, 3 usage or configuration
+//! error. Each verb is one file in `cli/` with its `Args` and a `run`.
+
+pub mod audit;
+pub mod bench;
+pub mod broker;
+pub mod budget;
+pub mod config;
+pub mod db;
+pub mod dead_letters;
+pub mod demo;
+pub mod hunt;
+pub mod incident;
+pub mod key;
+pub mod offsets;
+pub mod prices;
+pub mod replay;
+pub mod rules;
+pub mod run;
+pub mod scan;
+pub mod seal;
+pub mod series;
+pub mod train;
+pub mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Findings, or a failure that the caller asked to be told of.
+pub const EXIT_FINDINGS: u8 = 1;
+/// A rule file is wrong.
+pub const EXIT_RULES: u8 = 2;
+/// Wrong usage, configuration or unreadable input.
+pub const EXIT_USAGE: u8 = 3;
+
+/// Out-of-band security monitoring of LLM traffic.
+#[derive(Debug, Parser)]
+#[command(name = "veilwatch", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Consume Kafka, detect, account, decide, notify.
+    Run(run::Args),
+    /// Run everything on this machine, with attacks in it.
+    Demo(demo::Args),
+    /// Scan texts for injection, PII and secrets.
+    Scan(scan::Args),
+    /// Turn texts into sealed events.
+    Seal(seal::Args),
+    /// Run events from a file through the whole pipeline in virtual time.
+    Replay(replay::Args),
+    /// Score a time series for anomalies.
+    Series(series::Args),
+    /// Check, test, explain, list and create rules.
+    Rules(rules::Args),
+    /// Create and destroy keys.
+    Key(key::Args),
+    /// Train the injection model.
+    Train(train::Args),
+    /// Migrate and inspect the database.
+    Db(db::Args),
+    /// List, show and replay dead letters.
+    DeadLetters(dead_letters::Args),
+    /// Skip records that cannot be read.
+    Offsets(offsets::Args),
+    /// Set, list and raise budgets.
+    Budget(budget::Args),
+    /// List, show, acknowledge, resolve and judge incidents.
+    Incident(incident::Args),
+    /// Verify the audit chain.
+    Audit(audit::Args),
+    /// Look a text up in the stored fingerprints.
+    Hunt(hunt::Args),
+    /// Register canaries, system prompts and documents.
+    Watch(watch::Args),
+    /// Check and show the configuration.
+    Config(config::Args),
+    /// Look up and import prices.
+    Prices(prices::Args),
+    /// Measure speed, memory and scale.
+    Bench(bench::Args),
+    /// An embedded Kafka broker for demos and tests.
+    #[command(hide = true)]
+    Broker(broker::Args),
+}
+
+/// Parses the command line and runs the verb. Errors go to stderr, one line of causes.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // clap exits with 2 on bad usage; 2 means a rule error here.
+            let code = if e.use_stderr() { EXIT_USAGE } else { 0 };
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = match cli.verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Demo(args) => demo::run(args),
+        Verb::Scan(args) => scan::run(args),
+        Verb::Seal(args) => seal::run(args),
+        Verb::Replay(args) => replay::run(args),
+        Verb::Series(args) => series::run(args),
+        Verb::Rules(args) => rules::run(args),
+        Verb::Key(args) => key::run(args),
+        Verb::Train(args) => train::run(args),
+        Verb::Db(args) => db::run(args),
+        Verb::DeadLetters(args) => dead_letters::run(args),
+        Verb::Offsets(args) => offsets::run(args),
+        Verb::Budget(args) => budget::run(args),
+        Verb::Incident(args) => incident::run(args),
+        Verb::Audit(args) => audit::run(args),
+        Verb::Hunt(args) => hunt::run(args),
+        Verb::Watch(args) => watch::run(args),
+        Verb::Config(args) => config::run(args),
+        Verb::Prices(args) => prices::run(args),
+        Verb::Bench(args) => bench::run(args),
+        Verb::Broker(args) => broker::run(args),
+    };
+    result.unwrap_or_else(|e| {
+        eprintln!("veilwatch: {e:#}");
+        ExitCode::from(EXIT_USAGE)
+    })
+}

@@ -1,0 +1,1 @@
+//! The TOML configuration: as written, then as validated, with all problems at once.

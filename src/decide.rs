@@ -1,0 +1,1 @@
+//! Findings become incidents, incidents become notifications. Pure: rows and time come in as arguments.

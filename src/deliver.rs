@@ -1,0 +1,1 @@
+//! Drains the outbox: one worker per sink, retries with backoff and jitter.

@@ -1,0 +1,1 @@
+//! The demo: broker, Postgres, gateways, attacks, mailbox and console on one machine.

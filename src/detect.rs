@@ -1,0 +1,1 @@
+//! Runs the detectors over sealed events. Pure: no I/O, no clock, no randomness.

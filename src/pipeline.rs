@@ -1,0 +1,1 @@
+//! Joins the stages: one batch from Kafka to a committed transaction.

@@ -1,0 +1,1 @@
+//! Turns text into a sketch: normalise, match, score, fingerprint, key. Text ends here.

@@ -1,0 +1,1 @@
+//! Postgres: one fenced transaction per batch, and everything else that touches SQL.

@@ -1,0 +1,1 @@
+//! Metrics, traces and logs: every metric name and label stands here.

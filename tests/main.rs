@@ -1,0 +1,1 @@
+//! The integration tests, one binary (each further one would link the whole program again).
