@@ -1,1 +1,3 @@
-//! Reads Kafka in batches, in order per partition (the only owner of rdkafka besides `publish`).
+//! Kafka: the consumer, the publisher and the embedded broker. The only user of rdkafka.
+
+pub mod broker;

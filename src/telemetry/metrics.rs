@@ -1,0 +1,154 @@
+//! Every metric of the program, in one table.
+//!
+//! Name, kind, labels, one line of help. Nothing else in the program names a metric; a test checks
+//! the names' form. Durations are in seconds, sizes in bytes.
+
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+
+use super::series::{Counter, Desc, Expose, Gauge, Histogram};
+
+macro_rules! table {
+    ($($field:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
+        /// The metrics, each a field.
+        #[derive(Debug)]
+        pub struct Metrics {
+            $(#[doc = $help] pub $field: $kind,)+
+        }
+
+        impl Metrics {
+            fn new() -> Self {
+                Self {
+                    $($field: $kind::new(Desc { name: $name, labels: &[$($label),*], help: $help }),)+
+                }
+            }
+            fn all(&self) -> Vec<&dyn Expose> {
+                vec![$(&self.$field),+]
+            }
+        }
+
+        /// Names of all metrics, in the order of the table.
+        pub const NAMES: &[&str] = &[$($name),+];
+    };
+}
+
+table! {
+    records: Counter "veilwatch_records_total" ["topic"] "records taken from Kafka and applied";
+    record_bytes: Counter "veilwatch_record_bytes_total" ["topic"] "bytes of keys and values of applied records";
+    events: Counter "veilwatch_events_total" ["topic"] "events decoded and observed";
+    duplicates: Counter "veilwatch_duplicates_total" ["topic"] "events dropped as duplicates by sequence or id";
+    late: Counter "veilwatch_late_events_total" ["topic"] "events appended more than 10 s after their minute's end";
+    clamped: Counter "veilwatch_clamped_times_total" ["topic"] "events whose end time was clamped to the append time's surroundings";
+    learning_copies: Counter "veilwatch_learning_copies_total" ["topic"] "users seen on a partition other than their newest: the topic is not keyed by user";
+    dead_letters: Counter "veilwatch_dead_letters_total" ["topic", "reason"] "records that could not be decoded";
+    gaps: Counter "veilwatch_gap_records_total" ["topic", "reason"] "offsets lost before they could be read";
+    findings: Counter "veilwatch_findings_total" ["detector", "fate"] "findings by fate: new, folded, shadow, excepted";
+    incidents: Counter "veilwatch_incident_changes_total" ["kind"] "incident changes by kind";
+    crossings: Counter "veilwatch_budget_crossings_total" ["scope"] "budget thresholds crossed";
+    replayed: Counter "veilwatch_replayed_records_total" ["topic"] "records replayed from a checkpoint with effects suppressed";
+    panics: Counter "veilwatch_detector_panics_total" ["topic"] "records that made a detector panic; each became a dead letter";
+
+    batches: Counter "veilwatch_batches_total" ["outcome"] "batch transactions by outcome: committed, fenced, retried, failed";
+    commit_seconds: Histogram "veilwatch_commit_seconds" [] "duration of a batch transaction";
+    batch_age_seconds: Histogram "veilwatch_append_to_commit_seconds" [] "from the append of a batch's newest record to its commit";
+    claims: Counter "veilwatch_claims_total" ["outcome"] "partition claims by outcome: claimed, retried, failed";
+    lag: Gauge "veilwatch_partition_lag_records" ["topic", "partition"] "high watermark minus the next offset in Postgres";
+    halted: Gauge "veilwatch_partition_halted" ["topic", "partition", "reason"] "1 while a partition is halted and needs an operator";
+    paused: Gauge "veilwatch_partitions_paused" [] "partitions paused for back-pressure";
+    buffered_bytes: Gauge "veilwatch_buffered_bytes" [] "bytes of records held between Kafka and Postgres";
+    assigned: Gauge "veilwatch_partitions_assigned" [] "partitions this process owns";
+    rebalances: Counter "veilwatch_rebalances_total" ["kind"] "rebalance callbacks by kind: assign, revoke, lost";
+    kafka_errors: Counter "veilwatch_kafka_errors_total" ["class"] "errors of the Kafka client by class: exit, halt, retry, ignore";
+    kafka_up: Gauge "veilwatch_kafka_up" [] "1 while a broker answers";
+    postgres_up: Gauge "veilwatch_postgres_up" [] "1 while Postgres answers";
+    watchdog: Counter "veilwatch_watchdog_reclaims_total" ["topic"] "partitions claimed anew because they made no progress";
+    hint_commit_errors: Counter "veilwatch_hint_commit_errors_total" [] "Kafka offset commits (hints for lag tools) that failed";
+
+    checkpoints: Counter "veilwatch_checkpoints_total" [] "partition checkpoints written";
+    checkpoint_bytes: Gauge "veilwatch_checkpoint_bytes" ["topic", "partition"] "size of the newest checkpoint";
+    user_rows: Counter "veilwatch_user_rows_total" ["direction"] "per-user state rows loaded and written";
+    user_row_buffer: Gauge "veilwatch_user_row_buffer" ["topic", "partition"] "evicted user rows waiting for their transaction";
+
+    leader: Gauge "veilwatch_leader" [] "1 in the process that merges closed minutes";
+    notifier: Gauge "veilwatch_notifier" [] "1 in the process that writes the outbox";
+    merged_through: Gauge "veilwatch_merged_through_timestamp_seconds" [] "start of the newest merged minute";
+    partial_merges: Counter "veilwatch_partial_merges_total" [] "minutes merged without a partition that was too far behind";
+    outbox: Gauge "veilwatch_outbox_rows" ["sink", "state"] "notifications by state";
+    sends: Counter "veilwatch_sends_total" ["sink", "outcome"] "deliveries by outcome: sent, retried, parked, repeated";
+    send_seconds: Histogram "veilwatch_send_seconds" ["sink"] "duration of one send";
+    fates: Counter "veilwatch_notification_fates_total" ["sink", "fate"] "fates of (incident change, sink) candidates";
+
+    published: Counter "veilwatch_published_total" ["outcome"] "events handed to the publisher: queued, delivered, dropped";
+    log_drops: Counter "veilwatch_dropped_total" ["what"] "anything else that was discarded, by what it was";
+    budget_lag: Gauge "veilwatch_retention_days" ["table"] "days kept of each growing table";
+    pool: Gauge "veilwatch_postgres_connections" ["state"] "connections of the pools, idle and used";
+    heartbeat_age: Gauge "veilwatch_heartbeat_age_seconds" [] "age of the newest synthetic event seen at the test sink";
+}
+
+/// The one set of metrics of this process.
+pub fn metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(Metrics::new)
+}
+
+impl Metrics {
+    /// The whole table in Prometheus' text format, with the process's own CPU and memory.
+    pub fn exposition(&self) -> String {
+        let mut out = String::with_capacity(16 * 1024);
+        for m in self.all() {
+            m.expose(&mut out);
+        }
+        let p = super::health::process();
+        let _ = write!(
+            out,
+            "# HELP process_cpu_seconds_total user and system CPU time\n# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total {}\n\
+             # HELP process_resident_memory_bytes resident memory\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}\n",
+            p.cpu.as_secs_f64(),
+            p.resident_bytes
+        );
+        out
+    }
+
+    /// Registers every metric with a meter.
+    pub(super) fn attach(&'static self, meter: &opentelemetry::metrics::Meter) {
+        for m in self.all_static() {
+            m.attach(meter);
+        }
+    }
+
+    fn all_static(&'static self) -> Vec<&'static dyn Expose> {
+        self.all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_their_unit() {
+        for n in NAMES {
+            assert!(n.starts_with("veilwatch_"), "{n}");
+            assert!(
+                n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{n}"
+            );
+        }
+    }
+
+    #[test]
+    fn exposition_parses_line_by_line() {
+        metrics().records.add(&["t"], 3);
+        let text = metrics().exposition();
+        for line in text.lines() {
+            assert!(
+                line.starts_with('#')
+                    || line
+                        .rsplit_once(' ')
+                        .is_some_and(|(_, v)| v.parse::<f64>().is_ok()),
+                "{line}"
+            );
+        }
+        assert!(text.contains("veilwatch_records_total{topic=\"t\"}"));
+    }
+}
