@@ -8,10 +8,12 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 mod otlp;
+mod secret;
 mod series;
 
 pub use health::Health;
 pub use metrics::{Metrics, metrics};
+pub use secret::Secret;
 pub use series::{Counter, Gauge, Histogram};
 
 use tracing_subscriber::layer::SubscriberExt as _;

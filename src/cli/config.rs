@@ -1,12 +1,54 @@
-//! `veilwatch config`: Check and show the configuration.
+//! `veilwatch config check|show|init`.
 
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::config::{Config, EXAMPLE};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Check a configuration without connecting to anything.
+    Check {
+        /// The configuration.
+        #[arg(short, long, value_name = "F")]
+        config: PathBuf,
+    },
+    /// Show the configuration as it is understood, defaults included, secrets hidden.
+    Show {
+        /// The configuration.
+        #[arg(short, long, value_name = "F")]
+        config: PathBuf,
+    },
+    /// Print a configuration to start from, every key explained.
+    Init,
+}
 
 /// Runs the verb.
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match args.verb {
+        Verb::Check { config } => {
+            let c = Config::load(&config)?;
+            writeln!(
+                out,
+                "ok: {} topics, {} sinks, {} budgets",
+                c.ingest.topics.len(),
+                c.sinks.len(),
+                c.budgets.len()
+            )?;
+        }
+        Verb::Show { config } => writeln!(out, "{:#?}", Config::load(&config)?)?,
+        Verb::Init => write!(out, "{EXAMPLE}")?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,107 @@
+//! The example configuration: every key with its default, which `config init` prints.
+
+/// A whole configuration to start from. A test checks that it is right.
+pub const EXAMPLE: &str = r#"# Veilwatch. Secrets: in files (`*_file`) or in the environment (`VEILWATCH_*`), not here.
+
+[ingest]
+brokers = ["127.0.0.1:9092"]         # a list, or "a:9092,b:9092"
+group = "veilwatch"                  # replicas of one monitor share it
+topics = [{ name = "llm.events", mode = "sealed" }]   # "trusted": text is sealed on the way in; needs [seal]
+security = "plaintext"               # plaintext (loopback only, or allow_plaintext) | ssl | sasl_plaintext | sasl_ssl
+# allow_plaintext = false
+# username = "veilwatch"
+# password_file = "kafka.password"   # or VEILWATCH_INGEST_PASSWORD
+# mechanism = "SCRAM-SHA-512"
+# ca_file = "ca.pem"
+# cert_file = "client.pem"
+# key_file = "client.key"
+assignment = "range"                 # or "cooperative-sticky", the same in all replicas
+session_timeout = "30s"              # a killed replica is replaced after this
+heartbeat_interval = "3s"
+max_poll_interval = "2m"
+buffer_mb = 32                       # records held between Kafka and Postgres
+batch_records = 4000
+batch_age = "50ms"
+progress_timeout = "30s"             # a partition without progress is claimed anew
+# accept_truncation = false          # go on after a topic was truncated or recreated
+
+[store]
+url = "postgres://veilwatch@127.0.0.1/veilwatch"      # or url_file, or VEILWATCH_STORE_URL
+# allow_plaintext = false            # a Postgres on the network needs ?sslmode=verify-full
+max_connections = 12
+events = "flagged"                   # or "sample:1/100", "all"
+migrate = true                       # false: `veilwatch db migrate` is run by hand
+[store.retention]
+events_days = 30
+findings_days = 400
+minutes_days = 3
+
+[http]
+listen = "127.0.0.1:8686"            # /livez /readyz /metrics
+
+# [seal]
+# key_file = "seal.key"              # for trusted topics only: `veilwatch key new`
+
+[rules]
+# dir = "rules"                      # replaces the compiled-in rules
+# overrides = ["overrides.yml"]      # tunes rules by id
+
+[detect]
+hold = "2m"                          # how long a partition that is behind holds a minute, or "unlimited"
+# allowed_tools = ["search"]
+# allowed_models = ["gpt-4o-mini"]
+# off = ["drift"]
+
+[pipeline]
+# workers = 1                        # threads that decode and detect; default: half of the cores
+checkpoint_records = 250000
+checkpoint_every = "30s"
+shutdown = "10s"
+
+[[deliver.sink]]
+name = "log"
+kind = "stdout"
+
+# [[deliver.sink]]
+# name = "oncall"
+# kind = "webhook"
+# url = "https://hooks.example.com/veilwatch"
+# secret_file = "webhook.secret"     # or VEILWATCH_SINK_ONCALL_SECRET
+# allow_private = false              # true for a receiver on a private network
+
+# [[deliver.sink]]
+# name = "mail"
+# kind = "email"
+# smtp = "mail.example.com:587"
+# from = "veilwatch@example.com"
+# to = ["oncall@example.com"]
+# username = "veilwatch"
+# secret_file = "smtp.password"
+
+[[deliver.route]]
+match = { stage = "page" }
+sinks = ["log"]
+group_by = ["detector", "tenant"]
+# group_wait = "30s"                 # default: 0 for critical incidents, 30 s for others
+group_interval = "5m"
+repeat_interval = "4h"
+min_severity = "low"
+continue = false
+
+[[deliver.route]]
+sinks = ["log"]
+
+[[budget]]
+scope = "tenant"                     # user key team tenant model everyone
+subject = "*"                        # one of them, or * for each
+period = "month"                     # hour day week month total
+usd = 1000.00                        # or tokens = 1_000_000
+thresholds = [50, 80, 100]
+# zone = "Europe/Berlin"
+
+[telemetry]
+log = "info"
+format = "auto"                      # json in a pipe, pretty on a terminal
+# otlp_endpoint = "http://127.0.0.1:4317"
+# otlp_interval = "10s"
+"#;

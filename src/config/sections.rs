@@ -1,0 +1,402 @@
+//! The sections of the pipeline: ingest, store, http, seal, rules, detect, pipeline, telemetry.
+//!
+//! Each function reads one section with its defaults and the reasons for them, and returns None
+//! where a needed key is missing or wrong (then a problem says so).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::Section;
+use super::{DetectSetting, KeepEvents, PipelineSetting, Retention, StoreSetting};
+use crate::ingest::{Assignment, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
+use crate::telemetry::{Secret, TelemetryConfig};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+pub(super) fn ingest(s: Section<'_, '_>) -> Option<IngestConfig> {
+    let brokers = s.strings("brokers").map(|b| b.join(","));
+    if brokers.as_ref().is_none_or(String::is_empty) && !s.has("brokers") {
+        s.missing("brokers", "name the Kafka brokers, such as \"kafka:9092\"");
+    }
+    let group = s.str("group").unwrap_or_else(|| "veilwatch".into());
+    let mut topics: Vec<TopicConfig> = Vec::new();
+    for t in s.sections("topics") {
+        let mode = t.word(
+            "mode",
+            &[
+                ("sealed", TopicMode::Sealed),
+                ("trusted", TopicMode::Trusted),
+            ],
+        );
+        match t.str("name") {
+            None => t.missing("name", "name the topic"),
+            Some(name) if topics.iter().any(|o| o.name == name) => {
+                t.problem("name", "is listed twice", "keep one");
+            }
+            Some(name) => topics.push(TopicConfig {
+                name,
+                mode: mode.unwrap_or(TopicMode::Sealed),
+            }),
+        }
+        t.finish();
+    }
+    if topics.is_empty() && !s.has("topics") {
+        s.missing(
+            "topics",
+            "list them: topics = [{ name = \"llm.events\", mode = \"sealed\" }]",
+        );
+    } else if topics.is_empty() {
+        s.problem("topics", "is empty", "list at least one topic");
+    }
+    let security = security(&s, brokers.as_deref().unwrap_or_default());
+    let mut c = IngestConfig::new(brokers.clone().unwrap_or_default(), group, topics);
+    c.security = security;
+    if let Some(a) = s.word(
+        "assignment",
+        &[
+            ("range", Assignment::Range),
+            ("cooperative-sticky", Assignment::CooperativeSticky),
+        ],
+    ) {
+        c.assignment = a;
+    }
+    for (key, value, min, max) in [
+        ("session_timeout", &mut c.session_timeout, SECOND, HOUR),
+        (
+            "heartbeat_interval",
+            &mut c.heartbeat_interval,
+            100 * MS,
+            60 * SECOND,
+        ),
+        (
+            "max_poll_interval",
+            &mut c.max_poll_interval,
+            5 * SECOND,
+            HOUR,
+        ),
+        ("batch_age", &mut c.batch_age, MS, 10 * SECOND),
+        ("progress_timeout", &mut c.progress_timeout, SECOND, HOUR),
+    ] {
+        if let Some(d) = s.duration(key, min, max) {
+            *value = d;
+        }
+    }
+    if c.heartbeat_interval * 3 > c.session_timeout {
+        s.problem(
+            "heartbeat_interval",
+            "is more than a third of session_timeout",
+            "lower it, or a single lost heartbeat costs the assignment",
+        );
+    }
+    if c.max_poll_interval < c.session_timeout {
+        s.problem(
+            "max_poll_interval",
+            "is below session_timeout",
+            "raise it to at least session_timeout",
+        );
+    }
+    if let Some(n) = s.integer("buffer_mb", 1, 4096) {
+        c.buffer_bytes = usize::try_from(n).unwrap_or(32) * 1024 * 1024;
+    }
+    if let Some(n) = s.integer("batch_records", 1, 100_000) {
+        c.batch_records = usize::try_from(n).unwrap_or(4_000);
+    }
+    c.accept_truncation = s.bool("accept_truncation").unwrap_or(false);
+    s.finish();
+    brokers.map(|_| c)
+}
+
+fn security(s: &Section<'_, '_>, brokers: &str) -> Security {
+    let d = Security::default();
+    let username = s.str("username");
+    let password = s.secret("password", "VEILWATCH_INGEST_PASSWORD");
+    let protocol = s
+        .word(
+            "security",
+            &[
+                ("plaintext", Protocol::Plaintext),
+                ("ssl", Protocol::Ssl),
+                ("sasl_plaintext", Protocol::SaslPlaintext),
+                ("sasl_ssl", Protocol::SaslSsl),
+            ],
+        )
+        .unwrap_or(d.protocol);
+    let allow = s.bool("allow_plaintext").unwrap_or(false);
+    if !protocol.is_encrypted() && !allow && !brokers.split(',').all(|b| b.is_empty() || is_loopback(b)) {
+        s.problem(
+            "security",
+            format!("is {} towards brokers on the network", protocol.as_str()),
+            "set security = \"ssl\" or \"sasl_ssl\", or allow_plaintext = true if the network is protected otherwise",
+        );
+    }
+    let sasl = matches!(protocol, Protocol::SaslPlaintext | Protocol::SaslSsl);
+    if sasl && (username.is_none() || password.is_none()) {
+        s.problem(
+            "security",
+            "needs username and password",
+            "set username, and password_file or VEILWATCH_INGEST_PASSWORD",
+        );
+    }
+    if !sasl && (username.is_some() || password.is_some()) {
+        s.problem(
+            "username",
+            "has no effect without SASL",
+            "set security = \"sasl_ssl\", or remove username and password",
+        );
+    }
+    if cfg!(not(any(feature = "tls", feature = "tls-vendored"))) && protocol != Protocol::Plaintext
+    {
+        s.problem(
+            "security",
+            "needs TLS, which this build lacks",
+            "build with the feature `tls`",
+        );
+    }
+    let mechanism = s
+        .word(
+            "mechanism",
+            &[
+                ("SCRAM-SHA-512", "SCRAM-SHA-512"),
+                ("SCRAM-SHA-256", "SCRAM-SHA-256"),
+                ("PLAIN", "PLAIN"),
+            ],
+        )
+        .map_or(d.mechanism, ToOwned::to_owned);
+    let existing = |key: &str| {
+        let p = s.path(key)?;
+        if p.is_file() {
+            return Some(p);
+        }
+        s.problem(
+            key,
+            format!("{} is not a file", p.display()),
+            "check the path",
+        );
+        None
+    };
+    Security {
+        protocol,
+        mechanism,
+        username,
+        password,
+        ca_file: existing("ca_file"),
+        cert_file: existing("cert_file"),
+        key_file: existing("key_file"),
+    }
+}
+
+/// Whether `host:port` can only be this machine.
+fn is_loopback(address: &str) -> bool {
+    let host = address.trim().rsplit_once(':').map_or(address, |(h, _)| h);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+pub(super) fn store(s: Section<'_, '_>) -> Option<StoreSetting> {
+    let url = s.secret("url", "VEILWATCH_STORE_URL");
+    match &url {
+        None if !s.has("url") && !s.has("url_file") => s.missing(
+            "url",
+            "set it, url_file or VEILWATCH_STORE_URL to postgres://user:password@host/database",
+        ),
+        Some(u)
+            if !u.reveal().starts_with("postgres://")
+                && !u.reveal().starts_with("postgresql://") =>
+        {
+            s.problem(
+                "url",
+                "is not a Postgres address",
+                "write postgres://user:password@host/database",
+            );
+        }
+        Some(u) => {
+            let allow = s.bool("allow_plaintext").unwrap_or(false);
+            if !allow && postgres_is_remote_plaintext(u) {
+                s.problem(
+                    "url",
+                    "asks for a Postgres on the network without verified TLS",
+                    "add ?sslmode=verify-full, or set allow_plaintext = true if the network is protected otherwise",
+                );
+            }
+        }
+        None => {}
+    }
+    s.bool("allow_plaintext");
+    let events = s.str("events").and_then(|e| match e.as_str() {
+        "flagged" => Some(KeepEvents::Flagged),
+        "all" => Some(KeepEvents::All),
+        other => {
+            let n = other.strip_prefix("sample:1/").and_then(|n| n.parse().ok());
+            if n.is_none_or(|n: u32| n == 0) {
+                s.problem(
+                    "events",
+                    "is not a choice",
+                    "write \"flagged\", \"sample:1/100\" or \"all\"",
+                );
+                return None;
+            }
+            n.map(KeepEvents::Sample)
+        }
+    });
+    let r = s.section("retention");
+    let days = |key: &str, default: u32| {
+        r.integer(key, 1, 3650)
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(default)
+    };
+    let retention = Retention {
+        events: days("events_days", 30),
+        findings: days("findings_days", 400),
+        minutes: days("minutes_days", 3),
+    };
+    r.finish();
+    let max_connections = s.integer("max_connections", 4, 500);
+    let migrate = s.bool("migrate").unwrap_or(true);
+    s.finish();
+    Some(StoreSetting {
+        url: url?,
+        // Writers, leader, notifier, sinks, console, two to spare.
+        max_connections: max_connections
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(12),
+        events: events.unwrap_or(KeepEvents::Flagged),
+        migrate,
+        retention,
+    })
+}
+
+fn postgres_is_remote_plaintext(url: &Secret) -> bool {
+    let url = url.reveal();
+    if url.contains("sslmode=verify-full") || url.contains("sslmode=verify-ca") {
+        return false;
+    }
+    let rest = url.split_once("://").map_or(url, |(_, r)| r);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
+    // An empty host is a Unix socket; without a port, is_loopback sees the host alone.
+    !host.is_empty() && !is_loopback(host)
+}
+
+pub(super) fn http(s: Section<'_, '_>) -> Option<SocketAddr> {
+    let listen = s.str("listen").unwrap_or_else(|| "127.0.0.1:8686".into());
+    let parsed = listen.parse();
+    if parsed.is_err() {
+        s.problem(
+            "listen",
+            format!("\"{listen}\" is not an address"),
+            "write ADDRESS:PORT, such as \"127.0.0.1:8686\"",
+        );
+    }
+    s.finish();
+    parsed.ok()
+}
+
+pub(super) fn seal(s: Section<'_, '_>) -> Option<PathBuf> {
+    let file = s.path("key_file");
+    if let Some(f) = &file
+        && !f.is_file()
+    {
+        s.problem(
+            "key_file",
+            format!("{} is not a file", f.display()),
+            "create one with `veilwatch key new`",
+        );
+    }
+    s.finish();
+    file
+}
+
+pub(super) fn rules(s: Section<'_, '_>) -> (Option<PathBuf>, Vec<PathBuf>) {
+    let dir = s.path("dir");
+    if let Some(d) = &dir
+        && !d.is_dir()
+    {
+        s.problem(
+            "dir",
+            format!("{} is not a directory", d.display()),
+            "check the path, or remove it to use the compiled-in rules",
+        );
+    }
+    let overrides = s.strings("overrides").unwrap_or_default();
+    let overrides = overrides.into_iter().map(PathBuf::from).collect();
+    s.finish();
+    (dir, overrides)
+}
+
+pub(super) fn detect(s: Section<'_, '_>) -> DetectSetting {
+    let hold = match s.str("hold").as_deref() {
+        Some("unlimited") => None,
+        Some(_) => s.duration("hold", SECOND, HOUR),
+        None => Some(Duration::from_secs(120)),
+    };
+    let d = DetectSetting {
+        hold,
+        allowed_tools: s.strings("allowed_tools").unwrap_or_default(),
+        allowed_models: s.strings("allowed_models").unwrap_or_default(),
+        off: s.strings("off").unwrap_or_default(),
+    };
+    s.finish();
+    d
+}
+
+pub(super) fn pipeline(s: Section<'_, '_>) -> PipelineSetting {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let p = PipelineSetting {
+        workers: s
+            .integer("workers", 1, 256)
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or_else(|| (cores / 2).max(1)),
+        checkpoint_records: s
+            .integer("checkpoint_records", 100, 100_000_000)
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(250_000),
+        checkpoint_every: s
+            .duration("checkpoint_every", 100 * MS, HOUR)
+            .unwrap_or(30 * SECOND),
+        shutdown: s
+            .duration("shutdown", SECOND, 600 * SECOND)
+            .unwrap_or(10 * SECOND),
+    };
+    s.finish();
+    p
+}
+
+pub(super) fn telemetry(s: Section<'_, '_>) -> TelemetryConfig {
+    use std::io::IsTerminal as _;
+    let d = TelemetryConfig::default();
+    let json = s
+        .word(
+            "format",
+            &[
+                ("json", Some(true)),
+                ("pretty", Some(false)),
+                ("auto", None),
+            ],
+        )
+        .flatten()
+        .unwrap_or_else(|| !std::io::stderr().is_terminal());
+    let endpoint = s.str("otlp_endpoint");
+    if let Some(e) = &endpoint
+        && !e.starts_with("http://")
+        && !e.starts_with("https://")
+    {
+        s.problem(
+            "otlp_endpoint",
+            "is not an address",
+            "write http://HOST:4317",
+        );
+    }
+    let t = TelemetryConfig {
+        log: s.str("log").unwrap_or(d.log),
+        json,
+        otlp_endpoint: endpoint,
+        otlp_interval_s: s
+            .duration("otlp_interval", SECOND, HOUR)
+            .map_or(d.otlp_interval_s, |i| i.as_secs()),
+    };
+    s.finish();
+    t
+}
