@@ -1,1 +1,216 @@
 //! Turns records into sealed events, or into dead letters with a reason and a place, never bytes.
+//!
+//! A source is *sealed* (default: text and plain identities are refused) or *trusted* (they are
+//! sealed here, in memory, and go no further). Native JSON is taken bare or as a CloudEvent. What
+//! strangers control passes through `place` (depth, NUL) and serde into borrowed `wire` types, and
+//! `native` checks every bound before an [`Event`] exists.
+
+pub mod audit;
+pub mod cloudevents;
+pub mod encode;
+pub mod money;
+pub mod name;
+mod native;
+pub mod place;
+pub mod reason;
+pub mod schema;
+pub mod signature;
+pub mod wire;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+pub use encode::to_json;
+pub use reason::{DeadLetter, Reason};
+
+use crate::event::{Event, MAX_SEALED_BYTES, MAX_TRUSTED_BYTES, SmolStr, Time};
+use crate::seal::Keys;
+use cloudevents::Wrapping;
+use signature::Signatures;
+
+/// Major version of the contract that this program reads and writes.
+pub const VERSION: u64 = 1;
+/// Deepest nesting of a record. The contract has five levels, CloudEvents adds one; what fields the
+/// contract does not know is skipped without recursion, but a bomb is told from an event here.
+pub const MAX_DEPTH: usize = 64;
+/// Largest integer: what a Postgres `bigint` holds.
+pub const MAX_LONG: u64 = i64::MAX as u64;
+/// Most tokens of one call in one direction. A thousand times the largest context window; times the
+/// dearest price it still fits the i64 of one event's cost.
+pub const MAX_TOKENS: u64 = 1_000_000_000;
+/// Largest status.
+pub const MAX_STATUS: u64 = 999;
+/// Most kinds in `unscanned`.
+pub const MAX_COUNTS: usize = 64;
+/// Headers of a record that are looked at; the rest are ignored.
+pub const MAX_HEADERS: usize = 64;
+
+/// A record as Kafka, or a file, holds it.
+#[derive(Clone, Copy)]
+pub struct RawRecord<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Append time.
+    pub append: Time,
+    /// Key. Never trusted as an identity.
+    pub key: Option<&'a [u8]>,
+    /// Value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Headers; the first [`MAX_HEADERS`] are looked at.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// What a source may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Sealed events only: text and plain identities are refused.
+    #[default]
+    Sealed,
+    /// Text and plain identities, sealed inside [`Decoder::decode`].
+    Trusted,
+}
+
+/// Decodes the records of one source.
+pub struct Decoder {
+    keys: Option<Arc<Keys>>,
+    signatures: Arc<Signatures>,
+    leaf_key: Option<audit::Link>,
+}
+
+impl Decoder {
+    /// For a sealed source.
+    pub fn sealed() -> Self {
+        Self {
+            keys: None,
+            signatures: Arc::default(),
+            leaf_key: None,
+        }
+    }
+
+    /// For a trusted source.
+    pub fn trusted(keys: Arc<Keys>) -> Self {
+        Self {
+            leaf_key: Some(keys.active_content().audit_leaf_key()),
+            keys: Some(keys),
+            signatures: Arc::default(),
+        }
+    }
+
+    /// Checks `vw-sig` against these keys.
+    #[must_use]
+    pub fn with_signatures(mut self, signatures: Arc<Signatures>) -> Self {
+        self.signatures = signatures;
+        self
+    }
+
+    /// The source's mode.
+    pub fn mode(&self) -> Mode {
+        if self.keys.is_some() {
+            Mode::Trusted
+        } else {
+            Mode::Sealed
+        }
+    }
+
+    /// Largest value that is decoded, in bytes.
+    pub fn max_bytes(&self) -> usize {
+        match self.mode() {
+            Mode::Sealed => MAX_SEALED_BYTES,
+            Mode::Trusted => MAX_TRUSTED_BYTES,
+        }
+    }
+
+    /// The record's leaf in the audit chain. `refused` is the reason if it became a dead letter.
+    pub fn audit_leaf(&self, r: &RawRecord<'_>, refused: Option<Reason>) -> audit::Link {
+        audit::leaf_for(self.leaf_key.as_ref(), refused, r.offset, r.key, r.value)
+    }
+
+    /// Decodes one record.
+    ///
+    /// # Errors
+    /// A [`DeadLetter`] with the reason and the place; never a byte of the record.
+    pub fn decode(&mut self, r: &RawRecord<'_>) -> Result<Box<Event>, DeadLetter> {
+        let Some(value) = r.value else {
+            return Err(DeadLetter::whole(Reason::Tombstone, 0));
+        };
+        let whole = |reason| DeadLetter::whole(reason, value.len());
+        if value.len() > self.max_bytes() {
+            return Err(whole(Reason::TooLarge));
+        }
+        let signer = self.signatures.check(r.headers, value).map_err(whole)?;
+        let wrapping = if r.headers.is_empty() {
+            Wrapping::Bare
+        } else {
+            cloudevents::wrapping(r.headers).map_err(whole)?
+        };
+        let place = |reason, path, byte: usize| DeadLetter {
+            reason,
+            path,
+            byte: Some(byte as u64),
+            bytes: value.len() as u64,
+        };
+        let text = std::str::from_utf8(value)
+            .map_err(|e| place(Reason::NotUtf8, None, e.valid_up_to()))?;
+        if let Some(byte) = place::nul(text) {
+            return Err(place(Reason::Nul, place::path_at(text, byte + 1), byte));
+        }
+        if let Some(byte) = place::too_deep(text, MAX_DEPTH) {
+            return Err(place(Reason::TooDeep, None, byte));
+        }
+        let event = match wrapping {
+            Wrapping::Structured => self.structured(text),
+            Wrapping::Binary => native::decode(text, self.keys.as_deref()),
+            Wrapping::Bare => match native::decode(text, self.keys.as_deref()) {
+                // A file, or a producer that sets no headers. Only what failed is looked at twice.
+                Err(e)
+                    if e.reason == Reason::MissingField && cloudevents::looks_structured(text) =>
+                {
+                    self.structured(text)
+                }
+                other => other,
+            },
+        }
+        .map_err(|b| DeadLetter {
+            reason: b.reason,
+            path: b.path,
+            byte: b.byte.map(|b| b as u64),
+            bytes: value.len() as u64,
+        })?;
+        if signer.is_some_and(|g| *g != event.gateway) {
+            return Err(DeadLetter {
+                path: Some(SmolStr::new_static("gateway")),
+                ..whole(Reason::BadSignature)
+            });
+        }
+        Ok(event)
+    }
+
+    fn structured(&self, text: &str) -> Result<Box<Event>, native::Bad> {
+        let data = cloudevents::unwrap(text).map_err(|(reason, path, error)| match error {
+            Some(e) => native::parse_error(text, &e),
+            None => native::Bad {
+                reason,
+                path: path.map(SmolStr::new_static),
+                byte: None,
+            },
+        })?;
+        native::decode(&data, self.keys.as_deref()).map_err(|mut b| {
+            b.byte = match &data {
+                // Where the data is a slice of the record, its bytes are the record's.
+                Cow::Borrowed(d) => b
+                    .byte
+                    .map(|n| n + native::offset_in(text, d).unwrap_or_default()),
+                Cow::Owned(_) => None,
+            };
+            b.path = Some(match b.path {
+                Some(p) => format!("data.{p}").into(),
+                None => SmolStr::new_static("data"),
+            });
+            b
+        })
+    }
+}

@@ -1,1 +1,2 @@
 //! The integration tests, one binary (each further one would link the whole program again).
+mod decode;

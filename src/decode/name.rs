@@ -1,0 +1,129 @@
+//! Names on the wire: alphabets and lengths, the shape of an e-mail, and the mapping of trusted names.
+
+use crate::event::SmolStr;
+
+/// Longest name, in characters.
+pub const MAX_NAME: usize = 64;
+/// Longest model name, in characters (providers put paths and versions into them).
+pub const MAX_MODEL: usize = 256;
+
+/// Whether `b` may stand in a name.
+const fn in_name(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'/' | b'-')
+}
+
+/// 1–64 characters of `[A-Za-z0-9._:/-]`.
+pub fn is_name(s: &str) -> bool {
+    (1..=MAX_NAME).contains(&s.len()) && s.bytes().all(in_name)
+}
+
+/// 1–256 characters of the name alphabet and `@`.
+pub fn is_model(s: &str) -> bool {
+    (1..=MAX_MODEL).contains(&s.len()) && s.bytes().all(|b| in_name(b) || b == b'@')
+}
+
+/// 1–64 visible ASCII characters: any id a gateway makes, but no sentence.
+pub fn is_id(s: &str) -> bool {
+    (1..=MAX_NAME).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// 1–64 characters of `[a-z0-9_.-]`.
+pub fn is_error(s: &str) -> bool {
+    (1..=MAX_NAME).contains(&s.len())
+        && s.bytes().all(|b| {
+            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-')
+        })
+}
+
+/// 2–8 letters, digits or hyphens, as BCP 47 writes languages.
+pub fn is_lang(s: &str) -> bool {
+    (2..=8).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// Whether `s` holds the shape of an e-mail address. As a regex:
+/// `[A-Za-z0-9._%+-]@[A-Za-z0-9.-]*[A-Za-z0-9-]\.[A-Za-z]{2}`.
+pub fn has_email(s: &str) -> bool {
+    let b = s.as_bytes();
+    memchr::memchr_iter(b'@', b).any(|at| {
+        let local = at.checked_sub(1).is_some_and(|i| {
+            b[i].is_ascii_alphanumeric() || matches!(b[i], b'.' | b'_' | b'%' | b'+' | b'-')
+        });
+        local && {
+            let rest = &b[at + 1..];
+            let run = rest
+                .iter()
+                .position(|c| !(c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-')))
+                .unwrap_or(rest.len());
+            let domain = &rest[..run];
+            domain.windows(4).any(|w| {
+                w[0] != b'.'
+                    && w[1] == b'.'
+                    && w[2].is_ascii_alphabetic()
+                    && w[3].is_ascii_alphabetic()
+            })
+        }
+    })
+}
+
+/// Maps a trusted source's name into an alphabet: other characters become `_`, the rest is cut.
+/// The empty name becomes `_`, so that the field stays present.
+pub fn mapped(s: &str, max: usize, allowed: impl Fn(char) -> bool) -> SmolStr {
+    let out: SmolStr = s
+        .chars()
+        .take(max)
+        .map(|c| if allowed(c) { c } else { '_' })
+        .collect();
+    if out.is_empty() {
+        SmolStr::new_static("_")
+    } else {
+        out
+    }
+}
+
+/// Whether `c` may stand in a name, for [`mapped`].
+pub fn name_char(c: char) -> bool {
+    u8::try_from(c).is_ok_and(in_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn email_shapes() {
+        let re = regex::Regex::new(EMAIL_PATTERN_FOR_TEST).expect("pattern");
+        for s in [
+            "alice@example.com",
+            "a.b+c@x-y.co.uk",
+            "x/alice@example.com/y",
+            "claude-3-5-sonnet@20240620",
+            "model@v1.0",
+            "a@b",
+            "@example.com",
+            "a@.com",
+            "a@b..com",
+            "a@@b.com",
+            "a@b@c.de",
+            "a@b.c",
+            "",
+            "ü@example.com",
+            "a@exämple.com",
+        ] {
+            assert_eq!(has_email(s), re.is_match(s), "{s}");
+        }
+        assert!(has_email("alice@example.com"));
+        assert!(!has_email("claude@20240620"));
+    }
+
+    const EMAIL_PATTERN_FOR_TEST: &str = super::super::schema::EMAIL;
+
+    #[test]
+    fn trusted_names_are_mapped() {
+        assert_eq!(
+            mapped("Kunden Träger", MAX_NAME, name_char),
+            "Kunden_Tr_ger"
+        );
+        assert_eq!(mapped("", MAX_NAME, name_char), "_");
+        assert_eq!(mapped(&"x".repeat(100), MAX_NAME, name_char).len(), 64);
+    }
+}
