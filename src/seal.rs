@@ -3,6 +3,7 @@
 pub mod canonical;
 pub mod digest;
 pub mod key;
+pub mod model;
 pub mod value;
 
 pub use key::{Domain, Key, Keys};

@@ -125,7 +125,10 @@ fn security(s: &Section<'_, '_>, brokers: &str) -> Security {
         )
         .unwrap_or(d.protocol);
     let allow = s.bool("allow_plaintext").unwrap_or(false);
-    if !protocol.is_encrypted() && !allow && !brokers.split(',').all(|b| b.is_empty() || is_loopback(b)) {
+    if !protocol.is_encrypted()
+        && !allow
+        && !brokers.split(',').all(|b| b.is_empty() || is_loopback(b))
+    {
         s.problem(
             "security",
             format!("is {} towards brokers on the network", protocol.as_str()),

@@ -101,7 +101,10 @@ pub const VALIDATORS: &[(&str, Validator)] = &[
 
 /// The validator of that name, or `None` if there is none.
 pub fn validator(name: &str) -> Option<Validator> {
-    VALIDATORS.binary_search_by_key(&name, |(known, _)| known).ok().map(|at| VALIDATORS[at].1)
+    VALIDATORS
+        .binary_search_by_key(&name, |(known, _)| known)
+        .ok()
+        .map(|at| VALIDATORS[at].1)
 }
 
 /// The one spelling of a value of the PII or secret type `kind`: separators removed, case folded where the
@@ -114,16 +117,21 @@ pub fn canonical(kind: &str, value: &str) -> String {
         "PHONE_NUMBER" | "ZA_MOBILE_NUMBER" | "ZA_TELEPHONE_NUMBER" => phone::canonical(value),
         "CRYPTO" => crypto::canonical(value),
         // Dates and licence plates differ by their separators alone only in writing.
-        _ if is_entity(kind) => {
-            value.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_uppercase).collect()
-        }
+        _ if is_entity(kind) => value
+            .chars()
+            .filter(|c| c.is_alphanumeric())
+            .flat_map(char::to_uppercase)
+            .collect(),
         _ => value.to_owned(),
     }
 }
 
 /// Presidio's entity names are upper case with underscores; kinds of secrets are lower case with hyphens.
 fn is_entity(kind: &str) -> bool {
-    !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+    !kind.is_empty()
+        && kind
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// Shannon entropy of the bytes of `text`, in bits a byte: 0 for one repeated byte, at most 8.
@@ -149,7 +157,10 @@ mod tests {
 
     #[test]
     fn names_are_sorted_and_unique() {
-        assert!(VALIDATORS.windows(2).all(|pair| pair[0].0 < pair[1].0), "binary search needs sorted names");
+        assert!(
+            VALIDATORS.windows(2).all(|pair| pair[0].0 < pair[1].0),
+            "binary search needs sorted names"
+        );
         assert!(validator("luhn").is_some());
         assert!(validator("lunh").is_none());
     }
@@ -157,8 +168,27 @@ mod tests {
     #[test]
     fn no_validator_panics_on_odd_input() {
         let odd = [
-            "", " ", "-", "+", "0", "é", "１２３４", "٣٤٥", "\u{0}", "a@", "@b", "1-", "::", "…………", "DE", "DE é", "1é2é3é4é5é6é7é8é9é",
-            "ÄÖÜ-ÄÖ-1234", "99999999999999999999999999999999999999999999", "----------------", "A\u{301}bcdefgh1",
+            "",
+            " ",
+            "-",
+            "+",
+            "0",
+            "é",
+            "１２３４",
+            "٣٤٥",
+            "\u{0}",
+            "a@",
+            "@b",
+            "1-",
+            "::",
+            "…………",
+            "DE",
+            "DE é",
+            "1é2é3é4é5é6é7é8é9é",
+            "ÄÖÜ-ÄÖ-1234",
+            "99999999999999999999999999999999999999999999",
+            "----------------",
+            "A\u{301}bcdefgh1",
         ];
         for (name, check) in VALIDATORS {
             for text in odd {
@@ -172,11 +202,26 @@ mod tests {
 
     #[test]
     fn canonical_spelling_joins_variants() {
-        assert_eq!(canonical("CREDIT_CARD", "4111 1111-1111 1111"), "4111111111111111");
-        assert_eq!(canonical("IBAN_CODE", "gb29 nwbk 6016 1331 9268 19"), "GB29NWBK60161331926819");
-        assert_eq!(canonical("EMAIL_ADDRESS", "Jane.Doe@Example.COM"), "jane.doe@example.com");
-        assert_eq!(canonical("IP_ADDRESS", "2001:DB8:0:0:0:0:0:1"), "2001:db8::1");
-        assert_eq!(canonical("PHONE_NUMBER", "+1 (212) 555-0100"), canonical("PHONE_NUMBER", "001 212 555 0100"));
+        assert_eq!(
+            canonical("CREDIT_CARD", "4111 1111-1111 1111"),
+            "4111111111111111"
+        );
+        assert_eq!(
+            canonical("IBAN_CODE", "gb29 nwbk 6016 1331 9268 19"),
+            "GB29NWBK60161331926819"
+        );
+        assert_eq!(
+            canonical("EMAIL_ADDRESS", "Jane.Doe@Example.COM"),
+            "jane.doe@example.com"
+        );
+        assert_eq!(
+            canonical("IP_ADDRESS", "2001:DB8:0:0:0:0:0:1"),
+            "2001:db8::1"
+        );
+        assert_eq!(
+            canonical("PHONE_NUMBER", "+1 (212) 555-0100"),
+            canonical("PHONE_NUMBER", "001 212 555 0100")
+        );
         assert_eq!(canonical("github-pat", "ghp_aB-C"), "ghp_aB-C");
     }
 

@@ -12,17 +12,24 @@ pub(super) fn luhn(text: &str) -> bool {
 
 /// Whether number and length belong to a range that an issuer of consumer cards uses.
 pub(super) fn issuer(text: &str) -> bool {
-    let Some((digits, len)) = at_most::<LONGEST>(text) else { return false };
+    let Some((digits, len)) = at_most::<LONGEST>(text) else {
+        return false;
+    };
     if len < 12 || uniform(&digits[..len]) || !grouping(text) {
         return false;
     }
-    let head = |n: usize| digits[..n].iter().fold(0u32, |value, &d| value * 10 + u32::from(d));
+    let head = |n: usize| {
+        digits[..n]
+            .iter()
+            .fold(0u32, |value, &d| value * 10 + u32::from(d))
+    };
     let (two, three, four, six) = (head(2), head(3), head(4), head(6));
     match digits[0] {
         // American Express, Diners Club, JCB
         3 => {
             (matches!(two, 34 | 37) && len == 15)
-                || ((matches!(three, 300..=305 | 309) || matches!(two, 36 | 38 | 39)) && (14..=19).contains(&len))
+                || ((matches!(three, 300..=305 | 309) || matches!(two, 36 | 38 | 39))
+                    && (14..=19).contains(&len))
                 || ((3528..=3589).contains(&four) && (16..=19).contains(&len))
         }
         // JCB's oldest ranges
@@ -35,7 +42,10 @@ pub(super) fn issuer(text: &str) -> bool {
         }
         4 => matches!(len, 13 | 16 | 19),
         // Mastercard; Maestro
-        5 => ((51..=55).contains(&two) && len == 16) || (matches!(two, 50 | 56..=58) && (12..=19).contains(&len)),
+        5 => {
+            ((51..=55).contains(&two) && len == 16)
+                || (matches!(two, 50 | 56..=58) && (12..=19).contains(&len))
+        }
         // Discover, UnionPay, Maestro, InstaPayment, RuPay, Troy is 9792
         6 => {
             (matches!(four, 6011) && (16..=19).contains(&len))
@@ -76,9 +86,23 @@ mod tests {
 
     /// Test numbers that the networks publish for sandboxes.
     const PUBLISHED: &[&str] = &[
-        "4111111111111111", "4012888888881881", "4222222222222", "5555555555554444", "5105105105105100", "2223003122003222",
-        "378282246310005", "371449635398431", "30569309025904", "38520000023237", "6011111111111117", "6011000990139424",
-        "3530111333300000", "3566002020360505", "6200000000000005", "6304000000000000", "5019717010103742",
+        "4111111111111111",
+        "4012888888881881",
+        "4222222222222",
+        "5555555555554444",
+        "5105105105105100",
+        "2223003122003222",
+        "378282246310005",
+        "371449635398431",
+        "30569309025904",
+        "38520000023237",
+        "6011111111111117",
+        "6011000990139424",
+        "3530111333300000",
+        "3566002020360505",
+        "6200000000000005",
+        "6304000000000000",
+        "5019717010103742",
     ];
 
     #[test]
@@ -104,7 +128,14 @@ mod tests {
 
     #[test]
     fn lengths_and_ranges_are_the_issuers() {
-        for no in ["411111111111", "34343434343434", "0000000000000000", "7111111111111111", "1234567812345670", "41 11 11 11 11 11 11 11"] {
+        for no in [
+            "411111111111",
+            "34343434343434",
+            "0000000000000000",
+            "7111111111111111",
+            "1234567812345670",
+            "41 11 11 11 11 11 11 11",
+        ] {
             assert!(!issuer(no), "{no}");
         }
         assert!(!issuer("4111-1111 1111-1111"), "mixed separators");

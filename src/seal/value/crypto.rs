@@ -13,7 +13,11 @@ const BECH32_LONGEST: usize = 90;
 
 /// Either form, told apart by the prefix.
 pub(super) fn address(text: &str) -> bool {
-    if text.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("bc1") || head.eq_ignore_ascii_case("tb1") || head.eq_ignore_ascii_case("ltc")) {
+    if text.get(..3).is_some_and(|head| {
+        head.eq_ignore_ascii_case("bc1")
+            || head.eq_ignore_ascii_case("tb1")
+            || head.eq_ignore_ascii_case("ltc")
+    }) {
         bech32(text)
     } else {
         base58check(text)
@@ -24,7 +28,9 @@ pub(super) fn address(text: &str) -> bool {
 pub(super) fn base58check(text: &str) -> bool {
     let mut bytes = [0u8; ADDRESS_BYTES];
     for c in text.bytes() {
-        let Some(at) = BASE58.iter().position(|&known| known == c) else { return false };
+        let Some(at) = BASE58.iter().position(|&known| known == c) else {
+            return false;
+        };
         let mut carry = u32::try_from(at).unwrap_or(0);
         for byte in bytes.iter_mut().rev() {
             carry += u32::from(*byte) * 58;
@@ -48,26 +54,48 @@ pub(super) fn bech32(text: &str) -> bool {
     if text.len() > BECH32_LONGEST || !text.is_ascii() {
         return false;
     }
-    let (upper, lower) = (text.bytes().any(|c| c.is_ascii_uppercase()), text.bytes().any(|c| c.is_ascii_lowercase()));
-    let Some(split) = text.rfind('1') else { return false };
+    let (upper, lower) = (
+        text.bytes().any(|c| c.is_ascii_uppercase()),
+        text.bytes().any(|c| c.is_ascii_lowercase()),
+    );
+    let Some(split) = text.rfind('1') else {
+        return false;
+    };
     if (upper && lower) || split == 0 || text.len() < split + 7 {
         return false;
     }
     let step = |sum: u32, value: u32| {
-        const GENERATOR: [u32; 5] = [0x3b6a_57b2, 0x2650_8e6d, 0x1ea1_19fa, 0x3d42_33dd, 0x2a14_62b3];
+        const GENERATOR: [u32; 5] = [
+            0x3b6a_57b2,
+            0x2650_8e6d,
+            0x1ea1_19fa,
+            0x3d42_33dd,
+            0x2a14_62b3,
+        ];
         let top = sum >> 25;
         GENERATOR
             .iter()
             .enumerate()
             .filter(|(bit, _)| top >> bit & 1 == 1)
-            .fold((sum & 0x01ff_ffff) << 5 ^ value, |sum, (_, generator)| sum ^ generator)
+            .fold((sum & 0x01ff_ffff) << 5 ^ value, |sum, (_, generator)| {
+                sum ^ generator
+            })
     };
-    let prefix = || text[..split].bytes().map(|c| u32::from(c.to_ascii_lowercase()));
+    let prefix = || {
+        text[..split]
+            .bytes()
+            .map(|c| u32::from(c.to_ascii_lowercase()))
+    };
     let mut sum = prefix().fold(1, |sum, c| step(sum, c >> 5));
     sum = step(sum, 0);
     sum = prefix().fold(sum, |sum, c| step(sum, c & 31));
     for c in text[split + 1..].bytes() {
-        let Some(at) = BECH32.iter().position(|&known| known == c.to_ascii_lowercase()) else { return false };
+        let Some(at) = BECH32
+            .iter()
+            .position(|&known| known == c.to_ascii_lowercase())
+        else {
+            return false;
+        };
         sum = step(sum, u32::try_from(at).unwrap_or(0));
     }
     sum == 1 || sum == BECH32M
@@ -75,7 +103,11 @@ pub(super) fn bech32(text: &str) -> bool {
 
 /// Bech32 ignores case; Base58 does not.
 pub(super) fn canonical(text: &str) -> String {
-    if bech32(text) { text.to_ascii_lowercase() } else { text.to_owned() }
+    if bech32(text) {
+        text.to_ascii_lowercase()
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -85,8 +117,11 @@ mod tests {
     #[test]
     fn published_addresses_pass() {
         for yes in [
-            "16Yeky6GMjeNkAiNcBY7ZhrLoMSgg1BoyZ", "3EktnHQD7RiAE6uzMj2ZifT9YgRrkSgzQX", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa",
-            "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4", "bc1p5d7rjq7g6rdk2yhzks9smlaqtedr4dekq08ge8ztwac72sfr9rusxg3297",
+            "16Yeky6GMjeNkAiNcBY7ZhrLoMSgg1BoyZ",
+            "3EktnHQD7RiAE6uzMj2ZifT9YgRrkSgzQX",
+            "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa",
+            "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4",
+            "bc1p5d7rjq7g6rdk2yhzks9smlaqtedr4dekq08ge8ztwac72sfr9rusxg3297",
             "BC1QW508D6QEJXTDG4Y5R3ZARVARY0C5XW7KV8F3T4",
         ] {
             assert!(address(yes), "{yes}");
@@ -96,8 +131,13 @@ mod tests {
     #[test]
     fn one_changed_character_fails() {
         for no in [
-            "16Yeky6GMjeNkAiNcBY7ZhrLoMSgg1BoyY", "3EktnHQD7RiAE6uzMj2ZifT9YgRrkSgzQY", "11A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa",
-            "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t5", "bc1Qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4", "1", "bc1",
+            "16Yeky6GMjeNkAiNcBY7ZhrLoMSgg1BoyY",
+            "3EktnHQD7RiAE6uzMj2ZifT9YgRrkSgzQY",
+            "11A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa",
+            "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t5",
+            "bc1Qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4",
+            "1",
+            "bc1",
         ] {
             assert!(!address(no), "{no}");
         }

@@ -28,14 +28,30 @@ pub(super) fn written_date(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     let mut numbers = [0u32; 3];
     let mut count = 0;
-    for part in lower.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty()).take(3) {
-        let Ok(n) = part.parse::<u32>() else { return false };
+    for part in lower
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|part| !part.is_empty())
+        .take(3)
+    {
+        let Ok(n) = part.parse::<u32>() else {
+            return false;
+        };
         numbers[count] = n;
         count += 1;
     }
-    const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    if let Some(month) = (1u32..).zip(MONTHS).find(|(_, name)| lower.contains(name)).map(|(month, _)| month) {
-        let (day, year) = if numbers[0] > 31 { (numbers[1], numbers[0]) } else { (numbers[0], numbers[1]) };
+    const MONTHS: [&str; 12] = [
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    ];
+    if let Some(month) = (1u32..)
+        .zip(MONTHS)
+        .find(|(_, name)| lower.contains(name))
+        .map(|(month, _)| month)
+    {
+        let (day, year) = if numbers[0] > 31 {
+            (numbers[1], numbers[0])
+        } else {
+            (numbers[0], numbers[1])
+        };
         return count >= 2 && exists(if year < 100 { 2000 + year } else { year }, month, day);
     }
     if count < 3 {
@@ -64,7 +80,15 @@ mod tests {
 
     #[test]
     fn written_forms() {
-        for yes in ["1/14/1961", "14/1/1961", "1970-09-29", "29.02.2024", "Jan 5, 1990", "5 March 1990", "12/31/99"] {
+        for yes in [
+            "1/14/1961",
+            "14/1/1961",
+            "1970-09-29",
+            "29.02.2024",
+            "Jan 5, 1990",
+            "5 March 1990",
+            "12/31/99",
+        ] {
             assert!(written_date(yes), "{yes}");
         }
         for no in ["13/13/1961", "2023-02-30", "1/2", "0/1/1990", "99/99/9999"] {

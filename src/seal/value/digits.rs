@@ -2,7 +2,10 @@
 
 /// Separators people put between groups of an id.
 pub(super) fn is_separator(c: char) -> bool {
-    matches!(c, ' ' | '-' | '.' | '/' | '_' | ':' | '\u{a0}' | '\u{2011}' | '\u{2013}')
+    matches!(
+        c,
+        ' ' | '-' | '.' | '/' | '_' | ':' | '\u{a0}' | '\u{2011}' | '\u{2013}'
+    )
 }
 
 /// Exactly `N` ASCII digits, separators skipped; `None` on another length or any other character.
@@ -45,7 +48,11 @@ fn fill(text: &str, out: &mut [u8], letters: bool) -> Option<usize> {
 
 /// Sum of products of digits and weights; both are cut to the shorter.
 pub(super) fn weighted(digits: &[u8], weights: &[u8]) -> u32 {
-    digits.iter().zip(weights).map(|(&d, &w)| u32::from(d) * u32::from(w)).sum()
+    digits
+        .iter()
+        .zip(weights)
+        .map(|(&d, &w)| u32::from(d) * u32::from(w))
+        .sum()
 }
 
 /// The Luhn sum modulo 10 of all digits, the last one being the check digit.
@@ -56,7 +63,11 @@ pub(super) fn luhn(digits: &[u8]) -> bool {
         .enumerate()
         .map(|(at, &d)| {
             let d = u32::from(d);
-            if at % 2 == 0 { d } else { d * 2 / 10 + d * 2 % 10 }
+            if at % 2 == 0 {
+                d
+            } else {
+                d * 2 / 10 + d * 2 % 10
+            }
         })
         .sum();
     !digits.is_empty() && sum.is_multiple_of(10)
@@ -86,17 +97,17 @@ pub(super) fn verhoeff(digits: &[u8]) -> bool {
         [2, 7, 9, 3, 8, 0, 6, 4, 1, 5],
         [7, 0, 4, 6, 9, 1, 3, 2, 5, 8],
     ];
-    let state = digits
-        .iter()
-        .rev()
-        .enumerate()
-        .fold(0u8, |c, (at, &d)| D[usize::from(c)][usize::from(P[at % 8][usize::from(d)])]);
+    let state = digits.iter().rev().enumerate().fold(0u8, |c, (at, &d)| {
+        D[usize::from(c)][usize::from(P[at % 8][usize::from(d)])]
+    });
     !digits.is_empty() && state == 0
 }
 
 /// ISO 7064 MOD 11,10, as German and Croatian tax ids use it; the last digit is the check digit.
 pub(super) fn iso7064_mod_11_10(digits: &[u8]) -> bool {
-    let Some((&check, body)) = digits.split_last() else { return false };
+    let Some((&check, body)) = digits.split_last() else {
+        return false;
+    };
     let product = body.iter().fold(10u32, |product, &d| {
         let sum = (u32::from(d) + product) % 10;
         (if sum == 0 { 10 } else { sum }) * 2 % 11
@@ -111,7 +122,9 @@ pub(super) fn uniform(digits: &[u8]) -> bool {
 
 /// A number of the decimal digits; at most 18 digits are meaningful.
 pub(super) fn number(digits: &[u8]) -> u64 {
-    digits.iter().fold(0u64, |n, &d| n.wrapping_mul(10).wrapping_add(u64::from(d)))
+    digits
+        .iter()
+        .fold(0u64, |n, &d| n.wrapping_mul(10).wrapping_add(u64::from(d)))
 }
 
 #[cfg(test)]

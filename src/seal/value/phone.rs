@@ -10,12 +10,22 @@ const DIGITS_LEAST: usize = 7;
 
 /// Regions whose national forms are tried, most speakers first; the order does not change the answer.
 const REGIONS: [&str; 44] = [
-    "US", "GB", "DE", "FR", "ES", "IT", "IN", "BR", "MX", "CA", "AU", "NL", "BE", "CH", "AT", "SE", "NO", "DK", "FI", "PL", "PT", "IE", "CZ", "HU", "RO", "GR",
-    "TR", "RU", "UA", "IL", "ZA", "NG", "KE", "EG", "SA", "AE", "JP", "KR", "CN", "TW", "SG", "PH", "NZ", "CY",
+    "US", "GB", "DE", "FR", "ES", "IT", "IN", "BR", "MX", "CA", "AU", "NL", "BE", "CH", "AT", "SE",
+    "NO", "DK", "FI", "PL", "PT", "IE", "CZ", "HU", "RO", "GR", "TR", "RU", "UA", "IL", "ZA", "NG",
+    "KE", "EG", "SA", "AE", "JP", "KR", "CN", "TW", "SG", "PH", "NZ", "CY",
 ];
 
-const TYPES: [Type; 9] =
-    [Type::FixedLine, Type::Mobile, Type::TollFree, Type::PremiumRate, Type::SharedCost, Type::PersonalNumber, Type::Voip, Type::Pager, Type::Uan];
+const TYPES: [Type; 9] = [
+    Type::FixedLine,
+    Type::Mobile,
+    Type::TollFree,
+    Type::PremiumRate,
+    Type::SharedCost,
+    Type::PersonalNumber,
+    Type::Voip,
+    Type::Pager,
+    Type::Uan,
+];
 
 struct Written {
     digits: [u8; DIGITS_MOST],
@@ -35,12 +45,19 @@ fn read(text: &str) -> Option<Written> {
     let text = without_extension(text.trim());
     let (international, body) = match text.strip_prefix('+') {
         Some(rest) => (true, rest),
-        None => match ["00", "011"].iter().find_map(|prefix| text.strip_prefix(prefix)) {
+        None => match ["00", "011"]
+            .iter()
+            .find_map(|prefix| text.strip_prefix(prefix))
+        {
             Some(rest) if text.bytes().filter(u8::is_ascii_digit).count() > 10 => (true, rest),
             _ => (false, text),
         },
     };
-    let mut written = Written { digits: [0; DIGITS_MOST], len: 0, international };
+    let mut written = Written {
+        digits: [0; DIGITS_MOST],
+        len: 0,
+        international,
+    };
     let body = body.trim_start_matches(['-', ' ', '.']);
     let mut rest = body;
     while let Some(c) = rest.chars().next() {
@@ -64,14 +81,18 @@ fn read(text: &str) -> Option<Written> {
 
 /// `x123`, `ext. 123`, `#123` at the end.
 fn without_extension(text: &str) -> &str {
-    let cut = text.find(['x', 'X', '#']).or_else(|| text.find("ext")).unwrap_or(text.len());
+    let cut = text
+        .find(['x', 'X', '#'])
+        .or_else(|| text.find("ext"))
+        .unwrap_or(text.len());
     text[..cut].trim_end_matches([' ', ',', ';', 'e', 'E'])
 }
 
 /// Nobody has a number of one repeated digit, or one that is a plain run.
 fn trivial(digits: &str) -> bool {
     let bytes = digits.as_bytes();
-    bytes.windows(2).all(|pair| pair[0] == pair[1]) || (bytes.len() > 8 && bytes.windows(2).all(|pair| pair[1] == pair[0] + 1))
+    bytes.windows(2).all(|pair| pair[0] == pair[1])
+        || (bytes.len() > 8 && bytes.windows(2).all(|pair| pair[1] == pair[0] + 1))
 }
 
 /// A number with a written country code that the country's plan can hold: known code, possible length.
@@ -85,24 +106,39 @@ fn possible_abroad(written: &Written) -> bool {
         return false;
     }
     (1..=3).any(|split| {
-        let Some((code, national)) = digits.split_at_checked(split) else { return false };
-        let Ok(code) = code.parse::<u16>() else { return false };
-        code != 0 && DATABASE.by_code(&code).is_some_and(|plans| plans.iter().any(|plan| possible_length(plan, national)))
+        let Some((code, national)) = digits.split_at_checked(split) else {
+            return false;
+        };
+        let Ok(code) = code.parse::<u16>() else {
+            return false;
+        };
+        code != 0
+            && DATABASE
+                .by_code(&code)
+                .is_some_and(|plans| plans.iter().any(|plan| possible_length(plan, national)))
     })
 }
 
 fn possible_length(plan: &Metadata, national: &str) -> bool {
-    let Ok(len) = u16::try_from(national.len()) else { return false };
+    let Ok(len) = u16::try_from(national.len()) else {
+        return false;
+    };
     let descriptors = plan.descriptors();
     // The general description lists no lengths: those of the kinds of number are its union.
-    let length_known = TYPES.iter().any(|kind| descriptors.get(*kind).is_some_and(|of_kind| of_kind.possible_length().contains(&len)));
+    let length_known = TYPES.iter().any(|kind| {
+        descriptors
+            .get(*kind)
+            .is_some_and(|of_kind| of_kind.possible_length().contains(&len))
+    });
     length_known && descriptors.general().is_match(national)
 }
 
 /// A national number of any of the common plans, or an international one. Meant for numbers that context words
 /// already call a phone number: a local number without area code counts if a plan has such a length.
 pub(super) fn any_plan(text: &str) -> bool {
-    let Some(written) = read(text) else { return false };
+    let Some(written) = read(text) else {
+        return false;
+    };
     if written.international {
         return possible_abroad(&written);
     }
@@ -114,33 +150,62 @@ pub(super) fn any_plan(text: &str) -> bool {
     if digits.len() == 7 && !digits.starts_with(['0', '1']) {
         return true;
     }
-    REGIONS.iter().filter_map(|region| DATABASE.by_id(*region)).any(|plan| national_variants(plan, digits).into_iter().flatten().any(|national| valid(plan, national)))
+    REGIONS
+        .iter()
+        .filter_map(|region| DATABASE.by_id(*region))
+        .any(|plan| {
+            national_variants(plan, digits)
+                .into_iter()
+                .flatten()
+                .any(|national| valid(plan, national))
+        })
 }
 
 /// The digits as they are, and without the trunk prefix if one is there.
 fn national_variants<'a>(plan: &Metadata, digits: &'a str) -> [Option<&'a str>; 2] {
-    [Some(digits), plan.national_prefix().and_then(|prefix| digits.strip_prefix(prefix))]
+    [
+        Some(digits),
+        plan.national_prefix()
+            .and_then(|prefix| digits.strip_prefix(prefix)),
+    ]
 }
 
 fn valid(plan: &Metadata, national: &str) -> bool {
     let descriptors = plan.descriptors();
-    full_match(descriptors.general(), national) && TYPES.iter().any(|kind| descriptors.get(*kind).is_some_and(|of_kind| full_match(of_kind, national)))
+    full_match(descriptors.general(), national)
+        && TYPES.iter().any(|kind| {
+            descriptors
+                .get(*kind)
+                .is_some_and(|of_kind| full_match(of_kind, national))
+        })
 }
 
 /// The metadata's patterns are not anchored at the end, so the length list carries that part.
 fn full_match(descriptor: &phonenumber::metadata::Descriptor, national: &str) -> bool {
-    let Ok(len) = u16::try_from(national.len()) else { return false };
-    (descriptor.possible_length().is_empty() || descriptor.possible_length().contains(&len)) && descriptor.is_match(national)
+    let Ok(len) = u16::try_from(national.len()) else {
+        return false;
+    };
+    (descriptor.possible_length().is_empty() || descriptor.possible_length().contains(&len))
+        && descriptor.is_match(national)
 }
 
 /// `2021-03-04`, `04.03.2021`, `2001-2005`.
 fn looks_like_date(text: &str) -> bool {
-    let mut parts = text.split(['-', '.', '/', ' ']).filter(|part| !part.is_empty());
-    let (first, second, third) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next());
+    let mut parts = text
+        .split(['-', '.', '/', ' '])
+        .filter(|part| !part.is_empty());
+    let (first, second, third) = (
+        parts.next().unwrap_or(""),
+        parts.next().unwrap_or(""),
+        parts.next(),
+    );
     let year = |part: &str| part.len() == 4 && (part.starts_with("19") || part.starts_with("20"));
     let small = |part: &str| part.len() <= 2;
     match third {
-        Some(third) => (year(first) && small(second) && small(third)) || (small(first) && small(second) && year(third)),
+        Some(third) => {
+            (year(first) && small(second) && small(third))
+                || (small(first) && small(second) && year(third))
+        }
         None => year(first) && year(second),
     }
 }
@@ -156,10 +221,19 @@ pub(super) fn south_african_telephone(text: &str) -> bool {
 }
 
 fn south_african(text: &str, mobile: bool) -> bool {
-    let (Some(written), Some(plan)) = (read(text), DATABASE.by_id("ZA")) else { return false };
-    let national = if written.international { written.text().strip_prefix("27") } else { written.text().strip_prefix('0') };
+    let (Some(written), Some(plan)) = (read(text), DATABASE.by_id("ZA")) else {
+        return false;
+    };
+    let national = if written.international {
+        written.text().strip_prefix("27")
+    } else {
+        written.text().strip_prefix('0')
+    };
     national.is_some_and(|national| {
-        let is_mobile = plan.descriptors().mobile().is_some_and(|of_kind| full_match(of_kind, national));
+        let is_mobile = plan
+            .descriptors()
+            .mobile()
+            .is_some_and(|of_kind| full_match(of_kind, national));
         valid(plan, national) && is_mobile == mobile
     })
 }
@@ -167,7 +241,11 @@ fn south_african(text: &str, mobile: bool) -> bool {
 /// Digits only; a written country code is kept, the extension is not.
 pub(super) fn canonical(text: &str) -> String {
     match read(text) {
-        Some(written) if written.len > 0 => format!("{}{}", if written.international { "+" } else { "" }, written.text()),
+        Some(written) if written.len > 0 => format!(
+            "{}{}",
+            if written.international { "+" } else { "" },
+            written.text()
+        ),
         _ => text.chars().filter(char::is_ascii_digit).collect(),
     }
 }
@@ -178,20 +256,53 @@ mod tests {
 
     #[test]
     fn country_codes() {
-        for yes in ["+1 212-555-0100", "+44 20 7946 0958", "0044 20 7946 0958", "+41 (0)44 668 18 00", "+49 (0) 30 901820", "011 44 20 7946 0958", "+447700 921 916", "+1-604-696-5272x565"] {
+        for yes in [
+            "+1 212-555-0100",
+            "+44 20 7946 0958",
+            "0044 20 7946 0958",
+            "+41 (0)44 668 18 00",
+            "+49 (0) 30 901820",
+            "011 44 20 7946 0958",
+            "+447700 921 916",
+            "+1-604-696-5272x565",
+        ] {
             assert!(international(yes), "{yes}");
         }
-        for no in ["+1 212 555", "+999 123 4567", "+44 20 7946 0958 1234 55", "212-555-0100", "+00000000000", "+0 212 555 0100"] {
+        for no in [
+            "+1 212 555",
+            "+999 123 4567",
+            "+44 20 7946 0958 1234 55",
+            "212-555-0100",
+            "+00000000000",
+            "+0 212 555 0100",
+        ] {
             assert!(!international(no), "{no}");
         }
     }
 
     #[test]
     fn national_plans() {
-        for yes in ["(212) 736-5000", "020 7946 0958", "030 901820", "01 42 68 53 00", "467 3395", "0489 25 37 29", "(08) 8747 6301", "98765 43210"] {
+        for yes in [
+            "(212) 736-5000",
+            "020 7946 0958",
+            "030 901820",
+            "01 42 68 53 00",
+            "467 3395",
+            "0489 25 37 29",
+            "(08) 8747 6301",
+            "98765 43210",
+        ] {
             assert!(any_plan(yes), "{yes}");
         }
-        for no in ["2021-03-04", "04.03.2021", "2001-2005", "12345", "1111111111", "123456789", "0000000"] {
+        for no in [
+            "2021-03-04",
+            "04.03.2021",
+            "2001-2005",
+            "12345",
+            "1111111111",
+            "123456789",
+            "0000000",
+        ] {
             assert!(!any_plan(no), "{no}");
         }
     }
@@ -199,7 +310,9 @@ mod tests {
     #[test]
     fn south_africa() {
         assert!(south_african_mobile("082 490 1693") && south_african_mobile("+27 82 490 1693"));
-        assert!(south_african_telephone("011 978 5313") && !south_african_telephone("082 490 1693"));
+        assert!(
+            south_african_telephone("011 978 5313") && !south_african_telephone("082 490 1693")
+        );
         assert!(!south_african_mobile("+44 7700 921 916"));
     }
 

@@ -15,8 +15,16 @@ pub(super) fn github_checksum(text: &str) -> bool {
     if text.starts_with("github_pat_") {
         return true;
     }
-    let Some((_, body)) = text.split_once('_') else { return false };
-    let Some(split) = body.len().checked_sub(CHECKSUM_LEN).filter(|&at| body.is_char_boundary(at)) else { return false };
+    let Some((_, body)) = text.split_once('_') else {
+        return false;
+    };
+    let Some(split) = body
+        .len()
+        .checked_sub(CHECKSUM_LEN)
+        .filter(|&at| body.is_char_boundary(at))
+    else {
+        return false;
+    };
     let (random, check) = body.split_at(split);
     let mut sum = crc32(random.as_bytes());
     let mut expected = [b'0'; CHECKSUM_LEN];
@@ -29,24 +37,46 @@ pub(super) fn github_checksum(text: &str) -> bool {
 
 /// CRC-32 (IEEE, reflected), bit by bit: candidates are short and rare.
 fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, &byte| (0..8).fold(sum ^ u32::from(byte), |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 }))
+    !bytes.iter().fold(u32::MAX, |sum, &byte| {
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+            if sum & 1 == 1 {
+                sum >> 1 ^ 0xedb8_8320
+            } else {
+                sum >> 1
+            }
+        })
+    })
 }
 
 /// AWS access key ids are base 32 and carry an account number; documentation uses `…EXAMPLE`.
 pub(super) fn aws_key_id(text: &str) -> bool {
-    text.len() == 20 && !text.ends_with("EXAMPLE") && not_placeholder(text) && text.bytes().skip(4).any(|b| b.is_ascii_digit())
+    text.len() == 20
+        && !text.ends_with("EXAMPLE")
+        && not_placeholder(text)
+        && text.bytes().skip(4).any(|b| b.is_ascii_digit())
 }
 
 /// Three Base64url parts of which the first is a JSON object that names an algorithm.
 pub(super) fn jwt(text: &str) -> bool {
     use base64::Engine as _;
     let mut parts = text.split('.');
-    let (Some(header), Some(payload), Some(_)) = (parts.next(), parts.next(), parts.next()) else { return false };
-    let decode = |part: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok();
-    let Some(header) = decode(header) else { return false };
+    let (Some(header), Some(payload), Some(_)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let decode = |part: &str| {
+        base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(part.trim_end_matches('='))
+            .ok()
+    };
+    let Some(header) = decode(header) else {
+        return false;
+    };
     let header = String::from_utf8_lossy(&header);
     // An encrypted token has five parts and a payload that is no JSON.
-    header.starts_with('{') && header.contains("\"alg\"") && (header.contains("\"enc\"") || decode(payload).is_some_and(|json| json.starts_with(b"{")))
+    header.starts_with('{')
+        && header.contains("\"alg\"")
+        && (header.contains("\"enc\"")
+            || decode(payload).is_some_and(|json| json.starts_with(b"{")))
 }
 
 /// At least one letter and one digit.
@@ -65,51 +95,143 @@ pub(super) fn not_placeholder(text: &str) -> bool {
 /// Five equal characters in a row, or more than half of the text is one character.
 fn repeats(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let run = bytes.windows(5).any(|five| five.iter().all(|&b| b == five[0]) && five[0] != b'=' && five[0] != b'A');
+    let run = bytes
+        .windows(5)
+        .any(|five| five.iter().all(|&b| b == five[0]) && five[0] != b'=' && five[0] != b'A');
     let mut counts = [0usize; 256];
     for &b in bytes {
         counts[usize::from(b)] += 1;
     }
-    run || counts.iter().any(|&count| count * 2 > bytes.len() && bytes.len() > 4)
+    run || counts
+        .iter()
+        .any(|&count| count * 2 > bytes.len() && bytes.len() > 4)
 }
 
 /// `${VAR}`, `$(command)`, `<value>`, `{{ value }}`, `%VAR%`, `[REDACTED]`, `$VAR`, `process.env.X`.
 fn template(text: &str) -> bool {
-    ["${", "$(", "{{", "}}", "<", ">", "...", "***", "…", "process.env", "os.environ", "getenv", "secrets.", "vault.", "[^", "a-z", "A-Z", "0-9]"]
-        .iter()
-        .any(|mark| text.contains(mark))
-        || (text.starts_with('$') && text[1..].bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && text.bytes().any(|b| b.is_ascii_alphabetic()) && !text.bytes().any(|b| b.is_ascii_lowercase()))
+    [
+        "${",
+        "$(",
+        "{{",
+        "}}",
+        "<",
+        ">",
+        "...",
+        "***",
+        "…",
+        "process.env",
+        "os.environ",
+        "getenv",
+        "secrets.",
+        "vault.",
+        "[^",
+        "a-z",
+        "A-Z",
+        "0-9]",
+    ]
+    .iter()
+    .any(|mark| text.contains(mark))
+        || (text.starts_with('$')
+            && text[1..]
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && text.bytes().any(|b| b.is_ascii_alphabetic())
+            && !text.bytes().any(|b| b.is_ascii_lowercase()))
         || (text.starts_with('%') && text.ends_with('%'))
         || (text.starts_with('[') && text.ends_with(']'))
 }
 
 /// Words that stand in for a secret; compared in lower case, as parts.
 const PLACEHOLDERS: [&str; 38] = [
-    "example", "xxxx", "placeholder", "changeme", "change_me", "change-me", "your_", "your-", "yourtoken", "yourkey", "yourpassword", "yoursecret", "yourapi", "my_secret", "my-secret",
-    "mysecret", "insert_", "insert-", "redacted", "dummy", "sample", "fake_", "fake-", "foobar", "abcdefghij", "1234567890", "0123456789", "qwerty", "token_here", "key_here",
-    "_here", "-here", "todo", "undefined", "notreal", "not-real", "tokenhere", "keyhere",
+    "example",
+    "xxxx",
+    "placeholder",
+    "changeme",
+    "change_me",
+    "change-me",
+    "your_",
+    "your-",
+    "yourtoken",
+    "yourkey",
+    "yourpassword",
+    "yoursecret",
+    "yourapi",
+    "my_secret",
+    "my-secret",
+    "mysecret",
+    "insert_",
+    "insert-",
+    "redacted",
+    "dummy",
+    "sample",
+    "fake_",
+    "fake-",
+    "foobar",
+    "abcdefghij",
+    "1234567890",
+    "0123456789",
+    "qwerty",
+    "token_here",
+    "key_here",
+    "_here",
+    "-here",
+    "todo",
+    "undefined",
+    "notreal",
+    "not-real",
+    "tokenhere",
+    "keyhere",
 ];
 
 /// Beginnings of credentials that providers print in their own documentation or ship inside public programs.
 const PUBLISHED: [&str; 22] = [
-    "IOSFODNN7", "wJalrXUtnFEMI", "SyAnLA7NfeLqu", "SyCkEhVjf3pdu", "SyDMAScliyLx7", "SyD3asb-2pEZV", "SyAdOS2zB6NCs", "SyASWm6HmTMdY", "SyANUvH9H9Bsu", "SyANUvH9H9BsU", "SyA5_iVawFQ8A",
-    "SyA4UrcGxgwQF", "SyDSb51JiIcB6", "SyBF2RrAIm4a0", "SyBcE-OOIbhjy", "SyB8qGxt4ec15", "SyA8vmApnrHNF", "4eC39HqLyjWDar", "6fe4476ee5a18", "TYooMQauvdEDq", "9Cnzj4p4WGeKL", "eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9l",
+    "IOSFODNN7",
+    "wJalrXUtnFEMI",
+    "SyAnLA7NfeLqu",
+    "SyCkEhVjf3pdu",
+    "SyDMAScliyLx7",
+    "SyD3asb-2pEZV",
+    "SyAdOS2zB6NCs",
+    "SyASWm6HmTMdY",
+    "SyANUvH9H9Bsu",
+    "SyANUvH9H9BsU",
+    "SyA5_iVawFQ8A",
+    "SyA4UrcGxgwQF",
+    "SyDSb51JiIcB6",
+    "SyBF2RrAIm4a0",
+    "SyBcE-OOIbhjy",
+    "SyB8qGxt4ec15",
+    "SyA8vmApnrHNF",
+    "4eC39HqLyjWDar",
+    "6fe4476ee5a18",
+    "TYooMQauvdEDq",
+    "9Cnzj4p4WGeKL",
+    "eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9l",
 ];
 
 /// Looks drawn at random: letters and digits mixed, high entropy, no placeholder, no words joined by separators.
 pub(super) fn random_looking(text: &str) -> bool {
-    letters_and_digits(text) && not_placeholder(text) && shannon_entropy(text) >= RANDOM_LEAST && !(separated_words(text) || camel_words(text) || hex_identifier(text) || host_name(text))
+    letters_and_digits(text)
+        && not_placeholder(text)
+        && shannon_entropy(text) >= RANDOM_LEAST
+        && !(separated_words(text) || camel_words(text) || hex_identifier(text) || host_name(text))
 }
 
 /// `some_long_name_v2`, `org.package.Class1`, `path/to/file3`: most pieces between separators are words or small numbers.
 fn separated_words(text: &str) -> bool {
-    let pieces = text.split(['_', '-', '.', '/', ':', ',', '(', ')', ' ']).filter(|piece| !piece.is_empty());
+    let pieces = text
+        .split(['_', '-', '.', '/', ':', ',', '(', ')', ' '])
+        .filter(|piece| !piece.is_empty());
     let (mut plain, mut total) = (0usize, 0usize);
     for piece in pieces {
         total += piece.len();
         let letters = piece.bytes().filter(u8::is_ascii_alphabetic).count();
         let wordy = letters == piece.len() && one_case(piece) && pronounceable(piece);
-        let numbered = letters > 2 && piece.bytes().skip(letters).all(|b| b.is_ascii_digit()) && piece.len() - letters <= 2 && one_case(&piece[..letters]) && pronounceable(piece);
+        let numbered = letters > 2
+            && piece.bytes().skip(letters).all(|b| b.is_ascii_digit())
+            && piece.len() - letters <= 2
+            && one_case(&piece[..letters])
+            && pronounceable(piece);
         let number = letters == 0 && piece.len() <= 4;
         if wordy || numbered || number {
             plain += piece.len();
@@ -122,8 +244,15 @@ fn separated_words(text: &str) -> bool {
 fn camel_words(text: &str) -> bool {
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
     let symbols = text.bytes().filter(|b| !b.is_ascii_alphanumeric()).count();
-    let switches = text.as_bytes().windows(2).filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase()).count();
-    digits * 8 <= text.len() && symbols * 8 <= text.len() && switches * 5 <= text.len() && pronounceable(text)
+    let switches = text
+        .as_bytes()
+        .windows(2)
+        .filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase())
+        .count();
+    digits * 8 <= text.len()
+        && symbols * 8 <= text.len()
+        && switches * 5 <= text.len()
+        && pronounceable(text)
 }
 
 /// Upper case only, lower case only, or one capital in front.
@@ -153,12 +282,24 @@ fn pronounceable(text: &str) -> bool {
 
 /// UUIDs name things; a credential that is a UUID needs its provider's rule.
 fn hex_identifier(text: &str) -> bool {
-    text.len() == 36 && text.bytes().enumerate().all(|(at, b)| if matches!(at, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_hexdigit() })
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, b)| {
+            if matches!(at, 8 | 13 | 18 | 23) {
+                b == b'-'
+            } else {
+                b.is_ascii_hexdigit()
+            }
+        })
 }
 
 /// `db1.api.example.com`: the last label is a top-level domain.
 fn host_name(text: &str) -> bool {
-    text.rsplit_once('.').is_some_and(|(head, top)| is_top_level(top) && head.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-')))
+    text.rsplit_once('.').is_some_and(|(head, top)| {
+        is_top_level(top)
+            && head
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'))
+    })
 }
 
 #[cfg(test)]
@@ -185,12 +326,28 @@ mod tests {
 
     #[test]
     fn random_or_named() {
-        for yes in ["Zf3D0LXCM3EIMbgJpUNnkRtOfOueHznB", "9f86d081884c7d659a2feaa0c55ad015", "q8X2-vR7_kL0pZw3Tn5B", "yqDVtkqPECriaLRi7", "k3yA9fQ2mZ7xW1cR"] {
+        for yes in [
+            "Zf3D0LXCM3EIMbgJpUNnkRtOfOueHznB",
+            "9f86d081884c7d659a2feaa0c55ad015",
+            "q8X2-vR7_kL0pZw3Tn5B",
+            "yqDVtkqPECriaLRi7",
+            "k3yA9fQ2mZ7xW1cR",
+        ] {
             assert!(random_looking(yes), "{yes}");
         }
         for no in [
-            "NEXUS-GPT4-API-KEY", "X25519.secret_length", "lb1.api.f4ke.com", "someVariableName2", "org.neo4j.graphdb-api", "your_token_1234", "29f63271-dc2f-4734-8221-5b31b5169bac",
-            "aaaaaaaaaaaaaaaaaaaaaaa1", "${SECRET_KEY_1}", "password123example", "abcdefghijklmnop123", "sha256sum",
+            "NEXUS-GPT4-API-KEY",
+            "X25519.secret_length",
+            "lb1.api.f4ke.com",
+            "someVariableName2",
+            "org.neo4j.graphdb-api",
+            "your_token_1234",
+            "29f63271-dc2f-4734-8221-5b31b5169bac",
+            "aaaaaaaaaaaaaaaaaaaaaaa1",
+            "${SECRET_KEY_1}",
+            "password123example",
+            "abcdefghijklmnop123",
+            "sha256sum",
         ] {
             assert!(!random_looking(no), "{no}");
         }
@@ -198,9 +355,17 @@ mod tests {
 
     #[test]
     fn tokens_with_structure() {
-        assert!(jwt(concat!("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", ".eyJjb25maWRlbmNlIjowLjh9.", "kvRPfjAhLhtRTczoRgctVGp7KY1QVH3UBZM-gM0x8ec")));
+        assert!(jwt(concat!(
+            "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9",
+            ".eyJjb25maWRlbmNlIjowLjh9.",
+            "kvRPfjAhLhtRTczoRgctVGp7KY1QVH3UBZM-gM0x8ec"
+        )));
         assert!(!jwt("eyJhbGciOi.eyJj.x") && !jwt("abc.def.ghi"));
         assert!(!aws_key_id("AKIAIOSFODNN7EXAMPLE") && aws_key_id("AKIALALEMEL33243OLIB"));
-        assert!(!not_placeholder("xoxb-xxxxxxxxx-xxxx") && !not_placeholder("<your token>") && not_placeholder("d2LkV78zLx!t"));
+        assert!(
+            !not_placeholder("xoxb-xxxxxxxxx-xxxx")
+                && !not_placeholder("<your token>")
+                && not_placeholder("d2LkV78zLx!t")
+        );
     }
 }

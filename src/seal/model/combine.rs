@@ -1,0 +1,187 @@
+//! One score from rules and model, calibrated so that one threshold serves every source.
+//!
+//! The logit of the combination is a weighted sum: measured on sources left out, that beats either
+//! alone and a union of both (`docs/DETECTION.md`). The model may outvote a weak rule (mention is
+//! not use), a strong rule outvotes a doubtful model, and weak signs of different techniques add
+//! up. Who said a text matters: an operator's system prompt is judged only by rules written for
+//! that role.
+
+use std::collections::BTreeMap;
+
+use super::train::sigmoid;
+use crate::event::{Role, Side};
+
+/// A text whose score is at or above this is judged an attack. The only threshold.
+pub const THRESHOLD: f32 = 0.5;
+
+/// What one unit of the model's logit is worth.
+const MODEL: f32 = 0.5;
+/// The model's logit counts no further than this either way: no text is beyond all doubt.
+const MODEL_RANGE: f32 = 8.0;
+/// What a rule of weight 1 is worth.
+const RULE: f32 = 4.0;
+/// Each further technique with a hit counts this much of its weight.
+const FURTHER: f32 = 0.5;
+/// What must be overcome for a verdict; the price of one more page for nothing.
+const PRIOR: f32 = 1.5;
+/// An attack that shows only after decoding or repairing was hidden on purpose.
+const HIDDEN: f32 = 0.5;
+/// A model that repeats an attack was often only asked about it.
+const SAID_BY_MODEL: f32 = -1.0;
+/// Logit of a text about which nothing speaks, so that scores stay within (0, 1).
+const SILENT: f32 = -6.0;
+
+/// A rule that hit, as the combination sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evidence<'a> {
+    /// The rule.
+    pub rule: &'a str,
+    /// Its weight, 0–1.
+    pub weight: f32,
+    /// Its technique (`override`, `persona`, …): hits of one technique do not add up.
+    pub technique: &'a str,
+}
+
+/// What else bears on the judgement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Context {
+    /// Who said it.
+    pub role: Role,
+    /// Which way it travels.
+    pub side: Side,
+    /// The strongest sign came from a decoded or repaired reading.
+    pub hidden: bool,
+}
+
+/// The judgement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Combined {
+    /// 0–1; at or above [`THRESHOLD`] is an attack.
+    pub score: f32,
+    /// Share of the rules in the logit.
+    pub rules: f32,
+    /// Share of the model in the logit.
+    pub model: f32,
+}
+
+impl Combined {
+    /// Whether this is an attack.
+    pub fn verdict(&self) -> bool {
+        self.score >= THRESHOLD
+    }
+}
+
+/// Joins the rules' evidence with the model's logit (the largest over all readings).
+pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combined {
+    let mut best: BTreeMap<&str, f32> = BTreeMap::new();
+    for e in evidence {
+        let top = best.entry(e.technique).or_default();
+        *top = top.max(e.weight.clamp(0.0, 1.0));
+    }
+    let sum: f32 = best.values().sum();
+    let top = best.values().copied().fold(0.0, f32::max);
+    let rules = RULE * (top + FURTHER * (sum - top));
+    let operator = context.role == Role::System;
+    let model = if operator || !logit.is_finite() {
+        if operator {
+            -MODEL_RANGE * MODEL / 4.0
+        } else {
+            0.0
+        }
+    } else {
+        MODEL * logit.clamp(-MODEL_RANGE, MODEL_RANGE)
+    };
+    let mut shift = -PRIOR;
+    if context.hidden && (rules > 0.0 || model > 0.0) {
+        shift += HIDDEN;
+    }
+    if context.side == Side::Response || context.role == Role::Assistant {
+        shift += SAID_BY_MODEL;
+    }
+    let logit = (rules + model + shift).max(SILENT);
+    Combined {
+        score: sigmoid(logit),
+        rules,
+        model,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const USER: Context = Context {
+        role: Role::User,
+        side: Side::Request,
+        hidden: false,
+    };
+
+    fn hit(weight: f32, technique: &str) -> Evidence<'_> {
+        Evidence {
+            rule: "inj-x",
+            weight,
+            technique,
+        }
+    }
+
+    #[test]
+    fn a_strong_rule_outvotes_a_doubtful_model_and_a_sure_model_needs_no_rule() {
+        assert!(combine(&[hit(0.9, "override")], -3.0, USER).verdict());
+        assert!(combine(&[], 4.0, USER).verdict());
+        assert!(!combine(&[], 0.5, USER).verdict());
+    }
+
+    #[test]
+    fn the_model_outvotes_a_weak_rule() {
+        assert!(!combine(&[hit(0.4, "override")], -4.0, USER).verdict());
+    }
+
+    #[test]
+    fn techniques_add_up_and_hits_of_one_do_not() {
+        let one = combine(&[hit(0.4, "override"), hit(0.4, "override")], -1.0, USER);
+        let two = combine(&[hit(0.4, "override"), hit(0.4, "persona")], -1.0, USER);
+        assert!(two.score > one.score);
+        assert_eq!(one, combine(&[hit(0.4, "override")], -1.0, USER));
+    }
+
+    #[test]
+    fn an_operator_is_not_judged_by_the_model() {
+        let system = Context {
+            role: Role::System,
+            ..USER
+        };
+        assert!(!combine(&[], 20.0, system).verdict());
+        assert!(combine(&[hit(1.0, "forgery")], 0.0, system).verdict());
+    }
+
+    #[test]
+    fn what_was_hidden_weighs_more_and_what_the_model_said_less() {
+        let logit = 2.5;
+        let hidden = Context {
+            hidden: true,
+            ..USER
+        };
+        let said = Context {
+            side: Side::Response,
+            role: Role::Assistant,
+            ..USER
+        };
+        assert!(combine(&[], logit, hidden).score > combine(&[], logit, USER).score);
+        assert!(combine(&[], logit, said).score < combine(&[], logit, USER).score);
+    }
+
+    proptest! {
+        #[test]
+        fn scores_stay_between_0_and_1_and_grow_with_evidence(
+            a in 0.0_f32..1.0, b in 0.0_f32..1.0, logit in -50.0_f32..50.0,
+        ) {
+            let (low, high) = if a < b { (a, b) } else { (b, a) };
+            let less = combine(&[hit(low, "override")], logit, USER).score;
+            let more = combine(&[hit(high, "override")], logit, USER).score;
+            prop_assert!((0.0..=1.0).contains(&less) && (0.0..=1.0).contains(&more));
+            prop_assert!(less <= more);
+        }
+    }
+}
