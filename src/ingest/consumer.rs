@@ -1,0 +1,524 @@
+//! The poll loop: one OS thread, which never waits long for anything but Kafka.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rdkafka::Message as _;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::batch::Fetched;
+use super::context::{Context, Shared, assign};
+use super::errors::{Class, classify};
+use super::slot::Taken;
+use super::{Claims, Feedback, Inbox, IngestConfig};
+use crate::event::TopicPartition;
+use crate::telemetry::{Health, metrics};
+
+/// How long one poll waits when nothing is there.
+const POLL: Duration = Duration::from_millis(100);
+/// How long it waits while a batch is open.
+const POLL_OPEN: Duration = Duration::from_millis(5);
+/// A batch at least so old goes early to a worker that waits.
+const EARLY: Duration = Duration::from_millis(5);
+/// How long the thread waits for a busy worker before it pauses the partition. Short against the
+/// session timeout; pausing at once would throw fetched records away for a commit's few ms.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Records between two looks at everything else.
+const STRIDE: u32 = 256;
+/// Pause between hints to Kafka's own offsets.
+const HINT: Duration = Duration::from_secs(5);
+/// Claims in a row without progress after which the process ends: a replica may do better.
+const MAX_STALLS: u32 = 3;
+/// Least bytes of a batch, however many partitions share the buffer.
+const MIN_BATCH_BYTES: usize = 64 * 1024;
+
+/// How the poll thread ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// A running poll thread.
+#[derive(Debug)]
+pub struct Handle {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Ended>,
+}
+
+impl Handle {
+    /// Asks the thread to drain and leave the group.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+    /// A flag that ends the thread, for those who do not own the handle.
+    pub fn stopper(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+    /// Whether the thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+    /// Waits for the end.
+    pub fn join(self) -> Ended {
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Ended::Failed("the poll thread panicked".into()))
+    }
+}
+
+/// Starts the poll thread and the watching thread. `drain` bounds how long stopping waits for the
+/// workers.
+///
+/// # Errors
+/// librdkafka refuses a setting, or no thread can be had.
+pub fn spawn<K: Claims>(
+    config: IngestConfig,
+    claims: Arc<K>,
+    inboxes: Vec<Inbox<K::State>>,
+    feedback: mpsc::Receiver<Feedback>,
+    health: Health,
+    drain: Duration,
+) -> Result<Handle, String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let shared = Arc::new(Shared::new(config, claims, inboxes, health));
+    let consumer: BaseConsumer<Context<K>> = shared
+        .config
+        .member()
+        .create_with_context(Context(shared.clone()))
+        .map_err(|e| format!("the kafka client refuses its settings: {e}"))?;
+    let topics: Vec<&str> = shared
+        .config
+        .topics
+        .iter()
+        .map(|t| t.name.as_str())
+        .collect();
+    consumer
+        .subscribe(&topics)
+        .map_err(|e| format!("cannot subscribe to {}: {e}", topics.join(", ")))?;
+    let flag = stop.clone();
+    let thread = std::thread::Builder::new()
+        .name("ingest".into())
+        .spawn(move || {
+            let quiet = Arc::new(AtomicBool::new(false));
+            let (seen, end) = (shared.clone(), quiet.clone());
+            let watcher = std::thread::Builder::new()
+                .name("watch".into())
+                .spawn(move || super::watch::watch(&seen, &end));
+            let mut poller = Poller {
+                shared,
+                consumer,
+                feedback,
+                hinted: Instant::now(),
+            };
+            let ended = poller.run(&flag);
+            if ended == Ended::Stopped {
+                poller.drain(drain);
+            }
+            quiet.store(true, Ordering::Relaxed);
+            poller.close();
+            drop(watcher);
+            ended
+        })
+        .map_err(|e| format!("cannot start the poll thread: {e}"))?;
+    Ok(Handle { stop, thread })
+}
+
+struct Poller<K: Claims> {
+    shared: Arc<Shared<K>>,
+    consumer: BaseConsumer<Context<K>>,
+    feedback: mpsc::Receiver<Feedback>,
+    hinted: Instant,
+}
+
+impl<K: Claims> Poller<K> {
+    fn run(&mut self, stop: &AtomicBool) -> Ended {
+        let mut since = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let open = self.shared.slots().iter().any(|s| !s.open.is_empty());
+            let polled = self.consumer.poll(if open { POLL_OPEN } else { POLL });
+            let idle = polled.is_none();
+            match polled {
+                Some(Ok(m)) => self.take(&m),
+                Some(Err(e)) => self.error(&e),
+                None => {}
+            }
+            since += 1;
+            if idle || since >= STRIDE {
+                since = 0;
+                self.look_around();
+            }
+            if let Some(why) = self.shared.failure() {
+                return Ended::Failed(why);
+            }
+        }
+        Ended::Stopped
+    }
+
+    fn take(&self, m: &BorrowedMessage<'_>) {
+        let mut slots = self.shared.slots();
+        let (topic, partition) = (m.topic(), m.partition());
+        let found = slots
+            .iter_mut()
+            .find(|s| s.tp.partition == partition && s.tp.topic == topic);
+        let Some(slot) = found.filter(|s| s.halted.is_none()) else {
+            return;
+        };
+        let record = Fetched {
+            offset: m.offset(),
+            ts_ms: m.timestamp().to_millis().unwrap_or(0),
+            key: m.key(),
+            value: m.payload(),
+        };
+        let headers = m.headers().into_iter().flat_map(|h| {
+            (0..h.count())
+                .filter_map(move |i| h.try_get(i))
+                .map(|h| (h.key, h.value))
+        });
+        match slot.take(&record, headers) {
+            Taken::Yes | Taken::Stale => {}
+            Taken::Truncated if self.shared.config.accept_truncation => {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "topic was truncated or recreated: going on, as configured"
+                );
+            }
+            Taken::Truncated => {
+                slot.halt("truncated");
+                slot.pause_wanted = true;
+            }
+        }
+        if slot.open.len() >= self.shared.config.batch_records
+            || slot.open.bytes() >= self.batch_bytes(&slots)
+        {
+            drop(slots);
+            self.make_room(topic, partition);
+        }
+    }
+
+    fn batch_bytes(&self, slots: &[super::slot::Slot<K::State>]) -> usize {
+        // One batch of each partition is open, one queued, one in the worker.
+        (self.shared.config.buffer_bytes / (3 * slots.len().max(1))).max(MIN_BATCH_BYTES)
+    }
+
+    /// A batch is full: hands it over, waits for the worker a little, or pauses the partition.
+    fn make_room(&self, topic: &str, partition: i32) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let inbox = {
+                let mut slots = self.shared.slots();
+                let Some(s) = slots
+                    .iter_mut()
+                    .find(|s| s.tp.partition == partition && s.tp.topic == topic)
+                else {
+                    return;
+                };
+                if !s.inbox.holds(&s.tp) {
+                    s.flush();
+                    return;
+                }
+                if Instant::now() >= deadline {
+                    let mut list = TopicPartitionList::new();
+                    list.add_partition(topic, partition);
+                    if self.consumer.pause(&list).is_ok() {
+                        s.paused = true;
+                    }
+                    return;
+                }
+                s.inbox.clone()
+            };
+            inbox.wait_drained(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Everything but records: hand over what is old enough, read what the workers say, resume,
+    /// watch the progress, tell Kafka's lag tools.
+    fn look_around(&mut self) {
+        self.shared.health.beat("kafka");
+        while let Ok(f) = self.feedback.try_recv() {
+            self.hear(f);
+        }
+        let mut resume = TopicPartitionList::new();
+        let mut pause = TopicPartitionList::new();
+        let (mut paused, mut buffered) = (0u32, 0);
+        {
+            let mut slots = self.shared.slots();
+            let hungry: Vec<bool> = self.shared.inboxes.iter().map(Inbox::is_hungry).collect();
+            let any_hungry = hungry.into_iter().any(|h| h);
+            for s in slots.iter_mut() {
+                let due = s.open.age() >= self.shared.config.batch_age
+                    || (any_hungry && s.open.age() >= EARLY);
+                if due && !s.open.is_empty() && !s.inbox.holds(&s.tp) {
+                    s.flush();
+                }
+                if std::mem::take(&mut s.pause_wanted) {
+                    pause.add_partition(&s.tp.topic, s.tp.partition);
+                }
+                if s.paused && s.halted.is_none() && s.open.is_empty() {
+                    resume.add_partition(&s.tp.topic, s.tp.partition);
+                    s.paused = false;
+                    s.progress = Instant::now();
+                }
+                paused += u32::from(s.paused);
+                buffered += s.open.bytes();
+            }
+        }
+        metrics().paused.set(&[], f64::from(paused));
+        #[expect(clippy::cast_precision_loss, reason = "a gauge of bytes")]
+        metrics().buffered_bytes.set(&[], buffered as f64);
+        if pause.count() > 0 {
+            let _ = self.consumer.pause(&pause);
+        }
+        if resume.count() > 0 {
+            let _ = self.consumer.resume(&resume);
+        }
+        self.watch_progress();
+        self.hint(CommitMode::Async);
+    }
+
+    fn hear(&mut self, f: Feedback) {
+        match f {
+            Feedback::Committed { tp, claim, next } => {
+                let mut slots = self.shared.slots();
+                if let Some(s) = slots.iter_mut().find(|s| s.tp == tp && s.claim == claim) {
+                    s.applied = next;
+                    s.progress = Instant::now();
+                }
+            }
+            Feedback::Reclaim { tp, claim } => self.reclaim(&tp, Some(claim)),
+            Feedback::Halt {
+                tp, claim, reason, ..
+            } => {
+                let mut slots = self.shared.slots();
+                if let Some(s) = slots.iter_mut().find(|s| s.tp == tp && s.claim == claim) {
+                    s.halted = Some(reason);
+                    s.pause_wanted = true;
+                }
+            }
+        }
+    }
+
+    /// Claims a partition anew and starts it at the offset from Postgres.
+    fn reclaim(&self, tp: &TopicPartition, void: Option<uuid::Uuid>) {
+        {
+            let slots = self.shared.slots();
+            let Some(s) = slots.iter().find(|s| s.tp == *tp) else {
+                return;
+            };
+            if void.is_some_and(|v| v != s.claim) {
+                return;
+            }
+        }
+        tracing::warn!(topic = %tp.topic, partition = tp.partition, "claiming the partition anew");
+        let stalls = self.stalls(tp);
+        match self.shared.claim(&self.consumer, std::slice::from_ref(tp)) {
+            Err(why) => self.shared.fail(why),
+            Ok(starts) => {
+                if let Some(s) = self.shared.slots().iter_mut().find(|s| s.tp == *tp) {
+                    s.stalls = stalls;
+                }
+                self.restart(&starts);
+            }
+        }
+    }
+
+    fn stalls(&self, tp: &TopicPartition) -> u32 {
+        let slots = self.shared.slots();
+        slots.iter().find(|s| s.tp == *tp).map_or(0, |s| s.stalls)
+    }
+
+    /// Starts partitions at new offsets: by a new assignment, since a seek does not reach a
+    /// partition whose fetcher has stopped after an offset error.
+    fn restart(&self, starts: &[(TopicPartition, i64)]) {
+        use rdkafka::consumer::RebalanceProtocol;
+        let mut list = TopicPartitionList::new();
+        let cooperative = matches!(
+            self.consumer.rebalance_protocol(),
+            RebalanceProtocol::Cooperative
+        );
+        if cooperative {
+            for (tp, from) in starts {
+                let _ = list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(*from));
+            }
+            let _ = self.consumer.incremental_unassign(&list);
+        } else {
+            for s in self.shared.slots().iter_mut() {
+                let _ =
+                    list.add_partition_offset(&s.tp.topic, s.tp.partition, Offset::Offset(s.next));
+                s.paused = false;
+            }
+        }
+        if let Err(e) = assign(&self.consumer, &list) {
+            self.shared.fail(format!("cannot restart partitions: {e}"));
+        }
+        let _ = self.consumer.resume(&list);
+        self.shared.pause_halted(&self.consumer);
+    }
+
+    fn error(&self, e: &KafkaError) {
+        let class = classify(e);
+        metrics().kafka_errors.inc(&[class.as_str()]);
+        match class {
+            Class::Exit => self.shared.fail(format!("kafka: {e}")),
+            Class::Ignore => {}
+            Class::Retry => tracing::warn!(error = %e, "kafka"),
+            Class::Halt => {
+                tracing::warn!(error = %e, "kafka: looking at every partition");
+                self.check_places();
+            }
+        }
+    }
+
+    /// The error does not say which partition lost its place, so all are compared with what Kafka
+    /// has.
+    fn check_places(&self) {
+        let list: Vec<(TopicPartition, i64)> = {
+            let slots = self.shared.slots();
+            let live = slots.iter().filter(|s| s.halted.is_none());
+            live.map(|s| (s.tp.clone(), s.next)).collect()
+        };
+        let mut starts = Vec::new();
+        let mut lost = false;
+        for (tp, next) in list {
+            let marks =
+                self.consumer
+                    .fetch_watermarks(&tp.topic, tp.partition, Duration::from_secs(5));
+            let Ok((low, high)) = marks else { continue };
+            let mut slots = self.shared.slots();
+            let Some(s) = slots.iter_mut().find(|s| s.tp == tp) else {
+                continue;
+            };
+            if next < low {
+                s.skip_to(low, "retention");
+            } else if next > high && self.shared.config.accept_truncation {
+                s.skip_to(low, "truncated");
+            } else if next > high {
+                s.halt("truncated");
+                s.pause_wanted = true;
+                lost = true;
+                continue;
+            } else {
+                continue;
+            }
+            lost = true;
+            starts.push((tp, s.next));
+        }
+        if !starts.is_empty() {
+            self.restart(&starts);
+        }
+        if !lost {
+            // Nobody lost its place: something in the stream cannot be read. The probe finds it.
+            self.shared.oversize.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A partition that has records, is not paused, waits for nothing of ours and fetches nothing:
+    /// its fetcher is stuck.
+    fn watch_progress(&self) {
+        let limit = self.shared.config.progress_timeout;
+        let mut stuck = Vec::new();
+        for s in self.shared.slots().iter_mut() {
+            let waiting = s.is_pending() && s.next >= s.floor;
+            if s.halted.is_some() || s.paused || waiting || s.next >= s.high {
+                continue;
+            }
+            if s.progress.elapsed() > limit {
+                s.stalls += 1;
+                s.progress = Instant::now();
+                stuck.push((s.tp.clone(), s.stalls));
+            }
+        }
+        for (tp, stalls) in stuck {
+            metrics().watchdog.inc(&[&tp.topic]);
+            if stalls > MAX_STALLS {
+                self.shared.fail(format!(
+                    "{} partition {} has records but none arrive, after {MAX_STALLS} new claims",
+                    tp.topic, tp.partition
+                ));
+                return;
+            }
+            self.reclaim(&tp, None);
+        }
+    }
+
+    /// Tells Kafka what Postgres has, for lag tools. Errors are counted and ignored.
+    fn hint(&mut self, mode: CommitMode) {
+        if matches!(mode, CommitMode::Async) && self.hinted.elapsed() < HINT {
+            return;
+        }
+        self.hinted = Instant::now();
+        let mut list = TopicPartitionList::new();
+        for s in self.shared.slots().iter_mut() {
+            if s.applied > s.hinted {
+                s.hinted = s.applied;
+                let _ = list.add_partition_offset(
+                    &s.tp.topic,
+                    s.tp.partition,
+                    Offset::Offset(s.applied),
+                );
+            }
+        }
+        if list.count() > 0 && self.consumer.commit(&list, mode).is_err() {
+            metrics().hint_commit_errors.inc(&[]);
+        }
+    }
+
+    /// Hands over what is open and waits until it is committed, or `limit` is over.
+    fn drain(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        for s in self
+            .shared
+            .slots()
+            .iter_mut()
+            .filter(|s| s.halted.is_none())
+        {
+            s.flush();
+        }
+        while Instant::now() < deadline {
+            while let Ok(f) = self.feedback.try_recv() {
+                if let Feedback::Committed { .. } = f {
+                    self.hear(f);
+                }
+            }
+            let busy = {
+                let slots = self.shared.slots();
+                let mut live = slots.iter().filter(|s| s.halted.is_none());
+                live.any(|s| s.next > s.floor && s.applied < s.next)
+            };
+            if !busy {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.hint(CommitMode::Async);
+    }
+
+    /// Leaves the group. Dropping a consumer can hang, so a thread of its own does it and the
+    /// process may end before that.
+    fn close(self) {
+        let Self {
+            consumer, shared, ..
+        } = self;
+        let (done, waiting) = mpsc::channel();
+        let spawned = std::thread::Builder::new()
+            .name("close".into())
+            .spawn(move || {
+                consumer.unsubscribe();
+                drop(consumer);
+                let _ = done.send(());
+            });
+        if spawned.is_ok() && waiting.recv_timeout(Duration::from_secs(3)).is_err() {
+            tracing::warn!("the kafka client did not close in time");
+        }
+        for inbox in &shared.inboxes {
+            inbox.close();
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The rebalance callback: claim in Postgres, then assign once, with the offsets from there.
+//!
+//! librdkafka calls it on the poll thread, from inside `poll`, so it may block on Postgres. The
+//! pre/post hooks of rust-rdkafka would assign twice, first with wrong offsets, and its default
+//! drops the return codes; so `rebalance` itself is overridden.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::slot::Slot;
+use super::{Claims, Delivery, Inbox, IngestConfig, errors};
+use crate::event::TopicPartition;
+use crate::telemetry::{Health, metrics};
+
+/// How long a revocation waits for the batch in flight. Longer would hold up the whole group; a
+/// batch that is not done by then commits before the next claim or fails its fence.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long one question for watermarks may take.
+const ASK: Duration = Duration::from_secs(5);
+
+/// What the callback and the poll loop share. Both run on the same thread; the lock is for the
+/// compiler and for the watching thread, which only looks.
+pub(super) struct Shared<K: Claims> {
+    pub(super) config: IngestConfig,
+    pub(super) claims: Arc<K>,
+    pub(super) inboxes: Vec<Inbox<K::State>>,
+    pub(super) health: Health,
+    slots: Mutex<Vec<Slot<K::State>>>,
+    /// Why the process must end.
+    fatal: Mutex<Option<String>>,
+    /// A response was larger than we accept: some partition holds an oversize record.
+    pub(super) oversize: AtomicBool,
+}
+
+impl<K: Claims> Shared<K> {
+    pub(super) fn new(
+        config: IngestConfig,
+        claims: Arc<K>,
+        inboxes: Vec<Inbox<K::State>>,
+        health: Health,
+    ) -> Self {
+        Self {
+            config,
+            claims,
+            inboxes,
+            health,
+            slots: Mutex::default(),
+            fatal: Mutex::default(),
+            oversize: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn slots(&self) -> MutexGuard<'_, Vec<Slot<K::State>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn fail(&self, why: String) {
+        let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+        fatal.get_or_insert(why);
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        let fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+        fatal.clone()
+    }
+
+    fn inbox(&self, tp: &TopicPartition) -> Option<Inbox<K::State>> {
+        let topic = self.config.topics.iter().position(|t| t.name == tp.topic);
+        let n = topic.unwrap_or(0) + usize::try_from(tp.partition).unwrap_or(0);
+        self.inboxes.get(n % self.inboxes.len().max(1)).cloned()
+    }
+
+    /// Claims partitions and makes their slots. Returns where to read from.
+    pub(super) fn claim(
+        &self,
+        consumer: &BaseConsumer<Context<K>>,
+        tps: &[TopicPartition],
+    ) -> Result<Vec<(TopicPartition, i64)>, String> {
+        let budget = self.config.max_poll_interval / 2;
+        let deadline = Instant::now() + budget;
+        let mut wanted = Vec::with_capacity(tps.len());
+        let mut high = Vec::with_capacity(tps.len());
+        for tp in tps {
+            let (lo, hi) = watermarks(consumer, tp, deadline)?;
+            wanted.push((tp.clone(), lo));
+            high.push(hi);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let claimed = self
+            .claims
+            .claim(&wanted, left)
+            .map_err(|e| e.to_string())?;
+        let mut starts = Vec::with_capacity(tps.len());
+        for (((tp, low), high), claim) in wanted.into_iter().zip(high).zip(claimed) {
+            let Some(inbox) = self.inbox(&tp) else {
+                return Err("no worker takes the partition".into());
+            };
+            let mode = self.config.mode(&tp.topic);
+            // One record more is read to compare it with the one that was applied last.
+            let with_last = match claim.last {
+                Some(_) => claim.next_offset - 1,
+                None => claim.next_offset,
+            };
+            let from = claim.start.min(with_last).max(low);
+            let gone = claim.next_offset < low;
+            let beyond = claim.next_offset > high;
+            let halted = claim.halted.is_some();
+            let mut slot = Slot::new(tp.clone(), mode, &claim, from, inbox.clone());
+            inbox.push(Delivery::Assigned {
+                tp: tp.clone(),
+                mode,
+                claim,
+            });
+            if beyond && self.config.accept_truncation {
+                slot.skip_to(low, "truncated");
+            } else if beyond {
+                slot.halt("truncated");
+            } else if halted {
+                slot.halted = Some("operator");
+            } else if gone {
+                slot.skip_to(low, "retention");
+            }
+            starts.push((tp.clone(), slot.next.min(high).max(low)));
+            let mut slots = self.slots();
+            slots.retain(|s| s.tp != tp);
+            slots.push(slot);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
+        metrics().assigned.set(&[], self.slots().len() as f64);
+        Ok(starts)
+    }
+
+    fn assigned(&self, consumer: &BaseConsumer<Context<K>>, tpl: &TopicPartitionList) {
+        metrics().rebalances.inc(&["assign"]);
+        let tps = partitions(tpl);
+        let starts = match self.claim(consumer, &tps) {
+            Ok(s) => s,
+            Err(why) => {
+                self.fail(why);
+                // The group waits for an answer to the callback; the loop ends right after.
+                let _ = assign(consumer, &TopicPartitionList::new());
+                return;
+            }
+        };
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        for (tp, from) in &starts {
+            let _ = list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(*from));
+        }
+        if let Err(e) = assign(consumer, &list) {
+            self.fail(format!("cannot take the assigned partitions: {e}"));
+            return;
+        }
+        // A pause can survive a new assignment.
+        let _ = consumer.resume(&list);
+        self.pause_halted(consumer);
+        self.health
+            .set("kafka", true, format!("{} partitions", self.slots().len()));
+        tracing::info!(partitions = starts.len(), "assigned");
+    }
+
+    /// Pauses what an operator must look at first.
+    pub(super) fn pause_halted(&self, consumer: &BaseConsumer<Context<K>>) {
+        let mut list = TopicPartitionList::new();
+        for s in self.slots().iter().filter(|s| s.halted.is_some()) {
+            list.add_partition(&s.tp.topic, s.tp.partition);
+        }
+        if list.count() > 0
+            && let Err(error) = consumer.pause(&list)
+        {
+            tracing::warn!(%error, "cannot pause halted partitions");
+        }
+    }
+
+    fn revoked(&self, consumer: &BaseConsumer<Context<K>>, tpl: &TopicPartitionList) {
+        let lost = consumer.assignment_lost();
+        metrics()
+            .rebalances
+            .inc(&[if lost { "lost" } else { "revoke" }]);
+        let tps = partitions(tpl);
+        let (done, waiting) = mpsc::channel();
+        let mut asked = 0;
+        {
+            let mut slots = self.slots();
+            slots.retain(|s| {
+                if !tps.contains(&s.tp) {
+                    return true;
+                }
+                asked += 1;
+                s.inbox.push(Delivery::Revoked {
+                    tp: s.tp.clone(),
+                    done: done.clone(),
+                });
+                let part = s.tp.partition.to_string();
+                metrics().lag.remove(&[&s.tp.topic, &part]);
+                false
+            });
+        }
+        if !lost {
+            let deadline = Instant::now() + DRAIN;
+            for _ in 0..asked {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if waiting.recv_timeout(left).is_err() {
+                    break;
+                }
+            }
+        }
+        let result = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(tpl),
+            _ => consumer.unassign(),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "cannot give partitions back");
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
+        metrics().assigned.set(&[], self.slots().len() as f64);
+        tracing::info!(partitions = tps.len(), lost, "revoked");
+    }
+}
+
+/// Gives librdkafka a list of partitions, in the way the group's protocol wants.
+pub(super) fn assign<K: Claims>(
+    consumer: &BaseConsumer<Context<K>>,
+    list: &TopicPartitionList,
+) -> KafkaResult<()> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
+        _ => consumer.assign(list),
+    }
+}
+
+fn partitions(tpl: &TopicPartitionList) -> Vec<TopicPartition> {
+    let all = tpl.elements();
+    all.iter()
+        .map(|e| TopicPartition {
+            topic: e.topic().into(),
+            partition: e.partition(),
+        })
+        .collect()
+}
+
+fn watermarks<K: Claims>(
+    consumer: &BaseConsumer<Context<K>>,
+    tp: &TopicPartition,
+    deadline: Instant,
+) -> Result<(i64, i64), String> {
+    loop {
+        match consumer.fetch_watermarks(&tp.topic, tp.partition, ASK) {
+            Ok(marks) => return Ok(marks),
+            Err(e) if Instant::now() >= deadline => {
+                return Err(format!(
+                    "no answer about the offsets of {} partition {}: {e}",
+                    tp.topic, tp.partition
+                ));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+/// librdkafka's callbacks.
+pub(super) struct Context<K: Claims>(pub(super) Arc<Shared<K>>);
+
+impl<K: Claims> ClientContext for Context<K> {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        note_oversize(&self.0.oversize, message);
+        match level {
+            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+                tracing::debug!(fac, message, "librdkafka");
+            }
+            _ => tracing::warn!(fac, message, "librdkafka"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note_oversize(&self.0.oversize, reason);
+        let class = errors::classify(&error);
+        metrics().kafka_errors.inc(&[class.as_str()]);
+        match class {
+            errors::Class::Exit => self.0.fail(format!("kafka: {error}: {reason}")),
+            errors::Class::Ignore => {}
+            errors::Class::Halt | errors::Class::Retry => {
+                tracing::warn!(%error, reason, "kafka client");
+            }
+        }
+    }
+}
+
+/// librdkafka drops the connection on a response above `receive.message.max.bytes` and says so
+/// only in words.
+pub(super) fn note_oversize(flag: &AtomicBool, message: &str) {
+    if message.contains("receive.message.max.bytes") || message.contains("Invalid response size") {
+        flag.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<K: Claims> ConsumerContext for Context<K> {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        tpl: &mut TopicPartitionList,
+    ) {
+        match err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.0.assigned(consumer, tpl);
+            }
+            _ => self.0.revoked(consumer, tpl),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if result.is_err() {
+            metrics().hint_commit_errors.inc(&[]);
+        }
+    }
+}
