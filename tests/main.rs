@@ -1,2 +1,3 @@
 //! The integration tests, one binary (each further one would link the whole program again).
 mod decode;
+mod ingest;

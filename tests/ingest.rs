@@ -1,0 +1,348 @@
+//! The consumer on the embedded broker, with claims kept in memory instead of Postgres.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use veilwatch::event::TopicPartition;
+use veilwatch::ingest::broker::EmbeddedBroker;
+use veilwatch::ingest::publish::Publisher;
+use veilwatch::ingest::{
+    Batch, ClaimError, Claimed, Claims, Delivery, Ended, Feedback, Fingerprint, Handle, Inbox,
+    IngestConfig, TopicConfig, TopicMode, check_topics, spawn,
+};
+use veilwatch::telemetry::Health;
+
+/// What Postgres would hold of one partition.
+#[derive(Debug, Clone, Default)]
+struct Row {
+    next: i64,
+    claim: Uuid,
+    last: Option<Fingerprint>,
+}
+
+#[derive(Debug, Default)]
+struct Memory(Mutex<BTreeMap<TopicPartition, Row>>);
+
+impl Claims for Memory {
+    type State = ();
+    fn claim(
+        &self,
+        wanted: &[(TopicPartition, i64)],
+        _: Duration,
+    ) -> Result<Vec<Claimed<()>>, ClaimError> {
+        let mut rows = self.0.lock().expect("rows");
+        let claims = wanted.iter().map(|(tp, earliest)| {
+            let row = rows.entry(tp.clone()).or_insert(Row {
+                next: *earliest,
+                ..Row::default()
+            });
+            row.claim = Uuid::new_v4();
+            Claimed {
+                id: row.claim,
+                next_offset: row.next,
+                start: row.next,
+                last: row.last,
+                halted: None,
+                state: (),
+            }
+        });
+        Ok(claims.collect())
+    }
+}
+
+/// A consumer whose worker is the test.
+struct Bench {
+    broker: EmbeddedBroker,
+    memory: Arc<Memory>,
+    inbox: Inbox<()>,
+    feedback: mpsc::Sender<Feedback>,
+    handle: Handle,
+}
+
+const TOPIC: &str = "events";
+
+fn config(broker: &EmbeddedBroker) -> IngestConfig {
+    let topic = TopicConfig {
+        name: TOPIC.into(),
+        mode: TopicMode::Sealed,
+    };
+    let mut c = IngestConfig::new(broker.address(), "test", vec![topic]);
+    c.session_timeout = Duration::from_secs(6);
+    c.heartbeat_interval = Duration::from_millis(500);
+    c.max_poll_interval = Duration::from_secs(10);
+    c
+}
+
+fn publish(broker: &EmbeddedBroker, partition: i32, values: &[Vec<u8>]) {
+    let p = Publisher::new(config(broker).client()).expect("publisher");
+    for v in values {
+        p.send_waiting(TOPIC, Some(partition), b"k", v)
+            .expect("send");
+    }
+    p.flush(Duration::from_secs(20)).expect("flush");
+}
+
+fn start(
+    broker: EmbeddedBroker,
+    memory: Arc<Memory>,
+    change: impl FnOnce(&mut IngestConfig),
+) -> Bench {
+    let mut c = config(&broker);
+    change(&mut c);
+    let inbox = Inbox::default();
+    let (feedback, hear) = mpsc::channel();
+    let handle = spawn(
+        c,
+        memory.clone(),
+        vec![inbox.clone()],
+        hear,
+        Health::default(),
+        Duration::from_secs(3),
+    )
+    .expect("consumer");
+    Bench {
+        broker,
+        memory,
+        inbox,
+        feedback,
+        handle,
+    }
+}
+
+/// What a worker saw, in order.
+#[derive(Debug, PartialEq, Eq)]
+enum Saw {
+    Records(i32, i64, i64, usize),
+    Gap(i32, i64, i64, &'static str),
+    Halted(i32, i64, &'static str),
+}
+
+impl Bench {
+    /// Works like the pipeline until `done` says so: compares and sets, then says what is committed.
+    fn work(&self, mut done: impl FnMut(&[Saw]) -> bool) -> Vec<Saw> {
+        let deadline = Instant::now() + Duration::from_secs(40);
+        let mut saw = Vec::new();
+        while !done(&saw) {
+            assert!(Instant::now() < deadline, "nothing more came after {saw:?}");
+            for d in self.inbox.take(Duration::from_millis(50)).expect("open") {
+                match d {
+                    Delivery::Batch(b) if !b.replay => self.commit(&b, &mut saw),
+                    Delivery::Gap { tp, claim, gap } => {
+                        saw.push(Saw::Gap(tp.partition, gap.lo, gap.hi, gap.reason));
+                        self.memory
+                            .0
+                            .lock()
+                            .expect("rows")
+                            .get_mut(&tp)
+                            .expect("row")
+                            .next = gap.hi;
+                        let _ = self.feedback.send(Feedback::Committed {
+                            tp,
+                            claim,
+                            next: gap.hi,
+                        });
+                    }
+                    Delivery::Halted {
+                        tp, offset, reason, ..
+                    } => saw.push(Saw::Halted(tp.partition, offset, reason)),
+                    Delivery::Revoked { done, .. } => done.send(()).expect("waiting"),
+                    _ => {}
+                }
+            }
+        }
+        saw
+    }
+
+    fn commit(&self, b: &Batch, saw: &mut Vec<Saw>) {
+        let mut rows = self.memory.0.lock().expect("rows");
+        let row = rows.get_mut(&b.tp).expect("row");
+        if (row.claim, row.next) != (b.claim, b.lo) {
+            return;
+        }
+        row.next = b.hi;
+        row.last = b.last();
+        saw.push(Saw::Records(b.tp.partition, b.lo, b.hi, b.len()));
+        let _ = self.feedback.send(Feedback::Committed {
+            tp: b.tp.clone(),
+            claim: b.claim,
+            next: b.hi,
+        });
+    }
+
+    fn stop(self) -> (EmbeddedBroker, Ended) {
+        self.handle.stop();
+        let (inbox, handle) = (self.inbox, self.handle);
+        while let Some(items) = inbox.take(Duration::from_millis(50)) {
+            for d in items {
+                if let Delivery::Revoked { done, .. } = d {
+                    let _ = done.send(());
+                }
+            }
+        }
+        (self.broker, handle.join())
+    }
+}
+
+fn records(saw: &[Saw]) -> usize {
+    let n = saw.iter().map(|s| {
+        if let Saw::Records(_, _, _, n) = s {
+            *n
+        } else {
+            0
+        }
+    });
+    n.sum()
+}
+
+fn small(n: usize) -> Vec<Vec<u8>> {
+    (0..n)
+        .map(|i| format!("{{\"n\":{i}}}").into_bytes())
+        .collect()
+}
+
+#[test]
+fn reads_from_the_committed_offset_after_a_restart() {
+    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 2)]).expect("broker");
+    publish(&broker, 0, &small(100));
+    publish(&broker, 1, &small(50));
+    let memory = Arc::new(Memory::default());
+    let b = start(broker, memory.clone(), |_| {});
+    assert_eq!(records(&b.work(|s| records(s) == 150)), 150);
+    let (broker, ended) = b.stop();
+    assert_eq!(ended, Ended::Stopped);
+
+    publish(&broker, 1, &small(7));
+    let b = start(broker, memory, |_| {});
+    let saw = b.work(|s| records(s) >= 7);
+    assert_eq!(saw, vec![Saw::Records(1, 50, 57, 7)]);
+    b.stop();
+}
+
+#[test]
+fn f11_retention_behind_our_offset_is_a_gap_and_the_partition_goes_on() {
+    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
+    publish(&broker, 0, &small(10));
+    let memory = Arc::new(Memory::default());
+    let b = start(broker, memory.clone(), |_| {});
+    b.work(|s| records(s) == 10);
+    let (broker, _) = b.stop();
+    // The embedded broker keeps 5 MiB a partition.
+    publish(&broker, 0, &vec![vec![b'x'; 100_000]; 80]);
+    let b = start(broker, memory, |_| {});
+    let saw = b.work(|s| s.iter().any(|s| matches!(s, Saw::Records(_, _, 90, _))));
+    let Saw::Gap(0, 10, hi, "retention") = saw[0] else {
+        panic!("no gap first: {saw:?}");
+    };
+    let rest = i64::try_from(records(&saw)).expect("few");
+    assert_eq!(hi + rest, 90, "gap and records make the whole: {saw:?}");
+    b.stop();
+}
+
+#[test]
+fn f12_a_recreated_topic_halts_its_partition() {
+    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
+    publish(&broker, 0, &small(20));
+    let memory = Arc::new(Memory::default());
+    let tp = TopicPartition {
+        topic: TOPIC.into(),
+        partition: 0,
+    };
+    // Offsets beyond the end: the topic was recreated and is shorter now.
+    memory.0.lock().expect("rows").insert(
+        tp.clone(),
+        Row {
+            next: 500,
+            ..Row::default()
+        },
+    );
+    let b = start(broker, memory.clone(), |_| {});
+    let saw = b.work(|s| !s.is_empty());
+    assert_eq!(saw, vec![Saw::Halted(0, 500, "truncated")]);
+    let (broker, _) = b.stop();
+
+    // The same length, but another record stands where the last applied one stood.
+    let last = Some(Fingerprint { ts_ms: 1, crc: 1 });
+    memory.0.lock().expect("rows").insert(
+        tp,
+        Row {
+            next: 10,
+            last,
+            ..Row::default()
+        },
+    );
+    let b = start(broker, memory.clone(), |_| {});
+    let saw = b.work(|s| !s.is_empty());
+    assert_eq!(saw, vec![Saw::Halted(0, 10, "truncated")]);
+    let (broker, _) = b.stop();
+
+    let b = start(broker, memory, |c| c.accept_truncation = true);
+    assert_eq!(records(&b.work(|s| records(s) == 10)), 10);
+    b.stop();
+}
+
+#[test]
+fn f37_an_oversize_record_halts_its_partition_by_name_and_the_others_go_on() {
+    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 3)]).expect("broker");
+    publish(&broker, 0, &small(5));
+    publish(&broker, 1, &[vec![b'x'; 20 * 1024 * 1024]]);
+    publish(&broker, 2, &[vec![b'x'; 15 * 1024 * 1024]]);
+    let b = start(broker, Arc::default(), |_| {});
+    let saw = b.work(|s| s.iter().any(|s| matches!(s, Saw::Halted(..))) && records(s) >= 6);
+    assert!(saw.contains(&Saw::Halted(1, 0, "oversize")), "{saw:?}");
+    assert!(saw.contains(&Saw::Records(2, 0, 1, 1)), "{saw:?}");
+    publish(&b.broker, 0, &small(3));
+    b.work(|s| records(s) == 3);
+    b.stop();
+}
+
+#[test]
+fn f08_a_slow_worker_pauses_and_loses_nothing() {
+    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
+    publish(&broker, 0, &vec![vec![b'x'; 2_000]; 2_000]);
+    let b = start(broker, Arc::default(), |c| {
+        c.buffer_bytes = 256 * 1024;
+        c.batch_records = 100;
+    });
+    // Nobody works for a while: the buffer fills, the partition pauses, the member stays.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while veilwatch::telemetry::metrics().paused.value(&[]) < 1.0 {
+        assert!(Instant::now() < deadline, "never paused");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let saw = b.work(|s| records(s) == 2_000);
+    assert!(saw.len() >= 20, "batches are bounded: {}", saw.len());
+    b.stop();
+}
+
+#[test]
+fn f09_a_broker_that_goes_and_comes_back() {
+    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
+    publish(&broker, 0, &small(5));
+    let b = start(broker, Arc::default(), |_| {});
+    b.work(|s| records(s) == 5);
+    b.broker.down().expect("down");
+    std::thread::sleep(Duration::from_secs(2));
+    b.broker.up().expect("up");
+    publish(&b.broker, 0, &small(5));
+    b.work(|s| records(s) == 5);
+    b.stop();
+}
+
+#[test]
+fn f14_a_missing_topic_and_a_missing_broker_are_named() {
+    let broker = EmbeddedBroker::start(&[]).expect("broker");
+    let mut c = config(&broker);
+    let error = check_topics(&c).expect_err("missing").to_string();
+    assert!(
+        error.contains("topic events does not exist") && error.contains("create it"),
+        "{error}"
+    );
+    c.brokers = "127.0.0.1:1".into();
+    let error = check_topics(&c).expect_err("unreachable").to_string();
+    assert!(
+        error.contains("no kafka broker answers at 127.0.0.1:1"),
+        "{error}"
+    );
+}
