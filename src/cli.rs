@@ -14,6 +14,7 @@ pub mod demo;
 pub mod hunt;
 pub mod incident;
 pub mod key;
+pub mod lines;
 pub mod offsets;
 pub mod prices;
 pub mod replay;

@@ -7,6 +7,7 @@
 pub mod budgets;
 pub mod delivery;
 mod init;
+pub mod keyfile;
 pub mod reader;
 mod sections;
 

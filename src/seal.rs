@@ -3,6 +3,8 @@
 pub mod canonical;
 pub mod digest;
 pub mod key;
+pub mod print;
+pub mod text;
 pub mod model;
 pub mod value;
 
