@@ -170,6 +170,7 @@ mod tests {
         bytes.extend_from_slice(b"\ny\n");
         let mut lines = Lines::new(&bytes[..]);
         assert!(matches!(lines.next_line(), Ok(Some((1, Ok(l)))) if l.len() == MAX_LINE));
+        drop(lines);
         bytes.insert(0, b'x');
         let mut lines = Lines::new(&bytes[..]);
         assert!(matches!(lines.next_line(), Ok(Some((1, Err(BadLine::TooLong))))));
