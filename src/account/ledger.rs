@@ -1,0 +1,281 @@
+//! Ledger rows: usage by (scope, subject, period), summed exactly.
+//!
+//! [`Tally`] sums on the hot path by cheap keys (one look-up for the user, one for everything wider)
+//! and builds names once per batch. The rows come out in lock order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::period::{Grain, Period, SLOT_MS};
+use super::{Books, Priced};
+use crate::detect::Seen;
+use crate::event::{Event, Pseudonym, SmolStr, Time, UsageState};
+
+/// Whose usage a ledger or a budget counts.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// One user.
+    User,
+    /// One API key.
+    Key,
+    /// One team of a tenant (`acme/support`).
+    Team,
+    /// One tenant.
+    Tenant,
+    /// One model (version).
+    Model,
+    /// All traffic (`*`).
+    Everyone,
+}
+
+impl Scope {
+    /// All scopes, narrow first.
+    pub const ALL: [Self; 6] = [
+        Self::User,
+        Self::Key,
+        Self::Team,
+        Self::Tenant,
+        Self::Model,
+        Self::Everyone,
+    ];
+    /// 0 for the user, 1–5 for the wide ones: rows are locked in this order, hot rows last.
+    pub fn width(self) -> u8 {
+        match self {
+            Self::User => 0,
+            Self::Key => 1,
+            Self::Team => 2,
+            Self::Tenant => 3,
+            Self::Model => 4,
+            Self::Everyone => 5,
+        }
+    }
+    /// The wire name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Key => "key",
+            Self::Team => "team",
+            Self::Tenant => "tenant",
+            Self::Model => "model",
+            Self::Everyone => "everyone",
+        }
+    }
+    /// The scope of that name.
+    pub fn parse(s: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.as_str() == s)
+    }
+    /// The scope of that width.
+    pub fn from_width(width: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.width() == width)
+    }
+}
+
+/// A ledger row's key. `Ord` is the lock order: (width, subject, period).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LedgerKey {
+    /// Whose.
+    pub scope: Scope,
+    /// `k7:…`, `acme/support`, `acme`, `gpt-4o-2024-08-06`, `*`. An event without a tenant has the
+    /// subject `-`.
+    pub subject: SmolStr,
+    /// When.
+    pub period: Period,
+}
+
+/// What a batch adds to a ledger row. All sums; merging is addition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LedgerDelta {
+    /// Events, whatever their usage state.
+    pub events: u64,
+    /// Prompt tokens.
+    pub tokens_input: u64,
+    /// Completion tokens.
+    pub tokens_output: u64,
+    /// Computed cost in pico-dollars.
+    pub cost_pico: i128,
+    /// Part of the tokens that the gateway estimated.
+    pub estimated_tokens: u64,
+    /// Events whose usage is unknown: counted here, never as zero.
+    pub missing_events: u64,
+    /// Events with tokens and no price.
+    pub unpriced_events: u64,
+    /// Their tokens.
+    pub unpriced_tokens: u64,
+}
+
+impl LedgerDelta {
+    /// Adds another delta.
+    pub fn add(&mut self, o: &Self) {
+        self.events += o.events;
+        self.tokens_input += o.tokens_input;
+        self.tokens_output += o.tokens_output;
+        self.cost_pico += o.cost_pico;
+        self.estimated_tokens += o.estimated_tokens;
+        self.missing_events += o.missing_events;
+        self.unpriced_events += o.unpriced_events;
+        self.unpriced_tokens += o.unpriced_tokens;
+    }
+
+    /// Input plus output.
+    pub fn tokens(&self) -> u64 {
+        self.tokens_input.saturating_add(self.tokens_output)
+    }
+
+    /// What one event adds.
+    pub fn of(event: &Event, priced: Priced) -> Self {
+        let u = &event.usage;
+        let mut d = Self {
+            events: 1,
+            ..Self::default()
+        };
+        if u.state == UsageState::Missing {
+            d.missing_events = 1;
+            return d;
+        }
+        d.tokens_input = u.input;
+        d.tokens_output = u.output;
+        if u.state == UsageState::Estimated {
+            d.estimated_tokens = u.tokens();
+        }
+        match priced {
+            Priced::Pico(p) => d.cost_pico = i128::from(p),
+            Priced::Unpriced if u.tokens() > 0 => {
+                d.unpriced_events = 1;
+                d.unpriced_tokens = u.tokens();
+            }
+            Priced::Unpriced => {}
+        }
+        d
+    }
+}
+
+/// Everything wider than the user that an event belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Wide {
+    slot: i64,
+    tenant: Option<SmolStr>,
+    team: Option<SmolStr>,
+    key: Option<Pseudonym>,
+    model: SmolStr,
+}
+
+/// Sums one batch.
+#[derive(Debug, Default)]
+pub struct Tally {
+    users: HashMap<(i64, Pseudonym), LedgerDelta>,
+    wide: HashMap<Wide, LedgerDelta>,
+    grains: Vec<(Scope, Grain)>,
+}
+
+impl Tally {
+    /// Adds an accepted event.
+    pub fn add(&mut self, books: &Books, event: &Event, seen: &Seen, priced: Priced) {
+        if self.grains.is_empty() {
+            self.grains.clone_from(&books.grains);
+        }
+        let slot = seen.end.0.div_euclid(SLOT_MS);
+        let delta = LedgerDelta::of(event, priced);
+        if let Some(user) = seen.user {
+            self.users.entry((slot, user)).or_default().add(&delta);
+        }
+        let wide = Wide {
+            slot,
+            tenant: event.tenant.clone(),
+            team: event.team.clone(),
+            key: seen.api_key,
+            model: event.model().clone(),
+        };
+        self.wide.entry(wide).or_default().add(&delta);
+    }
+
+    /// The rows of the batch in lock order.
+    pub fn finish(self) -> BTreeMap<LedgerKey, LedgerDelta> {
+        let mut names = Names {
+            grains: &self.grains,
+            cache: BTreeMap::new(),
+        };
+        let mut rows: BTreeMap<LedgerKey, LedgerDelta> = BTreeMap::new();
+        let mut put = |scope, subject: SmolStr, period: Period, d: &LedgerDelta| {
+            let key = LedgerKey {
+                scope,
+                subject,
+                period,
+            };
+            rows.entry(key).or_default().add(d);
+        };
+        for ((slot, user), delta) in &self.users {
+            let subject = subject_of(user);
+            for period in names.of(Scope::User, *slot) {
+                put(Scope::User, subject.clone(), period, delta);
+            }
+        }
+        // Sum per scope first: thousands of combinations fold into few rows, and only those are
+        // named and sorted.
+        let mut folded: HashMap<(Scope, i64, Subject<'_>), LedgerDelta> = HashMap::new();
+        for (w, delta) in &self.wide {
+            let tenant = w.tenant.as_deref().unwrap_or("-");
+            let mut fold = |scope, subject| {
+                folded
+                    .entry((scope, w.slot, subject))
+                    .or_default()
+                    .add(delta);
+            };
+            if let Some(key) = w.key {
+                fold(Scope::Key, Subject::Key(key));
+            }
+            if let Some(team) = &w.team {
+                fold(Scope::Team, Subject::Team(tenant, team));
+            }
+            fold(Scope::Tenant, Subject::Name(tenant));
+            fold(Scope::Model, Subject::Name(&w.model));
+            fold(Scope::Everyone, Subject::Name("*"));
+        }
+        for ((scope, slot, subject), delta) in &folded {
+            let name = match subject {
+                Subject::Key(p) => subject_of(p),
+                Subject::Team(tenant, team) => smol_str::format_smolstr!("{tenant}/{team}"),
+                Subject::Name(n) => SmolStr::new(n),
+            };
+            for period in names.of(*scope, *slot) {
+                put(*scope, name.clone(), period, delta);
+            }
+        }
+        rows
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Subject<'a> {
+    Key(Pseudonym),
+    Team(&'a str, &'a str),
+    Name(&'a str),
+}
+
+/// Period names by slot: naming is calendar work, and a batch has few slots.
+struct Names<'a> {
+    grains: &'a [(Scope, Grain)],
+    cache: BTreeMap<(Scope, i64), Vec<Period>>,
+}
+
+impl Names<'_> {
+    fn of(&mut self, scope: Scope, slot: i64) -> Vec<Period> {
+        self.cache
+            .entry((scope, slot))
+            .or_insert_with(|| {
+                let at = Time(slot.saturating_mul(SLOT_MS));
+                self.grains
+                    .iter()
+                    .filter(|(s, _)| *s == scope)
+                    .map(|(_, grain)| grain.period(at))
+                    .collect()
+            })
+            .clone()
+    }
+}
+
+/// A pseudonym as a subject.
+pub fn subject_of(p: &Pseudonym) -> SmolStr {
+    smol_str::format_smolstr!("{p}")
+}

@@ -1,0 +1,175 @@
+//! Settings of the detectors. Defaults are the measured ones; `config` overrides them.
+
+use std::collections::BTreeMap;
+
+use super::{DetectorId, Facts};
+use crate::event::Stage;
+
+/// Everything detect is configured with.
+#[derive(Debug, Clone)]
+pub struct DetectConfig {
+    /// What the rules behind sealed hits mean.
+    pub facts: Facts,
+    /// Injection.
+    pub injection: Injection,
+    /// Spending.
+    pub spend: Spend,
+    /// Latency.
+    pub latency: Latency,
+    /// Error rates.
+    pub errors: Errors,
+    /// Evidence.
+    pub audit: Audit,
+    /// Model versions.
+    pub drift: Drift,
+    /// Furthest stage per detector: an operator rolls a detector out from shadow to page.
+    pub stages: BTreeMap<DetectorId, Stage>,
+}
+
+impl Default for DetectConfig {
+    fn default() -> Self {
+        Self {
+            facts: Facts::default(),
+            injection: Injection::default(),
+            spend: Spend::default(),
+            latency: Latency::default(),
+            errors: Errors::default(),
+            audit: Audit::default(),
+            drift: Drift::default(),
+            stages: BTreeMap::new(),
+        }
+    }
+}
+
+impl DetectConfig {
+    /// The stage, no further than the operator allows the detector.
+    pub fn stage(&self, detector: DetectorId, stage: Stage) -> Stage {
+        self.stages
+            .get(&detector)
+            .map_or(stage, |most| stage.min(*most))
+    }
+}
+
+/// Settings of `injection`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Injection {
+    /// Score from which a text counts as an attack: the one threshold of `scan`.
+    pub threshold: f32,
+    /// Attempts by one user within `repeat_ms` that raise the severity. At most 4.
+    pub repeats: usize,
+    /// Window of the repeats, milliseconds.
+    pub repeat_ms: i64,
+    /// A leak this long after an allowed attempt is its success, milliseconds.
+    pub follow_ms: i64,
+}
+
+impl Default for Injection {
+    fn default() -> Self {
+        Self {
+            threshold: 0.5,
+            repeats: 3,
+            repeat_ms: 10 * 60_000,
+            follow_ms: 10 * 60_000,
+        }
+    }
+}
+
+/// Settings of `spend`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spend {
+    /// A baseline is learning until it is this old, milliseconds.
+    pub learn_ms: i64,
+    /// Score from which it fires; 1.0 is the calibrated threshold.
+    pub threshold: f32,
+    /// Spending in an hour below this never fires, in weight (pico-dollars): a cent.
+    pub floor: i64,
+}
+
+impl Default for Spend {
+    fn default() -> Self {
+        Self {
+            learn_ms: 24 * 3_600_000,
+            threshold: 1.0,
+            floor: 10_000_000_000,
+        }
+    }
+}
+
+/// Settings of `latency`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latency {
+    /// Requests until a baseline has learnt.
+    pub learn_requests: u64,
+    /// Minutes until a baseline has learnt.
+    pub learn_minutes: i64,
+    /// P50 above the baseline by this factor fires.
+    pub p50_ratio: f64,
+    /// P99 above the baseline by this factor fires.
+    pub p99_ratio: f64,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self {
+            learn_requests: 500,
+            learn_minutes: 30,
+            p50_ratio: 1.4,
+            p99_ratio: 3.0,
+        }
+    }
+}
+
+/// Settings of `errors`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Errors {
+    /// Requests until a baseline has learnt.
+    pub learn_requests: u64,
+    /// Minutes until a baseline has learnt.
+    pub learn_minutes: i64,
+    /// −log₁₀ of the chance that the baseline makes this many errors, from which it fires.
+    pub surprise: f64,
+    /// Share of failed requests from which it pages; below it is a ticket.
+    pub page_share: f64,
+}
+
+impl Default for Errors {
+    fn default() -> Self {
+        Self {
+            learn_requests: 500,
+            learn_minutes: 30,
+            surprise: 8.0,
+            page_share: 0.1,
+        }
+    }
+}
+
+/// Settings of `audit`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// A hole is judged this many closed minutes after it was noticed.
+    pub grace_minutes: i64,
+    /// A gateway is silent after at least this many minutes without an event.
+    pub silent_minutes: i64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            grace_minutes: 2,
+            silent_minutes: 5,
+        }
+    }
+}
+
+/// Settings of `drift`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drift {
+    /// Versions first seen within this time after their model was are learnt, not reported.
+    pub learn_minutes: i64,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        Self { learn_minutes: 30 }
+    }
+}

@@ -1,0 +1,126 @@
+//! A model version that was not there before. Home: merged minute.
+
+use std::collections::BTreeMap;
+
+use super::part::MinutePart;
+use super::wire::{Damaged, Reader, Writer};
+use super::{DetectConfig, DetectorId, Finding, finding_id};
+use crate::event::{Severity, SmolStr, Stage, Time};
+
+/// Models whose versions are remembered; beyond it the earliest seen is forgotten.
+const MAX_MODELS: usize = 4_096;
+/// Versions remembered per model.
+const MAX_VERSIONS: usize = 64;
+/// A first sight is over after this long, milliseconds.
+const RESOLVE_AFTER_MS: i64 = 3_600_000;
+
+/// Versions by the model asked for, each with the minute of its first sight.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drift(BTreeMap<SmolStr, (i64, BTreeMap<SmolStr, i64>)>);
+
+impl Drift {
+    pub(super) fn minute(
+        &mut self,
+        config: &DetectConfig,
+        part: &MinutePart,
+        at: Time,
+        fire: bool,
+        out: &mut Vec<Finding>,
+    ) {
+        for ((requested, served), seen) in &part.served {
+            if !self.0.contains_key(requested) {
+                self.make_room();
+            }
+            let (born, versions) = self
+                .0
+                .entry(requested.clone())
+                .or_insert_with(|| (part.minute, BTreeMap::new()));
+            let learning = part.minute - *born < config.drift.learn_minutes;
+            if versions.contains_key(served) {
+                continue;
+            }
+            if versions.len() >= MAX_VERSIONS {
+                let oldest = versions
+                    .iter()
+                    .min_by_key(|(name, m)| (**m, (*name).clone()));
+                if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+                    versions.remove(&name);
+                }
+            }
+            let others = versions.len();
+            versions.insert(served.clone(), part.minute);
+            if learning || !fire {
+                continue;
+            }
+            let rule = "drift-new-version";
+            let subject = smol_str::format_smolstr!("model:{served}");
+            out.push(Finding {
+                id: finding_id(
+                    DetectorId::Drift,
+                    rule,
+                    1,
+                    &subject,
+                    &part.minute.to_le_bytes(),
+                ),
+                detector: DetectorId::Drift,
+                rule: SmolStr::new_static(rule),
+                version: 1,
+                severity: Severity::Low,
+                stage: config.stage(DetectorId::Drift, Stage::Ticket),
+                tenant: SmolStr::default(),
+                subject,
+                at,
+                start: seen.first.0,
+                end: Time::from_minute(part.minute + 1),
+                user: None,
+                model: Some(served.clone()),
+                gateway: None,
+                event: Some(seen.first.1.clone()),
+                reason: format!(
+                    "first answer of version {served} for model {requested}, which {others} other version{} answered before; {} in this minute",
+                    if others == 1 { "" } else { "s" },
+                    seen.events
+                ),
+                resolve_after_ms: RESOLVE_AFTER_MS,
+            });
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.0.len() < MAX_MODELS {
+            return;
+        }
+        let oldest = self.0.iter().min_by_key(|(name, v)| (v.0, (*name).clone()));
+        if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+            self.0.remove(&name);
+        }
+    }
+
+    pub(super) fn encode(&self, w: &mut Writer) {
+        w.len(self.0.len());
+        for (model, (born, versions)) in &self.0 {
+            w.str(model);
+            w.i64(*born);
+            w.len(versions.len());
+            for (version, minute) in versions {
+                w.str(version);
+                w.i64(*minute);
+            }
+        }
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let mut d = Self::default();
+        for _ in 0..r.len()? {
+            let model = r.str()?;
+            let born = r.i64()?;
+            let mut versions = BTreeMap::new();
+            for _ in 0..r.len()? {
+                let version = r.str()?;
+                versions.insert(version, r.i64()?);
+            }
+            d.0.insert(model, (born, versions));
+        }
+        Ok(d)
+    }
+}

@@ -1,0 +1,172 @@
+//! The leader's pure half: merges the parts of closed minutes and judges what no partition can see
+//! alone.
+//!
+//! Called once per minute, in order, by the one lease holder in the fleet (and by `replay`). A
+//! minute without any part must be merged too: silence is a fact. Late parts, and parts that were
+//! left out of a partial merge, come with a later call; they reach the ledgers of sequences and the
+//! baselines and never fire.
+
+use std::sync::Arc;
+
+use super::part::MinutePart;
+use super::value::{ValueKey, ValueRow};
+use super::wire::{Reader, Writer};
+use super::{
+    CLOSE_AFTER_MS, Checkpoint, DetectConfig, Finding, RestoreError, audit::Audit, drift::Drift,
+};
+use crate::event::{Time, TopicPartition};
+
+/// Format of the leader's checkpoint.
+pub const FORMAT: i32 = 1;
+/// Minutes without a call that are caught up one by one; after a longer pause the leader goes on
+/// from where it is.
+const MAX_CATCH_UP: i64 = 48 * 60;
+
+/// An encoded part and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Which partition wrote it.
+    pub from: TopicPartition,
+    /// The bytes of [`super::Effects::minute_parts`].
+    pub bytes: Vec<u8>,
+}
+
+/// The merged-minute detectors.
+#[derive(Debug, Clone)]
+pub struct Leader {
+    config: Arc<DetectConfig>,
+    /// The last minute merged.
+    merged: Option<i64>,
+    audit: Audit,
+    drift: Drift,
+    /// Parts that could not be read.
+    pub damaged_parts: u64,
+}
+
+impl Leader {
+    /// A leader that has merged nothing.
+    pub fn new(config: Arc<DetectConfig>) -> Self {
+        Self {
+            config,
+            merged: None,
+            audit: Audit::default(),
+            drift: Drift::default(),
+            damaged_parts: 0,
+        }
+    }
+
+    /// From a checkpoint.
+    pub fn restore(
+        config: Arc<DetectConfig>,
+        fmt: i32,
+        bytes: &[u8],
+    ) -> Result<Self, RestoreError> {
+        if fmt != FORMAT {
+            return Err(RestoreError::Format {
+                found: fmt,
+                expected: FORMAT,
+            });
+        }
+        let mut leader = Self::new(config);
+        let mut r = Reader::new(bytes);
+        leader.read(&mut r).map_err(|d| RestoreError::Damaged {
+            at: d.0,
+            len: bytes.len(),
+        })?;
+        Ok(leader)
+    }
+
+    fn read(&mut self, r: &mut Reader<'_>) -> Result<(), super::wire::Damaged> {
+        self.merged = r.option(Reader::i64)?;
+        self.damaged_parts = r.u64()?;
+        self.audit = Audit::decode(r)?;
+        self.drift = Drift::decode(r)?;
+        if r.is_at_end() {
+            Ok(())
+        } else {
+            Err(r.damaged())
+        }
+    }
+
+    /// The state as a checkpoint.
+    pub fn checkpoint(&self) -> Checkpoint {
+        let mut w = Writer::default();
+        w.option(self.merged, Writer::i64);
+        w.u64(self.damaged_parts);
+        self.audit.encode(&mut w);
+        self.drift.encode(&mut w);
+        Checkpoint {
+            as_of: 0,
+            fmt: FORMAT,
+            bytes: w.0,
+        }
+    }
+
+    /// The last minute merged.
+    pub fn merged_through(&self) -> Option<i64> {
+        self.merged
+    }
+
+    /// The sequence ledger's totals, for `completeness`.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// Merges a closed minute. `parts` are all parts of it, in any order, and late or left-out parts
+    /// of earlier minutes that were not merged yet. `partial`: a partition was left out, so nothing
+    /// that needs completeness fires.
+    pub fn merge_minute(&mut self, minute: i64, parts: &[Part], partial: bool) -> Vec<Finding> {
+        let mut now = MinutePart {
+            minute,
+            ..MinutePart::default()
+        };
+        let mut late: std::collections::BTreeMap<i64, MinutePart> =
+            std::collections::BTreeMap::new();
+        for part in parts {
+            match MinutePart::decode(&part.bytes) {
+                Ok(p) if p.minute == minute && !p.late => now.merge(&p),
+                Ok(p) => late
+                    .entry(p.minute)
+                    .or_insert_with(|| MinutePart {
+                        minute: p.minute,
+                        late: true,
+                        ..MinutePart::default()
+                    })
+                    .merge(&p),
+                Err(_) => self.damaged_parts += 1,
+            }
+        }
+        let mut out = Vec::new();
+        if let Some(merged) = self.merged {
+            let from = (merged + 1).max(minute - MAX_CATCH_UP);
+            for m in from..minute {
+                let empty = MinutePart {
+                    minute: m,
+                    ..MinutePart::default()
+                };
+                self.step(&empty, partial, &mut out);
+            }
+        }
+        for part in late.values() {
+            self.audit.late(part);
+        }
+        self.step(&now, partial, &mut out);
+        self.merged = Some(minute);
+        out
+    }
+
+    fn step(&mut self, part: &MinutePart, partial: bool, out: &mut Vec<Finding>) {
+        let at = Time::from_minute(part.minute + 1).plus_ms(CLOSE_AFTER_MS);
+        self.audit.minute(&self.config, part, at, !partial, out);
+        self.drift.minute(&self.config, part, at, true, out);
+    }
+
+    /// Judges the candidates whose minute is closed; each row is changed and must be written back.
+    pub fn judge_values(&self, minute: i64, rows: &mut [(ValueKey, ValueRow)]) -> Vec<Finding> {
+        let until = Time::from_minute(minute + 1);
+        let at = until.plus_ms(CLOSE_AFTER_MS);
+        rows.iter_mut()
+            .flat_map(|(key, row)| row.judge(key, until, at))
+            .collect()
+    }
+}

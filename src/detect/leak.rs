@@ -1,0 +1,231 @@
+//! Leaks: PII and credentials in responses, credentials in requests. Home: partition; values go to
+//! shared rows for the cross-user leak ([`super::value`]).
+//!
+//! One finding per event and kind (PII, credential), named by its worst rule. A leak that follows an
+//! injection attempt of the same user, which the gateway allowed, within ten minutes is a finding of
+//! its own and critical: the attack worked.
+
+use super::fact::{Fact, FactKind};
+use super::partition::Subject;
+use super::user::UserState;
+use super::value::{Candidate, ValueKey};
+use super::{DetectConfig, DetectorId, Effects, Finding, finding_id, lower};
+use crate::event::{Event, Pseudonym, Role, Severity, Side, SmolStr, Stage, Time};
+
+/// A leak is over when none has been seen for this long, milliseconds.
+pub const RESOLVE_AFTER_MS: i64 = 60 * 60_000;
+
+/// The worst of one kind.
+struct Worst {
+    rule: SmolStr,
+    fact: Fact,
+    count: u64,
+    types: usize,
+}
+
+/// Judges an event's hits and collects its values.
+pub(super) fn judge(
+    config: &DetectConfig,
+    event: &Event,
+    end: Time,
+    subject: &Subject<'_>,
+    user: Option<&UserState>,
+    out: &mut Effects,
+) {
+    let mut worst: [Option<Worst>; 3] = [None, None, None];
+    for (side, role, sketch) in event.sketches() {
+        for hit in &sketch.hits {
+            let fact = config.facts.get(&hit.rule);
+            let place = match (fact.kind, side) {
+                (FactKind::Pii, Side::Response) => 0,
+                (FactKind::Secret, Side::Response) => 1,
+                (FactKind::Secret, Side::Request) => 2,
+                (FactKind::Pii, Side::Request) => 3,
+                _ => continue,
+            };
+            if fact.linkable
+                && let Some(user) = subject.user()
+            {
+                values(
+                    event,
+                    end,
+                    user,
+                    side,
+                    role,
+                    &hit.rule,
+                    &fact,
+                    &hit.values,
+                    out,
+                );
+            }
+            let Some(slot) = worst.get_mut(place) else {
+                continue;
+            };
+            let better = slot
+                .as_ref()
+                .is_none_or(|w| (fact.stage, fact.severity) > (w.fact.stage, w.fact.severity));
+            let (count, types) = slot.as_ref().map_or((0, 0), |w| (w.count, w.types));
+            if better {
+                *slot = Some(Worst {
+                    rule: hit.rule.clone(),
+                    fact,
+                    count,
+                    types,
+                });
+            }
+            if let Some(w) = slot {
+                w.count += u64::from(hit.n);
+                w.types += 1;
+            }
+        }
+    }
+    let mut worked = Stage::Shadow;
+    for (place, worst) in worst.into_iter().enumerate() {
+        let Some(w) = worst else { continue };
+        let in_request = place == 2;
+        if !in_request {
+            worked = worked.max(w.fact.stage);
+        }
+        out.findings
+            .push(finding(config, event, end, subject, &w, in_request));
+    }
+    let allowed = user.and_then(|u| u.allowed);
+    if let Some(allowed) = allowed
+        && worked != Stage::Shadow
+        && (0..=config.injection.follow_ms).contains(&end.since_ms(allowed))
+    {
+        out.findings
+            .push(success(config, event, end, subject, allowed));
+    }
+}
+
+fn finding(
+    config: &DetectConfig,
+    event: &Event,
+    end: Time,
+    subject: &Subject<'_>,
+    w: &Worst,
+    in_request: bool,
+) -> Finding {
+    let name = subject.name();
+    // Towards the model it has left the company's hands, but not reached another person.
+    let severity = if in_request {
+        lower(w.fact.severity)
+    } else {
+        w.fact.severity
+    };
+    let stage = if in_request {
+        w.fact.stage.min(Stage::Ticket)
+    } else {
+        w.fact.stage
+    };
+    let what = match (w.fact.kind, w.fact.typed) {
+        (FactKind::Secret, true) => "credential",
+        (FactKind::Secret, false) => "generic credential",
+        _ => "personal data",
+    };
+    // A rule may hit on both sides of one event: two findings.
+    let mut id = event.id.as_bytes().to_vec();
+    id.push(u8::from(in_request));
+    Finding {
+        id: finding_id(DetectorId::Leak, &w.rule, w.fact.version, &name, &id),
+        detector: DetectorId::Leak,
+        rule: w.rule.clone(),
+        version: w.fact.version,
+        severity,
+        stage: config.stage(DetectorId::Leak, stage),
+        tenant: event.tenant_or_empty(),
+        subject: name,
+        at: end,
+        start: end,
+        end,
+        user: subject.user(),
+        model: Some(event.model().clone()),
+        gateway: Some(event.gateway.clone()),
+        event: Some(event.id.clone()),
+        reason: format!(
+            "{what} of type {} in the {}: {} occurrence{} of {} type{}",
+            w.fact.entity,
+            if in_request { "request" } else { "response" },
+            w.count,
+            if w.count == 1 { "" } else { "s" },
+            w.types,
+            if w.types == 1 { "" } else { "s" },
+        ),
+        resolve_after_ms: RESOLVE_AFTER_MS,
+    }
+}
+
+fn success(
+    config: &DetectConfig,
+    event: &Event,
+    end: Time,
+    subject: &Subject<'_>,
+    allowed: Time,
+) -> Finding {
+    let rule = "injection-then-leak";
+    let name = subject.name();
+    Finding {
+        id: finding_id(DetectorId::Injection, rule, 1, &name, event.id.as_bytes()),
+        detector: DetectorId::Injection,
+        rule: SmolStr::new_static(rule),
+        version: 1,
+        severity: Severity::Critical,
+        stage: config.stage(DetectorId::Injection, Stage::Page),
+        tenant: event.tenant_or_empty(),
+        subject: name,
+        at: end,
+        start: allowed,
+        end,
+        user: subject.user(),
+        model: Some(event.model().clone()),
+        gateway: Some(event.gateway.clone()),
+        event: Some(event.id.clone()),
+        reason: format!(
+            "a leak in the response {} s after an injection attempt that the gateway allowed",
+            end.since_ms(allowed) / 1_000
+        ),
+        resolve_after_ms: RESOLVE_AFTER_MS,
+    }
+}
+
+/// What a user says makes them a sender; what a user is told makes them a candidate. Documents and
+/// tool results were not said by the user, and earlier answers were told before.
+#[expect(clippy::too_many_arguments, reason = "one call, all of it needed")]
+fn values(
+    event: &Event,
+    end: Time,
+    user: Pseudonym,
+    side: Side,
+    role: Role,
+    rule: &SmolStr,
+    fact: &Fact,
+    values: &[Pseudonym],
+    out: &mut Effects,
+) {
+    for value in values {
+        if side == Side::Request && role == Role::User {
+            out.values
+                .entry(ValueKey::from(*value))
+                .or_default()
+                .sent(user, end);
+        } else if side == Side::Response {
+            let row = out.values.entry(ValueKey::from(*value)).or_default();
+            let before = row.more_candidates;
+            row.received(Candidate {
+                end,
+                event: event.id.clone(),
+                user,
+                tenant: event.tenant_or_empty(),
+                rule: rule.clone(),
+                version: fact.version,
+                entity: fact.entity.clone(),
+                model: event.model().clone(),
+                gateway: event.gateway.clone(),
+                shadow: fact.stage == Stage::Shadow,
+            });
+            let more = row.more_candidates - before;
+            out.counters.value_overflow += more;
+        }
+    }
+}

@@ -1,0 +1,714 @@
+//! Minute parts: what one batch of one partition knows about one minute. Home: merged minute.
+//!
+//! [`Builders`] collects on the hot path with as few look-ups as possible; [`MinutePart`] is the
+//! mergeable form. Everything in it is a count, an integer sum, a set or a minimum, so that merging
+//! is commutative and associative and no float sum can depend on how batches were cut. The leader
+//! unites the parts of a closed minute from all partitions.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::wire::{Damaged, Reader, Writer};
+use super::{Counters, latency};
+use crate::event::{Event, Pico, Pseudonym, SmolStr, Time, UsageState};
+
+/// Format of an encoded part.
+const FORMAT: u8 = 1;
+/// Most entries in one table of a part; beyond it entries are left out and counted. Larger costs the
+/// leader memory (16 partitions × tables), smaller blinds it to busy fleets.
+pub const MAX_ENTRIES: usize = 4_096;
+
+/// A publisher's sequence.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneKey {
+    /// The publisher.
+    pub gateway: SmolStr,
+    /// Its start; empty where it gives none.
+    pub boot: SmolStr,
+    /// Its choice.
+    pub lane: u32,
+}
+
+/// What was seen of one lane.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LaneSeen {
+    /// Sequence numbers seen, as disjoint inclusive intervals in order.
+    pub seen: Vec<(u64, u64)>,
+    /// Events the publisher says it discarded.
+    pub declared: u64,
+}
+
+/// What was seen of one gateway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GatewaySeen {
+    /// Events.
+    pub events: u64,
+    /// Events whose clock lies outside the allowed range.
+    pub clamped: u64,
+    /// Events with content that nothing looked at.
+    pub unscanned: u64,
+}
+
+/// A model version on a route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelKey {
+    /// Served version, else the model asked for.
+    pub model: SmolStr,
+    /// Route, empty where none is given.
+    pub route: SmolStr,
+}
+
+/// Requests of one model version on one route.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelSeen {
+    /// All requests.
+    pub requests: u64,
+    /// Status 5xx, or an error class of a server or network failure.
+    pub errors: u64,
+    /// Status 408 or 504, or error class `timeout`.
+    pub timeouts: u64,
+    /// Status 429.
+    pub throttled: u64,
+    /// Blocked by the gateway's policy.
+    pub blocked: u64,
+    /// Samples: code of [`latency::code`] → count.
+    pub samples: BTreeMap<u32, u64>,
+}
+
+/// A version that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedSeen {
+    /// How often.
+    pub events: u64,
+    /// The earliest (end, event id), so that the finding names one event whatever the order.
+    pub first: (Time, SmolStr),
+}
+
+/// Costs of one model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CostSeen {
+    /// Events with tokens and no price.
+    pub unpriced: u64,
+    /// Events with both a computed and a reported cost.
+    pub compared: u64,
+    /// Sum of what we computed, over the compared.
+    pub computed: i128,
+    /// Sum of what the gateways reported, over the compared.
+    pub reported: i128,
+}
+
+/// Whose spending a sum is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Spender {
+    /// An API key of a tenant.
+    Key(SmolStr, Pseudonym),
+    /// A tenant.
+    Tenant(SmolStr),
+    /// A model version.
+    Model(SmolStr),
+}
+
+/// Users whose bin closed in this minute, per tenant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elevation {
+    /// Bins closed.
+    pub users: u64,
+    /// Sum of clipped z scores in thousandths.
+    pub z_milli: i64,
+    /// Users with z above 1.5.
+    pub raised: u64,
+}
+
+/// One minute, mergeable.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MinutePart {
+    /// Which minute.
+    pub minute: i64,
+    /// Whether these events came after it closed.
+    pub late: bool,
+    /// Events.
+    pub events: u64,
+    /// Sequences.
+    pub lanes: BTreeMap<LaneKey, LaneSeen>,
+    /// Gateways.
+    pub gateways: BTreeMap<SmolStr, GatewaySeen>,
+    /// Latency and errors.
+    pub models: BTreeMap<ModelKey, ModelSeen>,
+    /// (asked for, served).
+    pub served: BTreeMap<(SmolStr, SmolStr), ServedSeen>,
+    /// Costs by model version.
+    pub costs: BTreeMap<SmolStr, CostSeen>,
+    /// Weight of the spending (see [`super::spend::weight`]).
+    pub spend: BTreeMap<Spender, i128>,
+    /// Co-elevation by tenant.
+    pub elevation: BTreeMap<SmolStr, Elevation>,
+    /// Entries left out for want of room.
+    pub overflow: u64,
+}
+
+impl MinutePart {
+    /// Unites two parts of one minute.
+    pub fn merge(&mut self, o: &Self) {
+        self.events += o.events;
+        self.overflow += o.overflow;
+        for (k, v) in &o.lanes {
+            let lane = self.lanes.entry(k.clone()).or_default();
+            lane.declared += v.declared;
+            lane.seen.extend_from_slice(&v.seen);
+            unite(&mut lane.seen);
+        }
+        for (k, v) in &o.gateways {
+            let g = self.gateways.entry(k.clone()).or_default();
+            g.events += v.events;
+            g.clamped += v.clamped;
+            g.unscanned += v.unscanned;
+        }
+        for (k, v) in &o.models {
+            let m = self.models.entry(k.clone()).or_default();
+            m.requests += v.requests;
+            m.errors += v.errors;
+            m.timeouts += v.timeouts;
+            m.throttled += v.throttled;
+            m.blocked += v.blocked;
+            for (code, n) in &v.samples {
+                *m.samples.entry(*code).or_default() += n;
+            }
+        }
+        for (k, v) in &o.served {
+            match self.served.get_mut(k) {
+                Some(s) => {
+                    s.events += v.events;
+                    if v.first < s.first {
+                        s.first = v.first.clone();
+                    }
+                }
+                None => {
+                    self.served.insert(k.clone(), v.clone());
+                }
+            }
+        }
+        for (k, v) in &o.costs {
+            let c = self.costs.entry(k.clone()).or_default();
+            c.unpriced += v.unpriced;
+            c.compared += v.compared;
+            c.computed += v.computed;
+            c.reported += v.reported;
+        }
+        for (k, v) in &o.spend {
+            *self.spend.entry(k.clone()).or_default() += v;
+        }
+        for (k, v) in &o.elevation {
+            let e = self.elevation.entry(k.clone()).or_default();
+            e.users += v.users;
+            e.z_milli += v.z_milli;
+            e.raised += v.raised;
+        }
+    }
+
+    /// The part's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u8(FORMAT);
+        w.i64(self.minute);
+        w.bool(self.late);
+        w.u64(self.events);
+        w.u64(self.overflow);
+        w.len(self.lanes.len());
+        for (k, v) in &self.lanes {
+            w.str(&k.gateway);
+            w.str(&k.boot);
+            w.u64(u64::from(k.lane));
+            w.u64(v.declared);
+            w.len(v.seen.len());
+            let mut last = 0;
+            for (from, to) in &v.seen {
+                w.u64(from.wrapping_sub(last));
+                w.u64(to - from);
+                last = *to;
+            }
+        }
+        w.len(self.gateways.len());
+        for (k, v) in &self.gateways {
+            w.str(k);
+            w.u64(v.events);
+            w.u64(v.clamped);
+            w.u64(v.unscanned);
+        }
+        w.len(self.models.len());
+        for (k, v) in &self.models {
+            w.str(&k.model);
+            w.str(&k.route);
+            for n in [v.requests, v.errors, v.timeouts, v.throttled, v.blocked] {
+                w.u64(n);
+            }
+            w.len(v.samples.len());
+            let mut last = 0;
+            for (code, n) in &v.samples {
+                w.u64(u64::from(code - last));
+                w.u64(*n);
+                last = *code;
+            }
+        }
+        w.len(self.served.len());
+        for ((requested, served), v) in &self.served {
+            w.str(requested);
+            w.str(served);
+            w.u64(v.events);
+            w.i64(v.first.0.0);
+            w.str(&v.first.1);
+        }
+        w.len(self.costs.len());
+        for (k, v) in &self.costs {
+            w.str(k);
+            w.u64(v.unpriced);
+            w.u64(v.compared);
+            w.i128(v.computed);
+            w.i128(v.reported);
+        }
+        w.len(self.spend.len());
+        for (k, v) in &self.spend {
+            k.encode(&mut w);
+            w.i128(*v);
+        }
+        w.len(self.elevation.len());
+        for (k, v) in &self.elevation {
+            w.str(k);
+            w.u64(v.users);
+            w.i64(v.z_milli);
+            w.u64(v.raised);
+        }
+        w.0
+    }
+
+    /// Reads a part back.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != FORMAT {
+            return Err(r.damaged());
+        }
+        let mut p = Self {
+            minute: r.i64()?,
+            late: r.bool()?,
+            events: r.u64()?,
+            overflow: r.u64()?,
+            ..Self::default()
+        };
+        for _ in 0..r.len()? {
+            let key = LaneKey {
+                gateway: r.str()?,
+                boot: r.str()?,
+                lane: r.small()?,
+            };
+            let mut lane = LaneSeen {
+                declared: r.u64()?,
+                ..LaneSeen::default()
+            };
+            let mut last = 0u64;
+            for _ in 0..r.len()? {
+                let from = last.wrapping_add(r.u64()?);
+                let to = from.checked_add(r.u64()?).ok_or(r.damaged())?;
+                lane.seen.push((from, to));
+                last = to;
+            }
+            p.lanes.insert(key, lane);
+        }
+        for _ in 0..r.len()? {
+            let key = r.str()?;
+            let seen = GatewaySeen {
+                events: r.u64()?,
+                clamped: r.u64()?,
+                unscanned: r.u64()?,
+            };
+            p.gateways.insert(key, seen);
+        }
+        for _ in 0..r.len()? {
+            let key = ModelKey {
+                model: r.str()?,
+                route: r.str()?,
+            };
+            let mut seen = ModelSeen {
+                requests: r.u64()?,
+                errors: r.u64()?,
+                timeouts: r.u64()?,
+                throttled: r.u64()?,
+                blocked: r.u64()?,
+                ..ModelSeen::default()
+            };
+            let mut last = 0u32;
+            for _ in 0..r.len()? {
+                let step: u32 = r.small()?;
+                last = last.checked_add(step).ok_or(r.damaged())?;
+                let n = r.u64()?;
+                seen.samples.insert(last, n);
+            }
+            p.models.insert(key, seen);
+        }
+        for _ in 0..r.len()? {
+            let key = (r.str()?, r.str()?);
+            let seen = ServedSeen {
+                events: r.u64()?,
+                first: (Time(r.i64()?), r.str()?),
+            };
+            p.served.insert(key, seen);
+        }
+        for _ in 0..r.len()? {
+            let key = r.str()?;
+            let seen = CostSeen {
+                unpriced: r.u64()?,
+                compared: r.u64()?,
+                computed: r.i128()?,
+                reported: r.i128()?,
+            };
+            p.costs.insert(key, seen);
+        }
+        for _ in 0..r.len()? {
+            let key = Spender::decode(&mut r)?;
+            let sum = r.i128()?;
+            p.spend.insert(key, sum);
+        }
+        for _ in 0..r.len()? {
+            let key = r.str()?;
+            let e = Elevation {
+                users: r.u64()?,
+                z_milli: r.i64()?,
+                raised: r.u64()?,
+            };
+            p.elevation.insert(key, e);
+        }
+        if r.is_at_end() {
+            Ok(p)
+        } else {
+            Err(r.damaged())
+        }
+    }
+}
+
+impl Spender {
+    pub(super) fn encode(&self, w: &mut Writer) {
+        match self {
+            Self::Key(tenant, key) => {
+                w.u8(0);
+                w.str(tenant);
+                w.pseudonym(key);
+            }
+            Self::Tenant(tenant) => {
+                w.u8(1);
+                w.str(tenant);
+            }
+            Self::Model(model) => {
+                w.u8(2);
+                w.str(model);
+            }
+        }
+    }
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(match r.u8()? {
+            0 => Self::Key(r.str()?, r.pseudonym()?),
+            1 => Self::Tenant(r.str()?),
+            2 => Self::Model(r.str()?),
+            _ => return Err(r.damaged()),
+        })
+    }
+}
+
+/// Sorts and unites touching intervals.
+pub fn unite(v: &mut Vec<(u64, u64)>) {
+    v.sort_unstable();
+    let mut kept = 0;
+    for i in 0..v.len() {
+        let (from, to) = v[i];
+        if kept > 0 && from <= v[kept - 1].1.saturating_add(1) {
+            v[kept - 1].1 = v[kept - 1].1.max(to);
+        } else {
+            v[kept] = (from, to);
+            kept += 1;
+        }
+    }
+    v.truncate(kept);
+}
+
+/// Collects one batch's minutes.
+#[derive(Debug, Default)]
+pub(super) struct Builders(BTreeMap<(i64, bool), Builder>);
+
+#[derive(Debug, Default)]
+struct Builder {
+    events: u64,
+    lanes: HashMap<LaneKey, LaneSeen>,
+    gateways: HashMap<SmolStr, GatewaySeen>,
+    /// By (asked for, served, route): one look-up gives latency, errors, drift and cost.
+    models: HashMap<(SmolStr, Option<SmolStr>, Option<SmolStr>), ModelAll>,
+    payers: HashMap<(Option<SmolStr>, Option<Pseudonym>), i128>,
+    elevation: BTreeMap<SmolStr, Elevation>,
+    overflow: u64,
+}
+
+#[derive(Debug)]
+struct ModelAll {
+    seen: ModelSeen,
+    samples: Vec<u32>,
+    first: (Time, SmolStr),
+    cost: CostSeen,
+    spend: i128,
+}
+
+/// What the partition knows about the event besides the event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context {
+    pub(super) end: Time,
+    pub(super) late: bool,
+    pub(super) clamped: bool,
+    pub(super) api_key: Option<Pseudonym>,
+    pub(super) cost: Option<Pico>,
+    pub(super) weight: i64,
+}
+
+impl Builders {
+    pub(super) fn elevation(&mut self, minute: i64, late: bool, tenant: &SmolStr, z: f32) {
+        let e = self
+            .0
+            .entry((minute, late))
+            .or_default()
+            .elevation
+            .entry(tenant.clone())
+            .or_default();
+        e.users += 1;
+        e.z_milli += super::spend::z_milli(z);
+        e.raised += u64::from(z > super::spend::RAISED_Z);
+    }
+
+    pub(super) fn add(&mut self, event: &Event, c: &Context, counters: &mut Counters) {
+        let b = self.0.entry((c.end.minute(), c.late)).or_default();
+        b.events += 1;
+        let before = b.overflow;
+        b.publisher(event, c);
+        b.model(event, c);
+        b.payer(event, c);
+        counters.part_overflow += b.overflow - before;
+    }
+
+    pub(super) fn finish(&mut self, out: &mut BTreeMap<(i64, bool), Vec<u8>>) {
+        for ((minute, late), b) in std::mem::take(&mut self.0) {
+            out.insert((minute, late), b.into_part(minute, late).encode());
+        }
+    }
+}
+
+impl Builder {
+    fn publisher(&mut self, event: &Event, c: &Context) {
+        if let Some(g) = entry(&mut self.gateways, &event.gateway, &mut self.overflow) {
+            g.events += 1;
+            g.clamped += u64::from(c.clamped);
+            g.unscanned += u64::from(!event.unscanned.is_empty());
+        }
+        let Some(seq) = event.seq else { return };
+        let key = LaneKey {
+            gateway: event.gateway.clone(),
+            boot: event.boot.clone().unwrap_or_default(),
+            lane: event.lane,
+        };
+        if let Some(lane) = entry(&mut self.lanes, &key, &mut self.overflow) {
+            lane.declared = lane.declared.saturating_add(event.dropped);
+            match lane.seen.last_mut() {
+                Some(last) if last.1.checked_add(1) == Some(seq) => last.1 = seq,
+                _ => lane.seen.push((seq, seq)),
+            }
+        }
+    }
+
+    fn model(&mut self, event: &Event, c: &Context) {
+        let key = (
+            event.model_requested.clone(),
+            event.model_served.clone(),
+            event.route.clone(),
+        );
+        if !self.models.contains_key(&key) && self.models.len() >= MAX_ENTRIES {
+            self.overflow += 1;
+            return;
+        }
+        let m = self.models.entry(key).or_insert_with(|| ModelAll {
+            seen: ModelSeen::default(),
+            samples: Vec::new(),
+            first: (c.end, event.id.clone()),
+            cost: CostSeen::default(),
+            spend: 0,
+        });
+        let first = (c.end, &event.id);
+        if first < (m.first.0, &m.first.1) {
+            m.first = (c.end, event.id.clone());
+        }
+        let outcome = super::errors::Outcome::of(event);
+        m.seen.requests += 1;
+        m.seen.errors += u64::from(outcome.error);
+        m.seen.timeouts += u64::from(outcome.timeout);
+        m.seen.throttled += u64::from(outcome.throttled);
+        m.seen.blocked += u64::from(outcome.blocked);
+        if !outcome.error && !outcome.throttled && !outcome.client {
+            latency::samples(event, &mut m.samples);
+        }
+        m.spend += i128::from(c.weight);
+        if event.usage.state != UsageState::Missing && event.usage.tokens() > 0 {
+            match (c.cost, event.reported_cost) {
+                (None, _) => m.cost.unpriced += 1,
+                (Some(computed), Some(reported)) => {
+                    m.cost.compared += 1;
+                    m.cost.computed += i128::from(computed);
+                    m.cost.reported += i128::from(reported);
+                }
+                (Some(_), None) => {}
+            }
+        }
+    }
+
+    fn payer(&mut self, event: &Event, c: &Context) {
+        let key = (event.tenant.clone(), c.api_key);
+        if let Some(sum) = entry(&mut self.payers, &key, &mut self.overflow) {
+            *sum += i128::from(c.weight);
+        }
+    }
+
+    fn into_part(self, minute: i64, late: bool) -> MinutePart {
+        let mut p = MinutePart {
+            minute,
+            late,
+            events: self.events,
+            overflow: self.overflow,
+            gateways: self.gateways.into_iter().collect(),
+            elevation: self.elevation,
+            ..MinutePart::default()
+        };
+        for (key, mut lane) in self.lanes {
+            unite(&mut lane.seen);
+            p.lanes.insert(key, lane);
+        }
+        for ((requested, served, route), all) in self.models {
+            let model = served.clone().unwrap_or_else(|| requested.clone());
+            let cost = p.costs.entry(model.clone()).or_default();
+            cost.unpriced += all.cost.unpriced;
+            cost.compared += all.cost.compared;
+            cost.computed += all.cost.computed;
+            cost.reported += all.cost.reported;
+            *p.spend.entry(Spender::Model(model.clone())).or_default() += all.spend;
+            if let Some(served) = served {
+                let s = p
+                    .served
+                    .entry((requested, served))
+                    .or_insert_with(|| ServedSeen {
+                        events: 0,
+                        first: all.first.clone(),
+                    });
+                s.events += all.seen.requests;
+                if all.first < s.first {
+                    s.first = all.first;
+                }
+            }
+            let key = ModelKey {
+                model,
+                route: route.unwrap_or_default(),
+            };
+            let m = p.models.entry(key).or_default();
+            m.requests += all.seen.requests;
+            m.errors += all.seen.errors;
+            m.timeouts += all.seen.timeouts;
+            m.throttled += all.seen.throttled;
+            m.blocked += all.seen.blocked;
+            for code in all.samples {
+                *m.samples.entry(code).or_default() += 1;
+            }
+        }
+        p.costs.retain(|_, c| c.unpriced > 0 || c.compared > 0);
+        for ((tenant, key), sum) in self.payers {
+            let tenant = tenant.unwrap_or_default();
+            if let Some(key) = key {
+                *p.spend
+                    .entry(Spender::Key(tenant.clone(), key))
+                    .or_default() += sum;
+            }
+            *p.spend.entry(Spender::Tenant(tenant)).or_default() += sum;
+        }
+        p.spend.retain(|_, sum| *sum != 0);
+        p
+    }
+}
+
+/// The entry of `key`, unless the table is full. The key is cloned only when it is new.
+fn entry<'m, K: std::hash::Hash + Eq + Clone, V: Default>(
+    map: &'m mut HashMap<K, V>,
+    key: &K,
+    overflow: &mut u64,
+) -> Option<&'m mut V> {
+    if !map.contains_key(key) {
+        if map.len() >= MAX_ENTRIES {
+            *overflow += 1;
+            return None;
+        }
+        map.insert(key.clone(), V::default());
+    }
+    map.get_mut(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn intervals_unite() {
+        let mut v = vec![(5, 7), (0, 1), (2, 3), (7, 9), (11, 11)];
+        unite(&mut v);
+        assert_eq!(v, vec![(0, 3), (5, 9), (11, 11)]);
+    }
+
+    fn part(ops: &[(u8, u64, u64)]) -> MinutePart {
+        let mut p = MinutePart {
+            minute: 7,
+            ..MinutePart::default()
+        };
+        for (who, a, b) in ops {
+            let name = SmolStr::new(format!("g{who}"));
+            p.events += 1;
+            let lane = p
+                .lanes
+                .entry(LaneKey {
+                    gateway: name.clone(),
+                    boot: SmolStr::new("b"),
+                    lane: 0,
+                })
+                .or_default();
+            lane.seen.push((*a, a + b % 5));
+            unite(&mut lane.seen);
+            lane.declared += b;
+            let m = p
+                .models
+                .entry(ModelKey {
+                    model: name.clone(),
+                    route: SmolStr::default(),
+                })
+                .or_default();
+            m.requests += 1;
+            *m.samples.entry(u32::try_from(*a).unwrap_or(0)).or_default() += b;
+            *p.spend.entry(Spender::Tenant(name)).or_default() += i128::from(*b) - 3;
+        }
+        p
+    }
+
+    proptest! {
+        #[test]
+        fn merge_is_commutative_and_survives_encoding(
+            a in prop::collection::vec((0u8..3, 0u64..50, 0u64..50), 0..12),
+            b in prop::collection::vec((0u8..3, 0u64..50, 0u64..50), 0..12),
+        ) {
+            let (pa, pb) = (part(&a), part(&b));
+            let mut ab = pa.clone(); ab.merge(&pb);
+            let mut ba = pb.clone(); ba.merge(&pa);
+            prop_assert_eq!(&ab, &ba);
+            let both: Vec<_> = a.iter().chain(&b).copied().collect();
+            prop_assert_eq!(&ab, &part(&both));
+            prop_assert_eq!(MinutePart::decode(&ab.encode()), Ok(ab));
+        }
+
+        #[test]
+        fn damaged_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = MinutePart::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The state of one partition and the way of one event through the detectors that live there.
+//!
+//! Called by [`crate::account::Batch::apply`], once per record in offset order. Infallible: what does
+//! not fit a bound is counted in the batch's [`super::Counters`].
+//!
+//! Recovery: [`PartitionState::restore`], then [`PartitionState::observe`] up to the committed offset
+//! with findings, parts and values thrown away. User rows evicted on the way must be kept (they carry
+//! steps that no stored row has); a user's step below the row's `as_of` is skipped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::resident::{Fast, Residents};
+use super::user::UserState;
+use super::window::Window;
+use super::wire::{Reader, Writer};
+use super::{
+    Checkpoint, DetectConfig, Effects, FlaggedEvent, RestoreError, Seen, UserRow, injection, leak,
+    part, spend,
+};
+use crate::event::{Event, Pico, Position, Pseudonym, SmolStr};
+
+/// Format of a partition's checkpoint.
+pub const FORMAT: i32 = 1;
+/// Rotated pseudonyms remembered; a rotation of more users than that repeats alias rows, which is
+/// harmless.
+const MAX_ALIASES: usize = 65_536;
+
+/// What a single event's findings are about: its user, else its key, else its gateway.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Subject<'a> {
+    User(Pseudonym),
+    Key(Pseudonym),
+    Gateway(&'a SmolStr),
+}
+
+impl<'a> Subject<'a> {
+    fn of(event: &'a Event, seen: &Seen) -> Self {
+        match (seen.user, seen.api_key) {
+            (Some(user), _) => Self::User(user),
+            (None, Some(key)) => Self::Key(key),
+            (None, None) => Self::Gateway(&event.gateway),
+        }
+    }
+    pub(super) fn name(&self) -> SmolStr {
+        match self {
+            Self::User(p) => user_subject(p),
+            Self::Key(p) => smol_str::format_smolstr!("key:{p}"),
+            Self::Gateway(g) => smol_str::format_smolstr!("gateway:{g}"),
+        }
+    }
+    pub(super) fn user(&self) -> Option<Pseudonym> {
+        match self {
+            Self::User(p) => Some(*p),
+            _ => None,
+        }
+    }
+}
+
+/// `user:` and the pseudonym.
+pub fn user_subject(user: &Pseudonym) -> SmolStr {
+    smol_str::format_smolstr!("user:{user}")
+}
+
+/// State of one (topic, partition).
+#[derive(Debug)]
+pub struct PartitionState {
+    config: Arc<DetectConfig>,
+    window: Window,
+    users: Residents,
+    /// Left memory in this batch; back at once if they are seen again.
+    evicted: BTreeMap<Pseudonym, UserState>,
+    /// New pseudonym → oldest known one.
+    aliases: HashMap<Pseudonym, Pseudonym, Fast>,
+}
+
+impl PartitionState {
+    /// A partition that has seen nothing.
+    pub fn new(config: Arc<DetectConfig>) -> Self {
+        Self {
+            config,
+            window: Window::default(),
+            users: Residents::default(),
+            evicted: BTreeMap::new(),
+            aliases: HashMap::default(),
+        }
+    }
+
+    /// From a checkpoint. Users come back through [`PartitionState::load_user`].
+    pub fn restore(
+        config: Arc<DetectConfig>,
+        fmt: i32,
+        bytes: &[u8],
+    ) -> Result<Self, RestoreError> {
+        if fmt != FORMAT {
+            return Err(RestoreError::Format {
+                found: fmt,
+                expected: FORMAT,
+            });
+        }
+        let mut r = Reader::new(bytes);
+        let damaged = |d: super::wire::Damaged| RestoreError::Damaged {
+            at: d.0,
+            len: bytes.len(),
+        };
+        let mut state = Self::new(config);
+        state.window = Window::decode(&mut r).map_err(damaged)?;
+        for _ in 0..r.len().map_err(damaged)? {
+            let new = r.pseudonym().map_err(damaged)?;
+            let old = r.pseudonym().map_err(damaged)?;
+            state.aliases.insert(new, old);
+        }
+        if !r.is_at_end() {
+            return Err(damaged(r.damaged()));
+        }
+        Ok(state)
+    }
+
+    /// The checkpoint and the rows of the users that changed since the last one. `as_of` is the
+    /// offset up to which (exclusive) events were observed.
+    pub fn checkpoint(&mut self, as_of: i64) -> (Checkpoint, Vec<UserRow>) {
+        let mut w = Writer::default();
+        self.window.encode(&mut w);
+        let aliases: BTreeMap<_, _> = self.aliases.iter().collect();
+        w.len(aliases.len());
+        for (new, old) in aliases {
+            w.pseudonym(new);
+            w.pseudonym(old);
+        }
+        let mut rows = Vec::new();
+        for (user, state) in self.users.sorted() {
+            if std::mem::take(&mut state.dirty) {
+                state.as_of = state.as_of.max(as_of);
+                rows.push(row(user, state));
+            }
+        }
+        let checkpoint = Checkpoint {
+            as_of,
+            fmt: FORMAT,
+            bytes: w.0,
+        };
+        (checkpoint, rows)
+    }
+
+    /// Users of these events whose rows must be loaded before they are observed, in order of first
+    /// sight.
+    pub fn missing_users<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Vec<Pseudonym> {
+        let mut seen = std::collections::HashSet::<Pseudonym, Fast>::default();
+        let mut missing = Vec::new();
+        for user in events.filter_map(|e| self.user_of(e)) {
+            if seen.insert(user) && !self.users.contains(&user) && !self.evicted.contains_key(&user)
+            {
+                missing.push(user);
+            }
+        }
+        missing
+    }
+
+    /// Gives a user's row (`as_of`, bytes), or `None` where there is none. `copy`: the row is of
+    /// another partition; the baseline learns again. A row that cannot be read starts afresh, and
+    /// `false` says so.
+    pub fn load_user(&mut self, user: Pseudonym, row: Option<(i64, &[u8])>, copy: bool) -> bool {
+        let (mut state, readable) = match row {
+            None => (UserState::default(), true),
+            Some((as_of, bytes)) => match UserState::decode(as_of, bytes) {
+                Ok(state) => (state, true),
+                Err(_) => (UserState::default(), false),
+            },
+        };
+        if copy {
+            // Offsets of another partition mean nothing here, and its time does not count.
+            state.as_of = 0;
+            state.born = None;
+            state.dirty = true;
+        }
+        self.insert(user, state);
+        readable
+    }
+
+    fn insert(&mut self, user: Pseudonym, state: UserState) {
+        // Clean ones too: a batch may hold more users than fit, and each must be there when its
+        // event comes.
+        if let Some((gone, state)) = self.users.insert(user, state) {
+            self.evicted.insert(gone, state);
+        }
+    }
+
+    /// Observes the next event. `None` if it is a duplicate.
+    pub fn observe(
+        &mut self,
+        position: Position,
+        event: &Event,
+        cost: Option<Pico>,
+        out: &mut Effects,
+    ) -> Option<Seen> {
+        if self.window.is_duplicate(event, position.append) {
+            out.counters.duplicates += 1;
+            return None;
+        }
+        let (end, clamped) = event.end(position.append);
+        let closes = (end.minute() + 1) * 60_000 + super::CLOSE_AFTER_MS;
+        let late = position.append.0 > closes;
+        let seen = Seen {
+            end,
+            late,
+            user: self.alias(event.user, event.prev.and_then(|p| p.user), out),
+            api_key: self.alias(
+                event.api_key.as_ref().map(|k| k.id),
+                event.prev.and_then(|p| p.api_key),
+                out,
+            ),
+        };
+        out.counters.events += 1;
+        out.counters.late += u64::from(late);
+        out.counters.clamped += u64::from(clamped);
+        let weight = spend::weight(event, cost);
+        let context = part::Context {
+            end,
+            late,
+            clamped,
+            api_key: seen.api_key,
+            cost,
+            weight,
+        };
+        out.parts.add(event, &context, &mut out.counters);
+
+        let before = out.findings.len();
+        let subject = Subject::of(event, &seen);
+        let config = Arc::clone(&self.config);
+        let has_hits = event
+            .sketches()
+            .any(|(_, _, s)| !s.hits.is_empty() || s.injection.is_some_and(|i| i > 0.0));
+        if let Some(user) = seen.user {
+            let state = self.user(user, out);
+            // A row may be ahead of a replay: that step was taken before.
+            if position.offset >= state.as_of {
+                state.as_of = position.offset.saturating_add(1);
+                state.dirty = true;
+                let born = *state.born.get_or_insert(end);
+                let learning = end.since_ms(born) < config.spend.learn_ms;
+                let step = state.spend.add(end, weight, &config.spend);
+                if let Some(z) = step.closed_z
+                    && !learning
+                {
+                    let tenant = event.tenant_or_empty();
+                    out.parts.elevation(end.minute(), late, &tenant, z);
+                }
+                if let Some(alarm) = step.alarm
+                    && !learning
+                {
+                    out.findings
+                        .push(spend::finding(&config, event, end, &subject, &alarm));
+                }
+                if has_hits {
+                    out.findings.extend(injection::judge(
+                        &config,
+                        event,
+                        end,
+                        &subject,
+                        Some(&mut *state),
+                    ));
+                    leak::judge(&config, event, end, &subject, Some(&*state), out);
+                }
+            }
+        } else if has_hits {
+            out.findings
+                .extend(injection::judge(&config, event, end, &subject, None));
+            leak::judge(&config, event, end, &subject, None, out);
+        }
+        if out.findings.len() > before {
+            out.flagged.push(FlaggedEvent {
+                position,
+                end,
+                event: event.clone(),
+            });
+        }
+        Some(seen)
+    }
+
+    /// Ends a batch: rows of the users that had to leave memory go to the effects.
+    pub fn end_batch(&mut self, out: &mut Effects) {
+        for (user, state) in std::mem::take(&mut self.evicted) {
+            out.counters.evicted_users += 1;
+            if state.dirty {
+                out.user_rows.push(row(user, &state));
+            }
+        }
+    }
+
+    /// How many users are in memory.
+    pub fn resident_users(&self) -> usize {
+        self.users.len()
+    }
+
+    fn user(&mut self, user: Pseudonym, out: &mut Effects) -> &mut UserState {
+        if !self.users.contains(&user) {
+            let state = self.evicted.remove(&user).unwrap_or_else(|| {
+                out.counters.unloaded_users += 1;
+                UserState::default()
+            });
+            self.insert(user, state);
+            if !self.users.contains(&user) {
+                // The newcomer itself had to leave again.
+                return self.evicted.entry(user).or_default();
+            }
+        }
+        match self.users.get(&user) {
+            Some(state) => state,
+            None => self.evicted.entry(user).or_default(),
+        }
+    }
+
+    fn user_of(&self, event: &Event) -> Option<Pseudonym> {
+        let user = event.user?;
+        if let Some(old) = self.aliases.get(&user) {
+            return Some(*old);
+        }
+        match event.prev.and_then(|p| p.user) {
+            Some(old) => Some(self.aliases.get(&old).copied().unwrap_or(old)),
+            None => Some(user),
+        }
+    }
+
+    /// The oldest known pseudonym; the first sight of a rotation is an effect.
+    fn alias(
+        &mut self,
+        new: Option<Pseudonym>,
+        old: Option<Pseudonym>,
+        out: &mut Effects,
+    ) -> Option<Pseudonym> {
+        let new = new?;
+        if old.is_none() && self.aliases.is_empty() {
+            return Some(new);
+        }
+        if let Some(known) = self.aliases.get(&new) {
+            return Some(*known);
+        }
+        let Some(old) = old.filter(|o| *o != new) else {
+            return Some(new);
+        };
+        let oldest = self.aliases.get(&old).copied().unwrap_or(old);
+        if self.aliases.len() < MAX_ALIASES {
+            self.aliases.insert(new, oldest);
+        } else {
+            out.counters.alias_overflow += 1;
+        }
+        out.aliases.push((new, oldest));
+        Some(oldest)
+    }
+
+    /// Aliases known from the database, so that a rotation outlives its overlap.
+    pub fn load_alias(&mut self, new: Pseudonym, oldest: Pseudonym) {
+        if self.aliases.len() < MAX_ALIASES {
+            self.aliases.insert(new, oldest);
+        }
+    }
+}
+
+fn row(user: Pseudonym, state: &UserState) -> UserRow {
+    UserRow {
+        user,
+        as_of: state.as_of,
+        state: state.encode(),
+    }
+}

@@ -1,0 +1,1 @@
+//! Scores a single time series online: `veilwatch series`. Home: none (one stream, one state).
