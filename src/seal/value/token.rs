@@ -84,6 +84,30 @@ pub(super) fn letters_and_digits(text: &str) -> bool {
     text.bytes().any(|b| b.is_ascii_digit()) && text.bytes().any(|b| b.is_ascii_alphabetic())
 }
 
+/// Upper- and lower-case letters both occur: identifiers of one case and plain hex do not pass.
+pub(super) fn mixed_case(text: &str) -> bool {
+    text.bytes().any(|b| b.is_ascii_uppercase()) && text.bytes().any(|b| b.is_ascii_lowercase())
+}
+
+/// What a person or a generator would choose as a password: not the word "password" or its like, and letters mixed
+/// with digits, symbols or (inside the word) capitals.
+pub(super) fn password_like(text: &str) -> bool {
+    const WORDS: [&str; 17] = [
+        "password", "passwd", "passphrase", "pass", "pwd", "secret", "token", "apikey", "api_key", "api-key", "access_token", "credentials", "authtoken", "auth_token", "username", "yourpass",
+        "mypassword",
+    ];
+    let lower = text.to_ascii_lowercase();
+    let symbols = text.bytes().any(|b| b.is_ascii_punctuation() && !matches!(b, b'_' | b'-' | b'.'));
+    let inner_capitals = text.as_bytes().windows(2).filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase()).count();
+    let mixed = letters_and_digits(text) || (symbols && text.bytes().any(|b| b.is_ascii_alphabetic())) || (inner_capitals >= 2 && !camel_words(text));
+    mixed && !WORDS.contains(&lower.trim_matches(|c: char| !c.is_ascii_alphabetic()))
+}
+
+/// What stands in a header after the scheme: neither words joined by separators nor a host name.
+pub(super) fn header_value(text: &str) -> bool {
+    !(separated_words(text) || host_name(text))
+}
+
 /// Not what documentation, templates and redaction put where a secret goes.
 pub(super) fn not_placeholder(text: &str) -> bool {
     !(repeats(text) || template(text) || PUBLISHED.iter().any(|known| text.contains(known)) || {
