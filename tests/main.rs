@@ -1,3 +1,4 @@
 //! The integration tests, one binary (each further one would link the whole program again).
 mod decode;
+mod deliver;
 mod ingest;

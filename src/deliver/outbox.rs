@@ -1,0 +1,68 @@
+//! What a worker needs of the outbox. `store` answers it from Postgres; tests answer it from memory.
+//!
+//! The rules that the answering side keeps (`DESIGN.md` §8): only the lowest unfinished sequence
+//! number of an (incident, sink) is handed out; the most severe first; a claim lapses by itself.
+
+use std::future::Future;
+use std::time::Duration;
+
+use super::Message;
+use crate::event::Severity;
+
+/// A row handed out to this worker until its claim lapses.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The row.
+    pub row: i64,
+    /// The claim, so that a mark by a worker that was asleep changes nothing.
+    pub claim: uuid::Uuid,
+    /// Attempts before this one.
+    pub attempts: u32,
+    /// What to send.
+    pub message: Message,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mark {
+    /// Delivered.
+    Sent,
+    /// To be tried again after a pause.
+    Failed {
+        /// The pause.
+        pause: Duration,
+        /// Why, one line.
+        why: String,
+    },
+    /// Refused for good.
+    Parked {
+        /// Why, one line.
+        why: String,
+    },
+}
+
+/// The outbox, as one sink's worker sees it.
+pub trait Outbox: Send + Sync + 'static {
+    /// What went wrong when asking.
+    type Error: std::fmt::Display + Send;
+
+    /// Hands out at most `limit` due rows of `sink` that are at least as severe as `floor`, the most
+    /// severe and then the oldest first.
+    fn claim(
+        &self,
+        sink: &str,
+        limit: usize,
+        floor: Severity,
+    ) -> impl Future<Output = Result<Vec<Claimed>, Self::Error>> + Send;
+
+    /// Whether the claim still stands, asked just before sending.
+    fn holds(&self, claimed: &Claimed) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Records what became of the attempt. `false`: the claim had lapsed; the outbox then queues a
+    /// repeat of the present state if something was sent, so that a stale message is corrected.
+    fn mark(
+        &self,
+        claimed: &Claimed,
+        mark: &Mark,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+}
