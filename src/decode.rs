@@ -6,13 +6,16 @@
 //! `native` checks every bound before an [`Event`] exists.
 
 pub mod audit;
+pub mod bare;
 pub mod cloudevents;
 pub mod encode;
+pub mod fit;
 pub mod money;
 pub mod name;
 mod native;
 pub mod place;
 pub mod reason;
+pub mod reseal;
 pub mod schema;
 pub mod signature;
 pub mod wire;
@@ -24,7 +27,7 @@ pub use encode::to_json;
 pub use reason::{DeadLetter, Reason};
 
 use crate::event::{Event, MAX_SEALED_BYTES, MAX_TRUSTED_BYTES, SmolStr, Time};
-use crate::seal::Keys;
+use crate::seal::{Scratch, Sealer};
 use cloudevents::Wrapping;
 use signature::Signatures;
 
@@ -76,28 +79,41 @@ pub enum Mode {
 
 /// Decodes the records of one source.
 pub struct Decoder {
-    keys: Option<Arc<Keys>>,
+    /// Of a trusted source.
+    sealer: Option<Arc<Sealer>>,
+    scratch: Scratch,
     signatures: Arc<Signatures>,
     leaf_key: Option<audit::Link>,
+    max_bytes: usize,
 }
 
 impl Decoder {
     /// For a sealed source.
     pub fn sealed() -> Self {
         Self {
-            keys: None,
+            sealer: None,
+            scratch: Scratch::default(),
             signatures: Arc::default(),
             leaf_key: None,
+            max_bytes: MAX_SEALED_BYTES,
         }
     }
 
     /// For a trusted source.
-    pub fn trusted(keys: Arc<Keys>) -> Self {
+    pub fn trusted(sealer: Arc<Sealer>) -> Self {
         Self {
-            leaf_key: Some(keys.active_content().audit_leaf_key()),
-            keys: Some(keys),
-            signatures: Arc::default(),
+            leaf_key: Some(sealer.keys().active_content().audit_leaf_key()),
+            sealer: Some(sealer),
+            max_bytes: MAX_TRUSTED_BYTES,
+            ..Self::sealed()
         }
+    }
+
+    /// Takes larger values: lines of files have a bound of their own.
+    #[must_use]
+    pub fn with_max_bytes(mut self, max: usize) -> Self {
+        self.max_bytes = max;
+        self
     }
 
     /// Checks `vw-sig` against these keys.
@@ -109,7 +125,7 @@ impl Decoder {
 
     /// The source's mode.
     pub fn mode(&self) -> Mode {
-        if self.keys.is_some() {
+        if self.sealer.is_some() {
             Mode::Trusted
         } else {
             Mode::Sealed
@@ -118,10 +134,7 @@ impl Decoder {
 
     /// Largest value that is decoded, in bytes.
     pub fn max_bytes(&self) -> usize {
-        match self.mode() {
-            Mode::Sealed => MAX_SEALED_BYTES,
-            Mode::Trusted => MAX_TRUSTED_BYTES,
-        }
+        self.max_bytes
     }
 
     /// The record's leaf in the audit chain. `refused` is the reason if it became a dead letter.
@@ -141,7 +154,11 @@ impl Decoder {
         if value.len() > self.max_bytes() {
             return Err(whole(Reason::TooLarge));
         }
-        let signer = self.signatures.check(r.headers, value).map_err(whole)?;
+        let signer = self
+            .signatures
+            .check(r.headers, value)
+            .map_err(whole)?
+            .cloned();
         let wrapping = if r.headers.is_empty() {
             Wrapping::Bare
         } else {
@@ -163,8 +180,8 @@ impl Decoder {
         }
         let event = match wrapping {
             Wrapping::Structured => self.structured(text),
-            Wrapping::Binary => native::decode(text, self.keys.as_deref()),
-            Wrapping::Bare => match native::decode(text, self.keys.as_deref()) {
+            Wrapping::Binary => self.native(text),
+            Wrapping::Bare => match self.native(text) {
                 // A file, or a producer that sets no headers. Only what failed is looked at twice.
                 Err(e)
                     if e.reason == Reason::MissingField && cloudevents::looks_structured(text) =>
@@ -180,7 +197,7 @@ impl Decoder {
             byte: b.byte.map(|b| b as u64),
             bytes: value.len() as u64,
         })?;
-        if signer.is_some_and(|g| *g != event.gateway) {
+        if signer.is_some_and(|g| g != event.gateway) {
             return Err(DeadLetter {
                 path: Some(SmolStr::new_static("gateway")),
                 ..whole(Reason::BadSignature)
@@ -189,7 +206,15 @@ impl Decoder {
         Ok(event)
     }
 
-    fn structured(&self, text: &str) -> Result<Box<Event>, native::Bad> {
+    fn native(&mut self, text: &str) -> Result<Box<Event>, native::Bad> {
+        let sealing = self.sealer.as_ref().map(|sealer| native::Sealing {
+            sealer,
+            scratch: &mut self.scratch,
+        });
+        native::decode(text, sealing)
+    }
+
+    fn structured(&mut self, text: &str) -> Result<Box<Event>, native::Bad> {
         let data = cloudevents::unwrap(text).map_err(|(reason, path, error)| match error {
             Some(e) => native::parse_error(text, &e),
             None => native::Bad {
@@ -198,7 +223,7 @@ impl Decoder {
                 byte: None,
             },
         })?;
-        native::decode(&data, self.keys.as_deref()).map_err(|mut b| {
+        self.native(&data).map_err(|mut b| {
             b.byte = match &data {
                 // Where the data is a slice of the record, its bytes are the record's.
                 Cow::Borrowed(d) => b

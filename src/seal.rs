@@ -3,9 +3,11 @@
 pub mod canonical;
 pub mod digest;
 pub mod key;
-pub mod print;
-pub mod text;
 pub mod model;
+pub mod print;
+pub mod sketch;
+pub mod text;
 pub mod value;
 
 pub use key::{Domain, Key, Keys};
+pub use sketch::{Scratch, Sealer};

@@ -2,3 +2,4 @@
 mod decode;
 mod deliver;
 mod ingest;
+mod seal;

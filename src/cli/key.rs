@@ -118,16 +118,21 @@ fn destroy(kid: &str, file: &Path) -> anyhow::Result<()> {
     for line in text.lines() {
         let mut columns = line.split_whitespace();
         if columns.next() == Some(wanted.as_str()) {
-            purposes.push(columns.nth(1).map_or(Purpose::All, |p| {
-                Purpose::parse(p).unwrap_or(Purpose::All)
-            }));
+            purposes.push(
+                columns
+                    .nth(1)
+                    .map_or(Purpose::All, |p| Purpose::parse(p).unwrap_or(Purpose::All)),
+            );
         } else {
             kept.push_str(line);
             kept.push('\n');
         }
     }
     if purposes.is_empty() {
-        bail!("{} holds no key {wanted}; `veilwatch key list` prints those it holds", file.display());
+        bail!(
+            "{} holds no key {wanted}; `veilwatch key list` prints those it holds",
+            file.display()
+        );
     }
     // The old bytes are overwritten before the new file takes the name: what the file system or a
     // backup kept of them is beyond this program, and the report says so.
@@ -150,7 +155,10 @@ fn destroy(kid: &str, file: &Path) -> anyhow::Result<()> {
 /// What ends with a key, by its purposes.
 fn unlinkable(purposes: &[Purpose]) -> Vec<String> {
     let mut out = Vec::new();
-    let identity: Vec<_> = purposes.iter().filter(|p| **p != Purpose::Content).collect();
+    let identity: Vec<_> = purposes
+        .iter()
+        .filter(|p| **p != Purpose::Content)
+        .collect();
     if let Some(p) = identity.first() {
         let whose = match p {
             Purpose::Tenant(t) => format!("of tenant {t}"),
@@ -161,7 +169,10 @@ fn unlinkable(purposes: &[Purpose]) -> Vec<String> {
         ));
         out.push("budgets, baselines and incidents under these pseudonyms stay, belong to nobody who can be named, and end with their retention".to_owned());
     }
-    if purposes.iter().any(|p| matches!(p, Purpose::All | Purpose::Content)) {
+    if purposes
+        .iter()
+        .any(|p| matches!(p, Purpose::All | Purpose::Content))
+    {
         out.push("values: a secret or personal value seen before is not recognised again; stored values end 7 days after their last use".to_owned());
         out.push("digests and prints: hunt, watch and campaigns no longer match texts sealed under this key; registered texts must be registered again".to_owned());
         out.push("audit leaves of trusted topics made with this key cannot be recomputed from the records".to_owned());
@@ -204,11 +215,18 @@ mod tests {
         assert_eq!(keys.all()[1].kid(), first);
         assert_ne!(keys.active_content().kid(), first);
         let secret = fs::read_to_string(&file).expect("text");
-        let secret = secret.lines().nth(1).and_then(|l| l.split(' ').nth(1)).expect("secret").to_owned();
+        let secret = secret
+            .lines()
+            .nth(1)
+            .and_then(|l| l.split(' ').nth(1))
+            .expect("secret")
+            .to_owned();
         destroy(first.as_str(), &file).expect("destroys");
         assert!(!fs::read_to_string(&file).expect("text").contains(&secret));
         assert_eq!(keyfile::read(&file).expect("reads").all().len(), 1);
-        let e = destroy(first.as_str(), &file).expect_err("gone").to_string();
+        let e = destroy(first.as_str(), &file)
+            .expect_err("gone")
+            .to_string();
         assert!(e.contains("key list"), "{e}");
     }
 

@@ -36,8 +36,12 @@ pub fn open(path: &Path) -> anyhow::Result<Lines<Box<dyn BufRead>>> {
     let from: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(BufReader::with_capacity(READ, io::stdin().lock()))
     } else {
-        let file = File::open(path)
-            .with_context(|| format!("cannot read {}; name a readable file or `-`", path.display()))?;
+        let file = File::open(path).with_context(|| {
+            format!(
+                "cannot read {}; name a readable file or `-`",
+                path.display()
+            )
+        })?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
             anyhow::bail!("{} is a directory; name a file or `-`", path.display());
         }
@@ -61,7 +65,10 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// The input cannot be read.
-    #[expect(clippy::type_complexity, reason = "an iterator could not lend its buffer")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "an iterator could not lend its buffer"
+    )]
     pub fn next_line(&mut self) -> io::Result<Option<(u64, Result<&str, BadLine>)>> {
         loop {
             let Some(too_long) = self.fill()? else {
@@ -74,7 +81,11 @@ impl<R: BufRead> Lines<R> {
             if self.number == 1 && self.buffer.starts_with(b"\xef\xbb\xbf") {
                 self.buffer.drain(..3);
             }
-            while self.buffer.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+            while self
+                .buffer
+                .last()
+                .is_some_and(|b| matches!(b, b'\n' | b'\r'))
+            {
                 self.buffer.pop();
             }
             if self.buffer.iter().any(|b| !b.is_ascii_whitespace()) {
@@ -141,9 +152,15 @@ mod tests {
     #[test]
     fn lines_ends_and_blanks() {
         let ok = |n, s: &str| (n, Ok(s.to_owned()));
-        assert_eq!(all(b"\xef\xbb\xbfa\r\n\n  \nb\nlast"), [ok(1, "a"), ok(4, "b"), ok(5, "last")]);
+        assert_eq!(
+            all(b"\xef\xbb\xbfa\r\n\n  \nb\nlast"),
+            [ok(1, "a"), ok(4, "b"), ok(5, "last")]
+        );
         assert_eq!(all(b""), []);
-        assert_eq!(all(b"ok\n\xff\n"), [ok(1, "ok"), (2, Err(BadLine::NotUtf8(0)))]);
+        assert_eq!(
+            all(b"ok\n\xff\n"),
+            [ok(1, "ok"), (2, Err(BadLine::NotUtf8(0)))]
+        );
     }
 
     #[test]
@@ -159,7 +176,10 @@ mod tests {
         }
         let long = io::Read::chain(Endless(100 * 1024 * 1024), &b"\nshort\n"[..]);
         let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, long));
-        assert_eq!(lines.next_line().expect("reads"), Some((1, Err(BadLine::TooLong))));
+        assert_eq!(
+            lines.next_line().expect("reads"),
+            Some((1, Err(BadLine::TooLong)))
+        );
         assert!(lines.buffer.capacity() <= 2 * MAX_LINE);
         assert_eq!(lines.next_line().expect("reads"), Some((2, Ok("short"))));
     }
@@ -173,7 +193,10 @@ mod tests {
         drop(lines);
         bytes.insert(0, b'x');
         let mut lines = Lines::new(&bytes[..]);
-        assert!(matches!(lines.next_line(), Ok(Some((1, Err(BadLine::TooLong))))));
+        assert!(matches!(
+            lines.next_line(),
+            Ok(Some((1, Err(BadLine::TooLong))))
+        ));
         assert!(matches!(lines.next_line(), Ok(Some((2, Ok("y"))))));
     }
 }

@@ -56,6 +56,10 @@ mod tests {
         assert!(e.contains("0640") && e.contains("chmod 600"), "{e}");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
         assert_eq!(read(&path).expect("reads").all().len(), 1);
-        assert!(read(&dir.path().join("none")).expect_err("absent").contains("key new"));
+        assert!(
+            read(&dir.path().join("none"))
+                .expect_err("absent")
+                .contains("key new")
+        );
     }
 }

@@ -1,19 +1,21 @@
 //! The native event: from wire types to [`Event`], every bound checked, every refusal with its place.
 
-use std::fmt;
+mod refusal;
+mod sketch;
+mod text;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use std::cell::RefCell;
+use std::fmt;
 
 use super::reason::Reason;
 use super::wire::{self, Int, Obj, Str};
-use super::{MAX_LONG, MAX_STATUS, MAX_TOKENS, VERSION, money, name, place};
+use super::{MAX_LONG, MAX_STATUS, MAX_TOKENS, VERSION, fit, money, name};
 use crate::event::{
-    ApiKey, Decision, Event, Features, Hit, KeyClass, Kid, MAX_HITS, MAX_PARTS, MAX_PRINTS,
-    MAX_RESPONSE_PRINTS, MAX_VALUES, Part, Policy, Previous, Pseudonym, Role, Side, Sketch,
-    SmolStr, Source, Time, Tool, Usage, UsageState,
+    ApiKey, Decision, Event, KeyClass, Policy, Previous, Pseudonym, Role, Side, SmolStr, Source,
+    Time, Tool, Usage, UsageState,
 };
-use crate::seal::{Domain, Keys};
+use crate::seal::{Domain, Keys, Scratch, Sealer};
+pub(super) use refusal::parse_error;
 
 /// A refusal: why, which field, which byte of the text.
 pub(super) struct Bad {
@@ -22,16 +24,29 @@ pub(super) struct Bad {
     pub byte: Option<usize>,
 }
 
-/// Decodes one JSON text. With `keys` the source is trusted.
-pub(super) fn decode(text: &str, keys: Option<&Keys>) -> Result<Box<Event>, Bad> {
+/// What a trusted source's texts and identities are sealed with.
+pub(super) struct Sealing<'k> {
+    pub sealer: &'k Sealer,
+    pub scratch: &'k mut Scratch,
+}
+
+/// Decodes one JSON text. With `sealing` the source is trusted.
+pub(super) fn decode(text: &str, sealing: Option<Sealing<'_>>) -> Result<Box<Event>, Bad> {
     let wire: Obj<wire::Event<'_>> =
         serde_json::from_str(text).map_err(|e| parse_error(text, &e))?;
-    Reader {
+    let trusted = sealing.is_some();
+    let mut event = Reader {
         text,
-        keys,
+        keys: sealing.as_ref().map(|s| s.sealer.keys()),
+        sealing: sealing.map(RefCell::new),
         tenant: None,
+        unscanned: RefCell::default(),
     }
-    .event(wire.0)
+    .event(wire.0)?;
+    if trusted {
+        fit::fit(&mut event);
+    }
+    Ok(event)
 }
 
 /// Where `part` starts in `text`, if it is a slice of it.
@@ -41,65 +56,14 @@ pub(super) fn offset_in(text: &str, part: &str) -> Option<usize> {
         .filter(|n| *n <= text.len())
 }
 
-/// Turns serde's error into a reason and a place. Its message quotes values, so only its fixed
-/// beginning is read, and nothing of it is passed on.
-pub(super) fn parse_error(text: &str, e: &serde_json::Error) -> Bad {
-    /// Versions may differ in any field, so an unknown one is recognised before the field that failed.
-    #[derive(serde::Deserialize)]
-    struct Probe {
-        v: Option<Int>,
-    }
-    if e.is_data()
-        && let Ok(Obj(Probe { v: Some(v) })) = serde_json::from_str(text)
-        && v.0 != VERSION
-    {
-        return Bad {
-            reason: Reason::UnknownVersion,
-            path: Some(SmolStr::new_static("v")),
-            byte: None,
-        };
-    }
-    let byte = place::byte_of(text, e.line(), e.column());
-    let message = e.to_string();
-    let named = || message.split('`').nth(1).and_then(place::known);
-    let (reason, field) = if message.starts_with("missing field") {
-        (Reason::MissingField, named())
-    } else if message.starts_with(wire::DUPLICATE) {
-        (Reason::DuplicateField, named())
-    } else if message.starts_with("recursion limit") {
-        (Reason::TooDeep, None)
-    } else if message.starts_with("number out of range")
-        || message.starts_with(wire::OUT_OF_RANGE)
-        || message.starts_with("invalid value")
-    {
-        (Reason::OutOfRange, None)
-    } else if e.is_data() {
-        (Reason::WrongType, None)
-    } else {
-        (Reason::NotJson, None)
-    };
-    let at = place::path_at(text, byte);
-    let path = match (field, at) {
-        // The parent of a missing field is known by where its object ended; the last key seen in
-        // that object is not part of the path.
-        (Some(f), at) => {
-            let parent = at.and_then(|p| p.rfind('.').map(|i| SmolStr::from(&p[..i])));
-            Some(parent.map_or_else(|| f.into(), |p| format!("{p}.{f}").into()))
-        }
-        (None, at) => at,
-    };
-    Bad {
-        reason,
-        path,
-        byte: Some(byte),
-    }
-}
-
 struct Reader<'t, 'k> {
     text: &'t str,
     /// Keys of a trusted source.
     keys: Option<&'k Keys>,
+    sealing: Option<RefCell<Sealing<'k>>>,
     tenant: Option<SmolStr>,
+    /// Content of trusted sources that nothing looked at.
+    unscanned: RefCell<Vec<(&'static str, u64)>>,
 }
 
 type Path<'p> = fmt::Arguments<'p>;
@@ -290,12 +254,19 @@ impl Reader<'_, '_> {
             sources,
             request: w
                 .request
-                .map(|s| self.sketch(format_args!("request"), &s.0, Side::Request))
+                .map(|s| self.sketch(format_args!("request"), &s.0, Role::User, Side::Request))
                 .transpose()?,
             context,
             response: w
                 .response
-                .map(|s| self.sketch(format_args!("response"), &s.0, Side::Response))
+                .map(|s| {
+                    self.sketch(
+                        format_args!("response"),
+                        &s.0,
+                        Role::Assistant,
+                        Side::Response,
+                    )
+                })
                 .transpose()?,
             unscanned: self.unscanned(w.unscanned)?,
             tenant: self.tenant,
@@ -318,7 +289,20 @@ impl Reader<'_, '_> {
             Some((field, _)) if self.keys.is_none() => {
                 self.bad(Reason::TextInSealed, format_args!("{field}"), None)
             }
-            _ => Ok(()),
+            Some(_) => {
+                self.left_out("messages");
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Counts a piece of content that nothing looks at.
+    fn left_out(&self, kind: &'static str) {
+        let mut all = self.unscanned.borrow_mut();
+        match all.iter_mut().find(|(k, _)| *k == kind) {
+            Some((_, n)) => *n += 1,
+            None => all.push((kind, 1)),
         }
     }
 
@@ -483,247 +467,24 @@ impl Reader<'_, '_> {
             .collect()
     }
 
-    fn context(
-        &self,
-        parts: Option<Vec<Obj<wire::Sketch<'_>>>>,
-        sources: usize,
-    ) -> Result<Vec<Part>, Bad> {
-        let parts = parts.unwrap_or_default();
-        if parts.len() > MAX_PARTS {
-            return self.bad(Reason::OutOfRange, format_args!("context"), None);
+    fn unscanned(&self, counts: Option<wire::Counts<'_>>) -> Result<Vec<(SmolStr, u64)>, Bad> {
+        let mut out: Vec<(SmolStr, u64)> = Vec::new();
+        for (k, n) in &counts.map(|c| c.0).unwrap_or_default() {
+            // The key is the gateway's own word: it is checked, and not repeated in the path.
+            let name = self.name(format_args!("unscanned"), k)?;
+            out.push((
+                name,
+                self.int(format_args!("unscanned.*"), Some(*n), MAX_LONG)?,
+            ));
         }
-        parts
-            .iter()
-            .enumerate()
-            .map(|(i, Obj(p))| {
-                let Some(role) = &p.role else {
-                    return self.bad(
-                        Reason::MissingField,
-                        format_args!("context[{i}].role"),
-                        None,
-                    );
-                };
-                let role = match &*role.0 {
-                    "system" => Role::System,
-                    "user" => Role::User,
-                    "assistant" => Role::Assistant,
-                    "tool" => Role::Tool,
-                    "document" => Role::Document,
-                    _ => self.bad(
-                        Reason::UnknownValue,
-                        format_args!("context[{i}].role"),
-                        Some(role),
-                    )?,
-                };
-                let source = match p.source {
-                    None => None,
-                    some => {
-                        let n = self.u32(format_args!("context[{i}].source"), some)?;
-                        if usize::try_from(n).is_ok_and(|n| n < sources) {
-                            Some(n)
-                        } else {
-                            self.bad(
-                                Reason::OutOfRange,
-                                format_args!("context[{i}].source"),
-                                None,
-                            )?
-                        }
-                    }
-                };
-                let sketch = self.sketch(format_args!("context[{i}]"), p, Side::Request)?;
-                let digest = sketch.digest;
-                let alone = digest.is_some() && is_digest_alone(p);
-                Ok(Part {
-                    role,
-                    source,
-                    digest,
-                    sketch: (!alone).then_some(sketch),
-                })
-            })
-            .collect()
-    }
-
-    fn sketch(&self, at: Path<'_>, s: &wire::Sketch<'_>, side: Side) -> Result<Sketch, Bad> {
-        for (field, present) in [
-            ("text", s.text.is_some()),
-            ("content", s.content.is_some()),
-            ("messages", s.messages.is_some()),
-        ] {
-            if present && self.keys.is_none() {
-                return self.bad(Reason::TextInSealed, format_args!("{at}.{field}"), None);
+        for (kind, n) in self.unscanned.take() {
+            match out.iter_mut().find(|(k, _)| k == kind) {
+                Some((_, have)) => *have = have.saturating_add(n).min(MAX_LONG),
+                None => out.push((SmolStr::new_static(kind), n)),
             }
         }
-        let kid = match &s.kid {
-            None => None,
-            Some(k) => match Kid::parse(&k.0) {
-                Some(kid) => Some(kid),
-                None => self.bad(Reason::BadName, format_args!("{at}.kid"), Some(k))?,
-            },
-        };
-        if s.prints.is_some() && kid.is_none() {
-            return self.bad(Reason::MissingField, format_args!("{at}.kid"), None);
-        }
-        let digest = match &s.digest {
-            None => None,
-            Some(d) => match d.0.parse::<Pseudonym>() {
-                Ok(p) => Some(p),
-                Err(_) => self.bad(
-                    Reason::UnsealedIdentity,
-                    format_args!("{at}.digest"),
-                    Some(d),
-                )?,
-            },
-        };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "0 to 1: only precision is lost"
-        )]
-        let injection = self
-            .float(
-                format_args!("{at}.score.injection"),
-                s.score.as_ref().and_then(|s| s.0.injection),
-                1.0,
-            )?
-            .map(|x| x as f32);
-        Ok(Sketch {
-            kid: kid.or(digest.map(|d| d.kid)).unwrap_or_default(),
-            digest,
-            bytes: self.int(format_args!("{at}.bytes"), s.bytes, MAX_LONG)?,
-            chars: self.int(format_args!("{at}.chars"), s.chars, MAX_LONG)?,
-            words: self.int(format_args!("{at}.words"), s.words, MAX_LONG)?,
-            ruleset: self.maybe_name(format_args!("{at}.ruleset"), s.ruleset.as_ref())?,
-            hits: self.hits(at, s.hits.as_deref().unwrap_or_default())?,
-            injection,
-            prints: match &s.prints {
-                None => Vec::new(),
-                Some(p) => self.prints(format_args!("{at}.prints"), p, side)?,
-            },
-            features: match &s.features {
-                None => Features::default(),
-                Some(Obj(f)) => self.features(at, f)?,
-            },
-        })
+        Ok(out)
     }
-
-    fn hits(&self, at: Path<'_>, hits: &[Obj<wire::Hit<'_>>]) -> Result<Vec<Hit>, Bad> {
-        if hits.len() > MAX_HITS {
-            return self.bad(Reason::OutOfRange, format_args!("{at}.hits"), None);
-        }
-        hits.iter()
-            .enumerate()
-            .map(|(i, Obj(h))| {
-                let values = h.values.as_deref().unwrap_or_default();
-                if values.len() > MAX_VALUES {
-                    return self.bad(
-                        Reason::OutOfRange,
-                        format_args!("{at}.hits[{i}].values"),
-                        None,
-                    );
-                }
-                Ok(Hit {
-                    rule: self.name(format_args!("{at}.hits[{i}].rule"), &h.rule)?,
-                    n: match h.n {
-                        None => 1,
-                        n => self.u32(format_args!("{at}.hits[{i}].n"), n)?,
-                    },
-                    values: values
-                        .iter()
-                        .enumerate()
-                        .map(|(j, v)| {
-                            v.0.parse().or_else(|_| {
-                                self.bad(
-                                    Reason::UnsealedIdentity,
-                                    format_args!("{at}.hits[{i}].values[{j}]"),
-                                    Some(v),
-                                )
-                            })
-                        })
-                        .collect::<Result<_, _>>()?,
-                })
-            })
-            .collect()
-    }
-
-    fn prints(&self, path: Path<'_>, p: &Str<'_>, side: Side) -> Result<Vec<u64>, Bad> {
-        let max = match side {
-            Side::Request => MAX_PRINTS,
-            Side::Response => MAX_RESPONSE_PRINTS,
-        };
-        let mut buf = [0u8; MAX_RESPONSE_PRINTS * 8 + 3];
-        // The longest base64 of `max` prints; what is longer is out of range before it is decoded.
-        if p.0.len() > (max * 8).div_ceil(3) * 4 {
-            return self.bad(Reason::OutOfRange, path, Some(p));
-        }
-        let Ok(n) = STANDARD.decode_slice(p.0.as_bytes(), &mut buf) else {
-            return self.bad(Reason::BadBase64, path, Some(p));
-        };
-        let (prints, rest) = buf[..n].as_chunks::<8>();
-        if !rest.is_empty() {
-            return self.bad(Reason::BadBase64, path, Some(p));
-        }
-        Ok(prints.iter().map(|b| u64::from_le_bytes(*b)).collect())
-    }
-
-    fn features(&self, at: Path<'_>, f: &wire::Features<'_>) -> Result<Features, Bad> {
-        /// Bits per byte cannot be more.
-        const MAX_ENTROPY: f64 = 8.0;
-        let entropy = self.float(
-            format_args!("{at}.features.entropy"),
-            f.entropy,
-            MAX_ENTROPY,
-        )?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "0 to 8: only precision is lost"
-        )]
-        let entropy = entropy.unwrap_or_default() as f32;
-        Ok(Features {
-            control: self.u32(format_args!("{at}.features.control"), f.control)?,
-            invisible: self.u32(format_args!("{at}.features.invisible"), f.invisible)?,
-            mixed_script: f.mixed_script.unwrap_or(false),
-            encoded: self.u32(format_args!("{at}.features.encoded"), f.encoded)?,
-            entropy,
-            lang: f
-                .lang
-                .as_ref()
-                .map(|l| {
-                    self.word(format_args!("{at}.features.lang"), l, name::is_lang, |_| {
-                        SmolStr::new_static("und")
-                    })
-                })
-                .transpose()?,
-        })
-    }
-
-    fn unscanned(&self, counts: Option<wire::Counts<'_>>) -> Result<Vec<(SmolStr, u64)>, Bad> {
-        counts
-            .map(|c| c.0)
-            .unwrap_or_default()
-            .iter()
-            .map(|(k, n)| {
-                // The key is the gateway's own word: it is checked, and not repeated in the path.
-                let name = self.name(format_args!("unscanned"), k)?;
-                Ok((
-                    name,
-                    self.int(format_args!("unscanned.*"), Some(*n), MAX_LONG)?,
-                ))
-            })
-            .collect()
-    }
-}
-
-/// Whether a part holds nothing but its digest: it was sent before in its session.
-fn is_digest_alone(p: &wire::Sketch<'_>) -> bool {
-    p.kid.is_none()
-        && p.bytes.is_none()
-        && p.chars.is_none()
-        && p.words.is_none()
-        && p.ruleset.is_none()
-        && p.hits.is_none()
-        && p.score.is_none()
-        && p.prints.is_none()
-        && p.features.is_none()
-        && p.text.is_none()
 }
 
 /// RFC 3339 with seconds and a zone; nothing that merely looks like it.

@@ -1,0 +1,285 @@
+//! Sealing: texts and identities go in, and nothing of them comes out.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use veilwatch::decode::reseal::{Outcome, Resealer};
+use veilwatch::decode::{self, Decoder, RawRecord, Reason};
+use veilwatch::event::{Event, Time};
+use veilwatch::seal::{Keys, Sealer};
+
+/// In every text, identity and name of [`plain`].
+const PLANTED: &str = "zebra4711";
+
+/// An event as a trusted gateway publishes it.
+fn plain() -> Value {
+    json!({
+        "v": 1, "id": "e-1", "gateway": "gw eu", "lane": 2, "seq": 9, "at": "2026-11-21T07:00:00Z",
+        "tenant": "Acme GmbH", "user": format!("{PLANTED}@example.com"), "session": format!("s {PLANTED}"),
+        "api_key": {"id": format!("sk-{PLANTED}")}, "client": {"net": "2001:db8::1", "app": format!("{PLANTED}@example.com")},
+        "operation": "chat", "model": {"requested": "gpt-4o"}, "status": 429, "error": "Rate Limit!",
+        "tools": [{"name": "run sql", "args": {"q": PLANTED}}],
+        "sources": [{"id": format!("https://example.com/{PLANTED}"), "label": "the web"}],
+        "request": {"text": [
+            {"type": "text", "text": format!("my name is {PLANTED} and I like long walks on the beach at night")},
+            {"type": "image_url", "image_url": {"url": format!("https://{PLANTED}")}}
+        ]},
+        "context": [
+            {"role": "system", "text": format!("you are {PLANTED}, a careful assistant of the bank")},
+            {"role": "tool", "source": 0, "text": format!("result {PLANTED}")}
+        ],
+        "response": {"text": format!("hello {PLANTED}, nice to meet you, what can I do for you today?")},
+        "messages": [{"role": "user", "content": PLANTED}]
+    })
+}
+
+fn sealer() -> Arc<Sealer> {
+    Arc::new(Sealer::new(Keys::development()))
+}
+
+fn record(value: &[u8]) -> RawRecord<'_> {
+    RawRecord {
+        topic: "raw",
+        partition: 0,
+        offset: 0,
+        append: Time(0),
+        key: None,
+        value: Some(value),
+        headers: &[],
+    }
+}
+
+fn trusted(v: &Value) -> Box<Event> {
+    Decoder::trusted(sealer())
+        .decode(&record(v.to_string().as_bytes()))
+        .unwrap_or_else(|d| panic!("{d}"))
+}
+
+#[test]
+fn nothing_planted_passes_the_seal() {
+    let e = trusted(&plain());
+    let shown = format!("{e:?} {}", decode::to_json(&e)).to_lowercase();
+    for needle in [PLANTED, "beach", "careful", "2001:db8", "example.com"] {
+        assert!(!shown.contains(needle), "{needle}");
+    }
+}
+
+#[test]
+fn trusted_fields_are_mapped_and_sealed() {
+    let e = trusted(&plain());
+    let keys = Keys::development();
+    let p = |d, v: &str| keys.pseudonym(d, None, v);
+    use veilwatch::seal::Domain as D;
+    assert_eq!(e.user, Some(p(D::User, &format!("{PLANTED}@example.com"))));
+    assert_eq!(e.net, Some(p(D::Net, "2001:db8::")));
+    assert_eq!(
+        e.tools[0].args,
+        Some(p(D::Args, &format!("{{ \"q\": \"{PLANTED}\" }}")))
+    );
+    assert_eq!(e.app.as_deref(), e.user.map(|u| u.to_string()).as_deref());
+    assert_eq!(
+        (e.gateway.as_str(), e.error.as_deref()),
+        ("gw_eu", Some("rate_limit_"))
+    );
+    assert_eq!(
+        (e.tenant.as_deref(), e.tools[0].name.as_str()),
+        (Some("Acme_GmbH"), "run_sql")
+    );
+    assert_eq!((e.lane, e.seq), (2, Some(9)));
+    let request = e.request.expect("request");
+    assert!(request.words > 10 && !request.prints.is_empty() && request.digest.is_some());
+    assert_eq!(e.context.len(), 2);
+    assert_eq!(e.context[1].source, Some(0));
+    assert_eq!(e.unscanned, [("messages".into(), 1), ("image".into(), 1)]);
+}
+
+#[test]
+fn what_was_sealed_is_a_sealed_event() {
+    let e = trusted(&plain());
+    let again = Decoder::sealed().decode(&record(decode::to_json(&e).as_bytes()));
+    assert_eq!(again, Ok(e));
+}
+
+#[test]
+fn long_conversations_are_made_to_fit() {
+    let mut v = plain();
+    let turns: Vec<Value> = (0..120)
+        .map(|i| json!({"role": "user", "text": format!("turn {i} {}", "many different words in this turn ".repeat(20))}))
+        .collect();
+    v["context"] = Value::from(turns);
+    let e = trusted(&v);
+    assert!(e.context.len() <= 32);
+    assert!(e.unscanned.iter().any(|(k, n)| k == "parts" && *n >= 88));
+    let text = decode::to_json(&e);
+    assert!(text.len() <= 64 * 1024);
+    assert_eq!(Decoder::sealed().decode(&record(text.as_bytes())), Ok(e));
+}
+
+#[test]
+fn a_rotation_sends_both_identities() {
+    use veilwatch::seal::key::{Key, Purpose};
+    let keys = Keys::new(vec![
+        Key::derived([2; 32], Purpose::All),
+        Key::derived([1; 32], Purpose::All),
+    ])
+    .expect("keys");
+    let old = Keys::single([1; 32]);
+    let e = Decoder::trusted(Arc::new(Sealer::new(keys)))
+        .decode(&record(plain().to_string().as_bytes()))
+        .expect("decodes");
+    let prev = e.prev.expect("overlap").user.expect("user");
+    assert_eq!(
+        prev,
+        old.pseudonym(
+            veilwatch::seal::Domain::User,
+            None,
+            &format!("{PLANTED}@example.com")
+        )
+    );
+    assert_ne!(e.user, Some(prev));
+}
+
+#[test]
+fn the_seal_job_keeps_sequence_and_publishes_once() {
+    let mut job = Resealer::new(Decoder::trusted(sealer()));
+    let bytes = plain().to_string();
+    let Outcome::Publish(sealed) = job.seal(&record(bytes.as_bytes())) else {
+        panic!("published");
+    };
+    let e = Decoder::sealed()
+        .decode(&record(sealed.value.as_bytes()))
+        .expect("sealed");
+    assert_eq!(sealed.key, e.user.expect("user").to_string());
+    assert_eq!((e.seq, e.lane, e.id.as_str()), (Some(9), 2, "e-1"));
+    assert_eq!(job.seal(&record(bytes.as_bytes())), Outcome::Duplicate);
+    let Outcome::Refused(d) = job.seal(&record(b"zebra")) else {
+        panic!("refused");
+    };
+    assert_eq!(d.reason, Reason::NotJson);
+}
+
+fn seal_cli(args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+        .arg("seal")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut stdin = child.stdin.take().expect("stdin");
+    let input = input.to_vec();
+    let feeder = std::thread::spawn(move || {
+        let _ = stdin.write_all(&input);
+    });
+    let out = child.wait_with_output().expect("ends");
+    feeder.join().expect("feeds");
+    out
+}
+
+fn lines(out: &Output) -> Vec<Value> {
+    String::from_utf8_lossy(&out.stdout)
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("JSON"))
+        .collect()
+}
+
+#[test]
+fn seal_files() {
+    let mut input = Vec::new();
+    for l in [
+        json!({"text": "hello there my good old friend of mine", "ignored": 1}).to_string(),
+        json!({"text": "a document", "role": "document"}).to_string(),
+        json!({"text": "an answer", "role": "assistant", "side": "response"}).to_string(),
+        plain().to_string(),
+        String::new(),
+        "zebra4711 is not JSON".to_owned(),
+    ] {
+        input.extend_from_slice(l.as_bytes());
+        input.push(b'\n');
+    }
+    input.extend(vec![b'x'; 9 * 1024 * 1024]);
+    input.extend_from_slice(b"\n{\"text\":\"after the long line\"}");
+    let out = seal_cli(&["-"], &input);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(!String::from_utf8_lossy(&out.stdout).contains(PLANTED));
+    let l = lines(&out);
+    assert_eq!(l.len(), 7);
+    let head = |v: &Value| {
+        (
+            v["gateway"].clone(),
+            v["id"].clone(),
+            v["at"].clone(),
+            v["operation"].clone(),
+            v["model"]["requested"].clone(),
+            v["status"].clone(),
+        )
+    };
+    assert_eq!(
+        head(&l[0]),
+        (
+            json!("file"),
+            json!("line-1"),
+            json!("1970-01-01T00:00:00.000Z"),
+            json!("chat"),
+            json!("unknown"),
+            json!(200)
+        )
+    );
+    assert_eq!(l[0]["request"]["bytes"], 38);
+    assert_eq!(l[1]["context"][0]["role"], "document");
+    assert_eq!(l[2]["response"]["words"], 2);
+    assert_eq!(l[3]["id"], "e-1");
+    assert_eq!(
+        (
+            &l[4]["line"],
+            l[4]["error"].as_str().map(|e| e.starts_with("not_json"))
+        ),
+        (&json!(6), Some(true))
+    );
+    assert_eq!(
+        (&l[5]["line"], &l[5]["error"]),
+        (&json!(7), &json!("line is longer than 8 MiB; split it"))
+    );
+    assert_eq!(l[6]["id"], "line-8");
+    for v in l.iter().filter(|v| v.get("error").is_none()) {
+        Decoder::sealed()
+            .decode(&record(v.to_string().as_bytes()))
+            .expect("a sealed event");
+    }
+}
+
+#[test]
+fn seal_with_a_key_file_is_repeatable_and_a_loose_file_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("seal.key");
+    let new = Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+        .args(["key", "new", "--key-file"])
+        .arg(&path)
+        .output()
+        .expect("runs");
+    assert!(new.status.success());
+    let file = path.to_str().expect("path");
+    let input = b"{\"text\":\"same text, same key\"}\n";
+    let (a, b) = (
+        seal_cli(&["--key-file", file, "-"], input),
+        seal_cli(&["--key-file", file, "-"], input),
+    );
+    assert_eq!(a.status.code(), Some(0));
+    assert_eq!(a.stdout, b.stdout);
+    let random = seal_cli(&["-"], input);
+    assert_ne!(
+        lines(&a)[0]["request"]["digest"],
+        lines(&random)[0]["request"]["digest"]
+    );
+
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let loose = seal_cli(&["--key-file", file, "-"], input);
+    assert_eq!(loose.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&loose.stderr).contains("chmod 600"));
+    let missing = seal_cli(&["/nonexistent/file"], b"");
+    assert_eq!(missing.status.code(), Some(3));
+}
