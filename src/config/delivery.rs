@@ -1,9 +1,13 @@
 //! `[deliver]`: sinks and the routing tree.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Section;
+use crate::deliver::email::{self, Email};
+use crate::deliver::http::{Http, PAGERDUTY_URL, Service, SigningKey};
+use crate::deliver::{Limits, Named, Sink};
 use crate::event::{Severity, Stage};
 use crate::telemetry::Secret;
 
@@ -14,6 +18,12 @@ pub enum SinkKind {
     Webhook,
     /// SMTP.
     Email,
+    /// PagerDuty Events v2.
+    PagerDuty,
+    /// Slack incoming webhook.
+    Slack,
+    /// Alertmanager v2.
+    Alertmanager,
     /// JSON lines on standard output.
     Stdout,
 }
@@ -39,8 +49,68 @@ pub struct SinkSetting {
     pub secret: Option<Secret>,
     /// Webhook: may the address be private (an internal receiver)?
     pub allow_private: bool,
-    /// Email: certificate authorities (PEM) for a private mail server.
-    pub ca_file: Option<std::path::PathBuf>,
+    /// Email: certificate authority (PEM) of a private mail server.
+    pub ca: Option<String>,
+    /// How hard the sink may be driven.
+    pub limits: Limits,
+}
+
+impl SinkSetting {
+    /// Makes the sink; touches no network.
+    ///
+    /// # Errors
+    /// The key that is wrong and what is wrong with it, for a message to the operator.
+    pub fn build(&self) -> Result<Named, (&'static str, String)> {
+        let http = |service, url: Option<&str>| {
+            Http::new(service, url.unwrap_or_default(), self.allow_private)
+                .map(Sink::Http)
+                .map_err(|e| ("url", e.to_string()))
+        };
+        let secret = || self.secret.clone().unwrap_or_else(|| Secret::new(""));
+        let url = self.url.as_deref();
+        let sink = match self.kind {
+            SinkKind::Stdout => Sink::Stdout,
+            SinkKind::Slack => http(Service::Slack, url)?,
+            SinkKind::Alertmanager => http(Service::Alertmanager, url)?,
+            SinkKind::PagerDuty => {
+                let routing_key = secret();
+                http(
+                    Service::PagerDuty { routing_key },
+                    url.or(Some(PAGERDUTY_URL)),
+                )?
+            }
+            SinkKind::Webhook => {
+                // Two lines in the file: old and new secret during a rotation, both sign.
+                let secrets = secret()
+                    .reveal()
+                    .lines()
+                    .filter(|l| !l.trim().is_empty())
+                    .map(SigningKey::parse)
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|e| ("secret_file", e.to_owned()))?;
+                if secrets.iter().any(SigningKey::is_weak) {
+                    tracing::warn!(sink = %self.name, "the webhook secret is shorter than 24 bytes; make a longer one with: openssl rand -base64 32");
+                }
+                http(Service::Webhook { secrets }, url)?
+            }
+            SinkKind::Email => {
+                let settings = email::Settings {
+                    smtp: self.smtp.clone().unwrap_or_default(),
+                    from: self.from.clone(),
+                    to: self.to.clone(),
+                    username: self.username.clone(),
+                    password: self.secret.clone(),
+                    ca_pem: self.ca.clone(),
+                };
+                Sink::Email(Email::new(&settings).map_err(|e| (e.key(), e.to_string()))?)
+            }
+        };
+        Ok(Named {
+            name: self.name.as_str().into(),
+            sink: Arc::new(sink),
+            limits: self.limits,
+        })
+    }
 }
 
 /// One `[[deliver.route]]`, tried in order; the first that matches takes it unless `continue`.
@@ -119,11 +189,14 @@ fn sink(s: &Section<'_, '_>, env: &BTreeMap<String, String>) -> Option<SinkSetti
         &[
             ("webhook", SinkKind::Webhook),
             ("email", SinkKind::Email),
+            ("pagerduty", SinkKind::PagerDuty),
+            ("slack", SinkKind::Slack),
+            ("alertmanager", SinkKind::Alertmanager),
             ("stdout", SinkKind::Stdout),
         ],
     );
     if !s.has("kind") {
-        s.missing("kind", "write \"webhook\", \"email\" or \"stdout\"");
+        s.missing("kind", "write \"webhook\", \"email\", \"pagerduty\", \"slack\", \"alertmanager\" or \"stdout\"");
     }
     let variable = name.as_deref().map_or_else(String::new, |n| {
         format!(
@@ -142,18 +215,15 @@ fn sink(s: &Section<'_, '_>, env: &BTreeMap<String, String>) -> Option<SinkSetti
         username: s.str("username"),
         secret: s.secret("secret", &variable),
         allow_private: s.bool("allow_private").unwrap_or(false),
-        ca_file: s.path("ca_file"),
+        ca: s.file("ca_file"),
+        limits: limits(s, kind),
         name: name.unwrap_or_default(),
         kind: kind?,
     };
     match sink.kind {
         SinkKind::Webhook => {
-            match &sink.url {
-                None => s.missing("url", "write https://HOST/PATH"),
-                Some(u) if !u.starts_with("https://") && !u.starts_with("http://") => {
-                    s.problem("url", "is not a web address", "write https://HOST/PATH");
-                }
-                Some(_) => {}
+            if sink.url.is_none() {
+                s.missing("url", "write https://HOST/PATH");
             }
             if sink.secret.is_none() {
                 s.missing("secret_file", "name a file with the signing secret, so that the receiver can tell our messages");
@@ -166,21 +236,54 @@ fn sink(s: &Section<'_, '_>, env: &BTreeMap<String, String>) -> Option<SinkSetti
             if sink.to.is_empty() {
                 s.missing("to", "list the recipients");
             }
-            let addresses = sink.to.iter().chain(&sink.from);
-            if addresses
-                .clone()
-                .any(|a| !a.contains('@') || a.contains(['\r', '\n']))
-            {
-                s.problem(
-                    "to",
-                    "holds something that is not a mail address",
-                    "write name@host",
-                );
-            }
         }
-        SinkKind::Stdout => {}
+        SinkKind::PagerDuty if sink.secret.is_none() => {
+            s.missing(
+                "secret_file",
+                "name a file with the integration's routing key",
+            );
+        }
+        SinkKind::Slack | SinkKind::Alertmanager if sink.url.is_none() => {
+            s.missing(
+                "url",
+                "write https://HOST/PATH, or name a file that holds it in url_file",
+            );
+        }
+        SinkKind::PagerDuty | SinkKind::Slack | SinkKind::Alertmanager | SinkKind::Stdout => {}
+    }
+    let complete = match sink.kind {
+        SinkKind::Webhook => sink.url.is_some() && sink.secret.is_some(),
+        SinkKind::Email => sink.smtp.is_some() && !sink.to.is_empty(),
+        SinkKind::PagerDuty => sink.secret.is_some(),
+        SinkKind::Slack | SinkKind::Alertmanager => sink.url.is_some(),
+        SinkKind::Stdout => true,
+    };
+    if complete && let Err((key, what)) = sink.build() {
+        s.problem(
+            key,
+            what,
+            "correct it and run `veilwatch config check` again",
+        );
     }
     Some(sink)
+}
+
+fn limits(s: &Section<'_, '_>, kind: Option<SinkKind>) -> Limits {
+    let usual = Limits {
+        // Slack takes about one message a second and channel.
+        concurrency: if kind == Some(SinkKind::Slack) { 1 } else { 4 },
+        ..Limits::default()
+    };
+    Limits {
+        concurrency: s
+            .integer("concurrency", 1, 64)
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or(usual.concurrency),
+        per_minute: s
+            .integer("per_minute", 1, 100_000)
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(usual.per_minute),
+    }
 }
 
 fn route(s: &Section<'_, '_>, sinks: &[SinkSetting]) -> RouteSetting {

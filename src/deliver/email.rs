@@ -43,20 +43,33 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// Not an address of a server.
-    #[error("smtp: expected host:port, smtp://host:port or smtps://host:port")]
+    #[error("expected host:port, smtp://host:port or smtps://host:port")]
     Server,
     /// Not a mail address.
-    #[error("{0}: not a mail address")]
+    #[error("is not a mail address")]
     Address(&'static str),
     /// Nobody to write to.
-    #[error("to: names no receiver")]
+    #[error("names no receiver")]
     Nobody,
     /// A certificate that cannot be read.
-    #[error("ca_file: not a PEM certificate")]
+    #[error("not a PEM certificate")]
     Certificate,
     /// A password would travel in the clear.
-    #[error("username: a password is only sent over TLS; use smtps:// or give ca_file")]
+    #[error("a password is only sent over TLS; use smtps:// or give ca_file")]
     PlainPassword,
+}
+
+impl SetupError {
+    /// The key of the configuration that is wrong.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Server => "smtp",
+            Self::Address(key) => key,
+            Self::Nobody => "to",
+            Self::Certificate => "ca_file",
+            Self::PlainPassword => "username",
+        }
+    }
 }
 
 /// Mail to fixed receivers.

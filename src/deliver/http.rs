@@ -22,7 +22,7 @@ use crate::telemetry::Secret;
 pub const PAGERDUTY_URL: &str = "https://events.pagerduty.com/v2/enqueue";
 /// Longest wait for a connection. The rest of the ten seconds is for the answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shortest secret of a webhook, in bytes (Standard Webhooks asks for 24–64).
+/// Shortest secret of a webhook that cannot be guessed, in bytes (Standard Webhooks asks for 24–64).
 const MIN_SECRET: usize = 24;
 
 /// Which service listens.
@@ -49,7 +49,7 @@ pub enum Service {
 pub struct SigningKey(Vec<u8>);
 
 impl SigningKey {
-    /// Parses a secret: `whsec_` and Base64, or the bytes as they are; at least 24 bytes.
+    /// Parses a secret: `whsec_` and Base64, or the bytes as they are.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let text = text.trim();
         let bytes = match text.strip_prefix("whsec_") {
@@ -58,12 +58,14 @@ impl SigningKey {
                 .map_err(|_| "what follows whsec_ is not Base64")?,
             None => text.as_bytes().to_vec(),
         };
-        if bytes.len() < MIN_SECRET {
-            return Err(
-                "a webhook secret needs at least 24 bytes; make one with: openssl rand -base64 32",
-            );
+        if bytes.is_empty() {
+            return Err("the secret is empty; make one with: openssl rand -base64 32");
         }
         Ok(Self(bytes))
+    }
+    /// Whether somebody could guess it; worth a warning, since some receivers hand out short ones.
+    pub fn is_weak(&self) -> bool {
+        self.0.len() < MIN_SECRET
     }
 }
 

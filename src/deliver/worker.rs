@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_millis(500);
 const AWAY: Duration = Duration::from_secs(1);
 
 /// How hard a sink may be driven.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Messages under way at a time. More: order between incidents is lost, receivers throttle.
     pub concurrency: usize,

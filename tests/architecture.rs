@@ -1,0 +1,425 @@
+//! The rules of the house, read from the sources: order of imports, purity of the core, one owner
+//! per outside thing, headers, sizes, bounded queues, metric names in one table.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules in the order of the data. A module uses only what stands before it.
+const ORDER: [&str; 18] = [
+    "event",
+    "rule",
+    "seal",
+    "telemetry",
+    "ingest",
+    "decode",
+    "detect",
+    "account",
+    "decide",
+    "store",
+    "deliver",
+    "config",
+    "pipeline",
+    "replay",
+    "demo",
+    "bench",
+    "cli",
+    "main",
+];
+/// Modules without I/O, clock and randomness.
+const PURE: [&str; 7] = [
+    "event", "rule", "seal", "decode", "detect", "account", "decide",
+];
+/// What the pure core may not name. Hash maps are allowed inside; that their order reaches no output
+/// is what the replay tests show (two runs, the same bytes).
+const IMPURE: [&str; 19] = [
+    "tokio::",
+    "rdkafka",
+    "sqlx",
+    "reqwest",
+    "lettre",
+    "axum",
+    "opentelemetry",
+    "std::fs",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "SystemTime",
+    "Instant::now",
+    "Utc::now",
+    "Timestamp::now",
+    "fastrand",
+    "getrandom",
+];
+/// Outside things and the modules that own them. The mailbox and the receiver of the demo are
+/// servers, not clients.
+const OWNERS: [(&str, &[&str]); 8] = [
+    ("rdkafka", &["ingest"]),
+    ("sqlx", &["store"]),
+    ("reqwest", &["deliver"]),
+    ("lettre", &["deliver"]),
+    ("mailin", &["demo"]),
+    ("std::env::var", &["config", "cli", "store"]),
+    ("prometheus_client", &["telemetry"]),
+    ("opentelemetry", &["telemetry"]),
+];
+/// Where files may be read or written: configuration, the command line, and what starts processes
+/// of its own or reads a file that the user named.
+const FILES: [&str; 8] = [
+    "config",
+    "cli",
+    "store::private",
+    "replay",
+    "demo",
+    "bench",
+    "telemetry",
+    "seal::model",
+];
+/// The largest file, in lines.
+const MAX_LINES: usize = 500;
+/// Larger files, each with the reason.
+const LARGER: &[(&str, &str)] = &[
+    ("src/config/reader.rs", "one reader, every kind of value"),
+    (
+        "src/decide/notify.rs",
+        "one decision with its order of stages; reads top to bottom",
+    ),
+    (
+        "src/decode/native.rs",
+        "one field after the other of one contract",
+    ),
+    ("src/decode/wire.rs", "the wire types of one contract"),
+    (
+        "src/detect/audit.rs",
+        "interval sets and what is read from them",
+    ),
+    (
+        "src/detect/part.rs",
+        "one mergeable part: build, encode, merge",
+    ),
+    ("src/ingest/consumer.rs", "the poll loop and its state"),
+    ("src/rule/check.rs", "a catalogue of diagnostics"),
+];
+/// Words that name nothing.
+const EMPTY_NAMES: [&str; 7] = [
+    "util", "utils", "helpers", "common", "manager", "handler", "misc",
+];
+
+struct File {
+    path: PathBuf,
+    /// `["store", "outbox"]`.
+    module: Vec<String>,
+    text: String,
+    /// Without comments and inline tests.
+    code: String,
+}
+
+impl File {
+    fn top(&self) -> &str {
+        self.module.first().map_or("", String::as_str)
+    }
+    fn name(&self) -> String {
+        self.module.join("::")
+    }
+    fn is_test(&self) -> bool {
+        self.module
+            .iter()
+            .any(|m| m == "tests" || m.ends_with("_tests"))
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn walk(dir: &Path, ending: &str, out: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    paths.sort();
+    for p in paths {
+        if p.is_dir() {
+            walk(&p, ending, out);
+        } else if p.to_string_lossy().ends_with(ending) {
+            out.push(p);
+        }
+    }
+}
+
+/// Drops `//` comments and everything from the inline test module on.
+fn code_of(text: &str) -> String {
+    let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
+    let mut code = String::new();
+    for line in text[..end].lines() {
+        let trimmed = line.trim_start();
+        if trimmed.starts_with("//") {
+            continue;
+        }
+        code.push_str(line);
+        code.push('\n');
+    }
+    code
+}
+
+fn sources() -> Vec<File> {
+    let src = root().join("src");
+    let mut paths = Vec::new();
+    walk(&src, ".rs", &mut paths);
+    assert!(paths.len() > 50, "the sources were found");
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).expect("readable");
+            let relative = path
+                .strip_prefix(&src)
+                .expect("below src")
+                .with_extension("");
+            let module = relative
+                .iter()
+                .map(|p| p.to_string_lossy().into_owned())
+                .collect();
+            let code = code_of(&text);
+            File {
+                path,
+                module,
+                text,
+                code,
+            }
+        })
+        .collect()
+}
+
+fn fail(rule: &str, problems: &BTreeSet<String>) {
+    assert!(
+        problems.is_empty(),
+        "{rule}:\n  {}",
+        problems.iter().cloned().collect::<Vec<_>>().join("\n  ")
+    );
+}
+
+#[test]
+fn imports_follow_the_data() {
+    let mut problems = BTreeSet::new();
+    for f in sources().iter().filter(|f| !f.is_test()) {
+        let Some(here) = ORDER.iter().position(|m| *m == f.top()) else {
+            if f.top() != "lib" {
+                problems.insert(format!("{} is in no list", f.path.display()));
+            }
+            continue;
+        };
+        for used in crates_modules(&f.code) {
+            let Some(there) = ORDER.iter().position(|m| *m == used) else {
+                continue;
+            };
+            if there > here {
+                problems.insert(format!("{} uses {used}, which stands after it", f.name()));
+            }
+        }
+    }
+    fail("a module uses only what stands before it", &problems);
+}
+
+/// Top modules named by `crate::x` or `crate::{x, y}`.
+fn crates_modules(code: &str) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    for (i, _) in code.match_indices("crate::") {
+        let rest = &code[i + 7..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut word = String::new();
+            let mut fresh = true;
+            for c in list.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => fresh = true,
+                    ':' if depth == 0 => {
+                        out.insert(std::mem::take(&mut word));
+                        fresh = false;
+                    }
+                    c if depth == 0 && fresh && (c.is_alphanumeric() || c == '_') => word.push(c),
+                    _ => {}
+                }
+            }
+        } else {
+            out.insert(
+                rest.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect(),
+            );
+        }
+    }
+    out
+}
+
+#[test]
+fn the_core_is_pure() {
+    let mut problems = BTreeSet::new();
+    for f in sources()
+        .iter()
+        .filter(|f| PURE.contains(&f.top()) && !f.is_test())
+    {
+        for word in IMPURE {
+            if f.code.contains(word) {
+                problems.insert(format!("{} names {word}", f.name()));
+            }
+        }
+    }
+    fail(
+        "the core has no I/O, no clock, no randomness and no hash order",
+        &problems,
+    );
+}
+
+#[test]
+fn outside_things_have_one_owner() {
+    let mut problems = BTreeSet::new();
+    for f in sources().iter().filter(|f| !f.is_test()) {
+        for (thing, owners) in OWNERS {
+            let named =
+                f.code.contains(&format!("{thing}::")) || f.code.contains(&format!("{thing}("));
+            if named && !owners.contains(&f.top()) {
+                problems.insert(format!(
+                    "{} names {thing}, which {} owns",
+                    f.name(),
+                    owners.join(" and ")
+                ));
+            }
+        }
+        let files = f.code.contains("std::fs") || f.code.contains("tokio::fs");
+        if files
+            && !FILES
+                .iter()
+                .any(|m| f.name() == *m || f.name().starts_with(&format!("{m}::")))
+        {
+            problems.insert(format!("{} reads or writes files", f.name()));
+        }
+    }
+    fail("one owner per outside thing", &problems);
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let mut problems = BTreeSet::new();
+    let mut others = Vec::new();
+    walk(&root().join("tests"), ".rs", &mut others);
+    let texts = sources().into_iter().map(|f| (f.path, f.text));
+    let tests = others.into_iter().map(|p| {
+        let text = fs::read_to_string(&p).expect("readable");
+        (p, text)
+    });
+    for (path, text) in texts.chain(tests) {
+        if !text.starts_with("//! ") {
+            problems.insert(format!("{}: no `//!` header", path.display()));
+        }
+        if path.ends_with("mod.rs") {
+            problems.insert(format!("{}: foo.rs and foo/, never mod.rs", path.display()));
+        }
+        let stem = path
+            .file_stem()
+            .map(|s| s.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        if EMPTY_NAMES.contains(&stem.as_str()) {
+            problems.insert(format!("{}: a name that says nothing", path.display()));
+        }
+    }
+    fail("headers and names", &problems);
+}
+
+#[test]
+fn files_stay_readable() {
+    let mut problems = BTreeSet::new();
+    for f in sources() {
+        let relative = f
+            .path
+            .strip_prefix(root())
+            .expect("below root")
+            .display()
+            .to_string();
+        // Inline tests do not count: they stand beside what they test.
+        let lines = f
+            .text
+            .find("\n#[cfg(test)]\nmod ")
+            .map_or(f.text.len(), |i| i);
+        let lines = f.text[..lines].lines().count();
+        let allowed = LARGER.iter().any(|(p, _)| *p == relative);
+        if lines > MAX_LINES && !allowed {
+            problems.insert(format!("{relative}: {lines} lines"));
+        }
+        if lines <= MAX_LINES && allowed {
+            problems.insert(format!("{relative}: {lines} lines, take it off the list"));
+        }
+    }
+    fail("no file above 500 lines without a reason", &problems);
+}
+
+#[test]
+fn every_queue_is_bounded() {
+    let mut problems = BTreeSet::new();
+    for f in sources() {
+        for line in f.code.lines() {
+            // A signal that is sent once each is no queue.
+            let signal = line.contains("let (done, waiting)");
+            let unbounded = [
+                "unbounded_channel",
+                "mpsc::channel()",
+                "crossbeam_channel::unbounded",
+            ];
+            if !signal && unbounded.iter().any(|w| line.contains(w)) {
+                problems.insert(format!("{}: {}", f.name(), line.trim()));
+            }
+        }
+    }
+    fail("every queue has a bound", &problems);
+}
+
+#[test]
+fn metric_names_stand_in_one_table() {
+    let mut problems = BTreeSet::new();
+    for f in sources()
+        .iter()
+        .filter(|f| f.top() != "telemetry" && !f.is_test())
+    {
+        for (i, _) in f.code.match_indices("\"veilwatch_") {
+            let name: String = f.code[i + 1..].chars().take_while(|c| *c != '"').collect();
+            let metric = ["_total", "_seconds", "_bytes", "_ratio"]
+                .iter()
+                .any(|e| name.ends_with(e));
+            if metric {
+                problems.insert(format!("{} names the metric {name}", f.name()));
+            }
+        }
+    }
+    fail("metric names stand in telemetry", &problems);
+}
+
+#[test]
+fn every_runbook_that_a_rule_names_is_there() {
+    let mut rules = Vec::new();
+    walk(&root().join("rules"), ".yml", &mut rules);
+    let mut problems = BTreeSet::new();
+    for path in rules {
+        let text = fs::read_to_string(&path).expect("readable");
+        for line in text.lines() {
+            let Some(named) = line.strip_prefix("runbook:") else {
+                continue;
+            };
+            let named = named.trim().trim_matches(['"', '\'']);
+            if named.starts_with("deploy/")
+                && !root()
+                    .join(named.split('#').next().unwrap_or(named))
+                    .exists()
+            {
+                problems.insert(format!(
+                    "{}: {named}",
+                    path.strip_prefix(root()).unwrap_or(&path).display()
+                ));
+            }
+        }
+    }
+    fail("runbooks exist", &problems);
+}
