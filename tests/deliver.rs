@@ -465,12 +465,13 @@ impl Memory {
 
 impl Outbox for Memory {
     type Error = Infallible;
+    type Ticket = (i64, Uuid);
     async fn claim(
         &self,
         sink: &str,
         limit: usize,
         floor: Severity,
-    ) -> Result<Vec<Claimed>, Infallible> {
+    ) -> Result<Vec<Claimed<Self::Ticket>>, Infallible> {
         let now = Instant::now();
         let mut rows = self.rows.lock().expect("lock");
         let mut due: Vec<_> = rows
@@ -491,21 +492,20 @@ impl Outbox for Memory {
                 let claim = Uuid::new_v4();
                 r.claim = Some((claim, now + self.lease));
                 Claimed {
-                    row: *id,
-                    claim,
+                    ticket: (*id, claim),
                     attempts: r.attempts,
                     message: r.message.clone(),
                 }
             })
             .collect())
     }
-    async fn holds(&self, c: &Claimed) -> Result<bool, Infallible> {
+    async fn holds(&self, c: &Claimed<Self::Ticket>) -> Result<bool, Infallible> {
         let rows = self.rows.lock().expect("lock");
-        Ok(rows[&c.row]
+        Ok(rows[&c.ticket.0]
             .claim
-            .is_some_and(|(id, until)| id == c.claim && until > Instant::now()))
+            .is_some_and(|(id, until)| id == c.ticket.1 && until > Instant::now()))
     }
-    async fn mark(&self, c: &Claimed, mark: &Mark) -> Result<bool, Infallible> {
+    async fn mark(&self, c: &Claimed<Self::Ticket>, mark: &Mark) -> Result<bool, Infallible> {
         {
             let mut lose = self.lose_marks.lock().expect("lock");
             if *lose > 0 {
@@ -517,7 +517,7 @@ impl Outbox for Memory {
             return Ok(false);
         }
         let mut rows = self.rows.lock().expect("lock");
-        let row = rows.get_mut(&c.row).expect("row");
+        let row = rows.get_mut(&c.ticket.0).expect("row");
         match mark {
             Mark::Failed { pause, .. } => {
                 row.attempts += 1;

@@ -11,11 +11,9 @@ use crate::event::Severity;
 
 /// A row handed out to this worker until its claim lapses.
 #[derive(Debug, Clone)]
-pub struct Claimed {
-    /// The row.
-    pub row: i64,
-    /// The claim, so that a mark by a worker that was asleep changes nothing.
-    pub claim: uuid::Uuid,
+pub struct Claimed<T> {
+    /// The row and the claim on it, so that a mark by a worker that was asleep changes nothing.
+    pub ticket: T,
     /// Attempts before this one.
     pub attempts: u32,
     /// What to send.
@@ -45,6 +43,8 @@ pub enum Mark {
 pub trait Outbox: Send + Sync + 'static {
     /// What went wrong when asking.
     type Error: std::fmt::Display + Send;
+    /// What names a row and the claim on it.
+    type Ticket: Send + Sync + 'static;
 
     /// Hands out at most `limit` due rows of `sink` that are at least as severe as `floor`, the most
     /// severe and then the oldest first.
@@ -53,16 +53,19 @@ pub trait Outbox: Send + Sync + 'static {
         sink: &str,
         limit: usize,
         floor: Severity,
-    ) -> impl Future<Output = Result<Vec<Claimed>, Self::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Claimed<Self::Ticket>>, Self::Error>> + Send;
 
     /// Whether the claim still stands, asked just before sending.
-    fn holds(&self, claimed: &Claimed) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+    fn holds(
+        &self,
+        claimed: &Claimed<Self::Ticket>,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
     /// Records what became of the attempt. `false`: the claim had lapsed; the outbox then queues a
     /// repeat of the present state if something was sent, so that a stale message is corrected.
     fn mark(
         &self,
-        claimed: &Claimed,
+        claimed: &Claimed<Self::Ticket>,
         mark: &Mark,
     ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 }

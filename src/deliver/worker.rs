@@ -183,7 +183,7 @@ impl<O: Outbox> Worker<O> {
     }
 
     /// Sends one row. Returns a pause if the receiver asked everyone to wait.
-    async fn one(&self, row: Claimed) -> Option<Duration> {
+    async fn one(&self, row: Claimed<O::Ticket>) -> Option<Duration> {
         match self.outbox.holds(&row).await {
             Ok(true) => {}
             Ok(false) => return None,
@@ -194,7 +194,7 @@ impl<O: Outbox> Worker<O> {
             }
         }
         let result = self.sink.send(&row.message).await;
-        let (mark, hold) = self.judge(&row, &result);
+        let (mark, hold) = self.judge(row.attempts, &result);
         match self.outbox.mark(&row, &mark).await {
             Ok(true) => {}
             Ok(false) => self.health.overtaken(&self.name),
@@ -204,7 +204,7 @@ impl<O: Outbox> Worker<O> {
         hold
     }
 
-    fn judge(&self, row: &Claimed, result: &Result<(), SendError>) -> (Mark, Option<Duration>) {
+    fn judge(&self, attempts: u32, result: &Result<(), SendError>) -> (Mark, Option<Duration>) {
         let now = Instant::now();
         match result {
             Ok(()) => {
@@ -220,14 +220,14 @@ impl<O: Outbox> Worker<O> {
                     warn!(sink = %self.name, reason = e.reason.as_str(), detail = %e.detail, "message parked");
                     return (Mark::Parked { why }, None);
                 }
-                let mut pause = self.backoff.pause(row.attempts, fastrand::f64());
+                let mut pause = self.backoff.pause(attempts, fastrand::f64());
                 let mut hold = None;
                 if let Disposition::Retry { after: Some(after) } = e.disposition {
                     pause = pause.max(after);
                     hold = Some(after);
                 }
                 warn!(sink = %self.name, reason = e.reason.as_str(), detail = %e.detail,
-                    attempt = row.attempts + 1, pause_ms = pause.as_millis(), "delivery failed, will retry");
+                    attempt = attempts + 1, pause_ms = pause.as_millis(), "delivery failed, will retry");
                 (Mark::Failed { pause, why }, hold)
             }
         }
