@@ -2,9 +2,11 @@
 //!
 //! All problems are reported at once, each with its key, line and remedy. Secrets come from files
 //! (`*_file`) or from `VEILWATCH_*`, and never print. Sections: [`sections`] reads the parts of the
-//! pipeline, [`delivery`] sinks and routes, [`budgets`] limits.
+//! pipeline, [`delivery`] sinks and routes, [`budgets`] limits; [`core`] turns them into what the pure
+//! core is configured with.
 
 pub mod budgets;
+pub mod core;
 pub mod delivery;
 mod init;
 pub mod keyfile;

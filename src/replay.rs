@@ -1,1 +1,501 @@
 //! Runs the whole pipeline over a file in virtual time, with memory instead of Kafka and Postgres.
+//!
+//! The same core as `run`: decode, detect, account, decide. One partition whose append time is the
+//! running maximum of `at` + `total_ms`; minutes close, groups wait, incidents resolve as that time
+//! passes. Nothing here depends on a clock or on how long it takes, so two runs give the same bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::account::{Books, Budgets, Tally};
+use crate::decide::notify::Board;
+use crate::decide::{Change, ChangeKind, Folded, Head, Routes, fold, notify};
+use crate::decode::{Decoder, RawRecord};
+use crate::detect::{
+    CLOSE_AFTER_MS, DetectConfig, Effects, Finding, Leader, Part, PartitionState, Seen, ValueKey,
+    ValueRow,
+};
+use crate::event::{Event, Hash16, Position, Pseudonym, SmolStr, Time, TopicPartition};
+use crate::seal::Keys;
+
+/// Part of the leader's parts: there is one partition.
+const TOPIC: &str = "file";
+
+/// Minutes without events that are closed one by one; a longer pause is jumped over.
+const MAX_IDLE_MINUTES: i64 = 48 * 60;
+
+/// One line of output.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Line {
+    /// `finding`, `incident` or `notification`.
+    pub kind: &'static str,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Who saw it.
+    pub detector: Option<SmolStr>,
+    /// By which rule.
+    pub rule: Option<SmolStr>,
+    /// How bad.
+    pub severity: Option<&'static str>,
+    /// Shadow, ticket or page.
+    pub stage: Option<&'static str>,
+    /// Incident key.
+    pub key: String,
+    /// Pseudonym of the user.
+    pub user: Option<SmolStr>,
+    /// Model.
+    pub model: Option<SmolStr>,
+    /// Event.
+    pub event: Option<SmolStr>,
+    /// Why.
+    pub reason: Option<String>,
+    /// What an incident or notification says; absent for findings.
+    pub state: Option<&'static str>,
+    #[serde(skip)]
+    when: Time,
+}
+
+impl Line {
+    fn order(&self) -> impl Ord + '_ {
+        (
+            self.when,
+            self.kind,
+            &self.key,
+            &self.detector,
+            &self.rule,
+            &self.user,
+            &self.event,
+            self.state,
+            &self.reason,
+        )
+    }
+}
+
+/// The last line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// Accepted events.
+    pub events: u64,
+    /// Lines that are no event.
+    pub refused: u64,
+    /// Events seen before.
+    pub duplicates: u64,
+    /// Findings, shadow ones too.
+    pub findings: u64,
+    /// Incident numbers opened.
+    pub incidents: u64,
+    /// Notifications sent.
+    pub notifications: u64,
+    /// Input plus output tokens.
+    pub tokens: u64,
+    /// Cost in pico-dollars.
+    pub cost_pico: i128,
+}
+
+/// A run.
+pub struct Replay {
+    decoder: Decoder,
+    books: Books,
+    budgets: Budgets,
+    has_budgets: bool,
+    routes: Routes,
+    state: PartitionState,
+    rows: BTreeMap<Pseudonym, (i64, Vec<u8>)>,
+    values: BTreeMap<ValueKey, ValueRow>,
+    /// Rows that wait, by the earliest `end` of a candidate.
+    due_values: std::collections::BTreeSet<(Time, ValueKey)>,
+    open: Effects,
+    /// Encoded parts of minutes that have not closed.
+    waiting: BTreeMap<(i64, bool), Vec<Vec<u8>>>,
+    leader: Leader,
+    heads: BTreeMap<Hash16, Head>,
+    /// Open heads by the moment at which they resolve.
+    due_heads: std::collections::BTreeSet<(Time, Hash16)>,
+    board: Board,
+    offset: i64,
+    /// The partition's append time: virtual now.
+    now: Option<Time>,
+    /// The next minute to close.
+    minute: Option<i64>,
+    silent: bool,
+    lines: Vec<Line>,
+    summary: Summary,
+}
+
+impl Replay {
+    /// Starts a run. `budgets` and `routes` as configured; text is sealed with `keys`.
+    pub fn new(
+        config: DetectConfig,
+        books: Books,
+        budgets: Vec<crate::account::Budget>,
+        routes: Routes,
+        keys: Arc<Keys>,
+    ) -> Self {
+        let config = Arc::new(config);
+        Self {
+            decoder: Decoder::trusted(keys),
+            books,
+            has_budgets: !budgets.is_empty(),
+            budgets: Budgets::new(budgets),
+            routes,
+            state: PartitionState::new(Arc::clone(&config)),
+            rows: BTreeMap::new(),
+            values: BTreeMap::new(),
+            due_values: std::collections::BTreeSet::new(),
+            open: Effects::default(),
+            waiting: BTreeMap::new(),
+            leader: Leader::new(config),
+            heads: BTreeMap::new(),
+            due_heads: std::collections::BTreeSet::new(),
+            board: Board::default(),
+            offset: 0,
+            now: None,
+            minute: None,
+            silent: false,
+            lines: Vec::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// While silent, everything is learnt and nothing is reported: history before the run.
+    pub fn silent(&mut self, silent: bool) {
+        if self.silent && !silent {
+            self.summary = Summary::default();
+            self.lines.clear();
+            self.heads.clear();
+            self.due_heads.clear();
+            self.board = Board::default();
+        }
+        self.silent = silent;
+    }
+
+    /// Takes one line.
+    ///
+    /// # Errors
+    /// Why the line is no event, and where; it quotes nothing of it.
+    pub fn line(&mut self, text: &str) -> Result<(), String> {
+        let record = RawRecord {
+            topic: TOPIC,
+            partition: 0,
+            offset: self.offset,
+            append: self.now.unwrap_or_default(),
+            key: None,
+            value: Some(text.as_bytes()),
+            headers: &[],
+        };
+        match self.decoder.decode(&record) {
+            Ok(event) => {
+                self.event(&event);
+                Ok(())
+            }
+            Err(d) => {
+                self.refuse();
+                let path = d.path.map(|p| format!(" at `{p}`")).unwrap_or_default();
+                let byte = d.byte.map(|b| format!(", byte {b}")).unwrap_or_default();
+                Err(format!(
+                    "{}{path}{byte}: {}",
+                    d.reason.as_str(),
+                    d.reason.remedy()
+                ))
+            }
+        }
+    }
+
+    /// Counts a line that could not even be read.
+    pub fn refuse(&mut self) {
+        self.offset += 1;
+        self.summary.refused += 1;
+    }
+
+    /// Takes one event.
+    pub fn event(&mut self, event: &Event) {
+        let end = event.at.plus_ms_f64(event.total_ms.unwrap_or(0.0));
+        let append = self.now.map_or(end, |now| now.max(end));
+        self.advance(append);
+        let position = Position {
+            offset: self.offset,
+            append,
+        };
+        self.offset += 1;
+        for user in self.state.missing_users(std::iter::once(event)) {
+            let row = self.rows.get(&user).map(|(o, b)| (*o, b.as_slice()));
+            self.state.load_user(user, row, false);
+        }
+        let priced = self.books.prices.price(event);
+        let seen = self
+            .state
+            .observe(position, event, priced.pico(), &mut self.open);
+        self.state.end_batch(&mut self.open);
+        for row in std::mem::take(&mut self.open.user_rows) {
+            self.rows.insert(row.user, (row.as_of, row.state));
+        }
+        let Some(seen) = seen else {
+            self.summary.duplicates += 1;
+            return;
+        };
+        self.minute.get_or_insert(seen.end.minute());
+        self.summary.events += 1;
+        self.account(event, &seen, priced);
+        self.values();
+        self.open.flagged.clear();
+        self.open.aliases.clear();
+        let findings = std::mem::take(&mut self.open.findings);
+        self.findings(&findings, append);
+    }
+
+    fn account(&mut self, event: &Event, seen: &Seen, priced: crate::account::Priced) {
+        let delta = crate::account::LedgerDelta::of(event, priced);
+        self.summary.tokens = self.summary.tokens.saturating_add(delta.tokens());
+        self.summary.cost_pico += delta.cost_pico;
+        if !self.has_budgets {
+            return;
+        }
+        let mut tally = Tally::default();
+        tally.add(&self.books, event, seen, priced);
+        let crossings = self.budgets.add(&tally.finish(), seen.end);
+        let findings = crate::decide::findings(&crossings);
+        let now = self.now.unwrap_or_default();
+        self.findings(&findings, now);
+    }
+
+    fn values(&mut self) {
+        for (key, delta) in std::mem::take(&mut self.open.values) {
+            let row = self.values.entry(key).or_default();
+            if let Some(due) = row.earliest_candidate() {
+                self.due_values.remove(&(due, key));
+            }
+            row.merge(&delta);
+            if let Some(due) = row.earliest_candidate() {
+                self.due_values.insert((due, key));
+            }
+        }
+    }
+
+    /// Moves virtual time: minutes close, incidents resolve, groups are told, in order.
+    fn advance(&mut self, to: Time) {
+        loop {
+            let close = self
+                .minute
+                .map(|m| (Time::from_minute(m + 1).plus_ms(CLOSE_AFTER_MS), m))
+                .filter(|(at, _)| *at <= to);
+            // An incident resolves once the watermark is past the moment.
+            let resolve = self
+                .due_heads
+                .first()
+                .map(|(at, _)| at.plus_ms(1))
+                .filter(|at| *at <= to);
+            let told = self.board.next_due(&self.routes).filter(|at| *at <= to);
+            let next = [close.map(|c| c.0), resolve, told]
+                .into_iter()
+                .flatten()
+                .min();
+            let Some(at) = next else { break };
+            let at = self.now.map_or(at, |now| now.max(at));
+            self.now = Some(at);
+            if let Some((_, minute)) = close.filter(|c| c.0 <= at) {
+                self.close(minute, at, to);
+            } else if resolve.is_some_and(|r| r <= at) {
+                self.resolve(at);
+            } else {
+                self.tell(&[], at);
+            }
+        }
+        self.now = Some(to);
+    }
+
+    fn close(&mut self, minute: i64, at: Time, to: Time) {
+        self.open.close();
+        let parts: Vec<Part> = self.take_parts(minute);
+        let idle_until = to.minute() - MAX_IDLE_MINUTES;
+        if parts.is_empty() && self.waiting.is_empty() && minute < idle_until {
+            // A hole of years in the file: nothing is learnt from its minutes one by one.
+            self.minute = Some(idle_until);
+            return;
+        }
+        let mut findings = self.leader.merge_minute(minute, &parts, false);
+        let until = Time::from_minute(minute + 1);
+        let due: Vec<(Time, ValueKey)> = self
+            .due_values
+            .iter()
+            .take_while(|(end, _)| *end < until)
+            .copied()
+            .collect();
+        let mut rows = Vec::new();
+        for (end, key) in due {
+            self.due_values.remove(&(end, key));
+            if let Some(row) = self.values.remove(&key) {
+                rows.push((key, row));
+            }
+        }
+        rows.sort_by_key(|(key, _)| *key);
+        findings.extend(self.leader.judge_values(minute, &mut rows));
+        for (key, row) in rows {
+            if let Some(due) = row.earliest_candidate() {
+                self.due_values.insert((due, key));
+            }
+            self.values.insert(key, row);
+        }
+        self.minute = Some(minute + 1);
+        self.findings(&findings, at);
+    }
+
+    /// Parts of this minute, and late ones of earlier minutes. Later ones wait.
+    fn take_parts(&mut self, minute: i64) -> Vec<Part> {
+        for (key, bytes) in std::mem::take(&mut self.open.minute_parts) {
+            self.waiting.entry(key).or_default().push(bytes);
+        }
+        let later = self.waiting.split_off(&(minute + 1, false));
+        std::mem::replace(&mut self.waiting, later)
+            .into_values()
+            .flatten()
+            .map(|bytes| Part {
+                from: TopicPartition {
+                    topic: SmolStr::new_static(TOPIC),
+                    partition: 0,
+                },
+                bytes,
+            })
+            .collect()
+    }
+
+    fn resolve(&mut self, at: Time) {
+        let mut changes = Vec::new();
+        while let Some((due, key)) = self.due_heads.first().copied() {
+            if due >= at {
+                break;
+            }
+            self.due_heads.pop_first();
+            if let Some(head) = self.heads.get_mut(&key)
+                && let Some(change) = head.resolve(at)
+            {
+                changes.push((change, head.clone()));
+            }
+        }
+        self.tell(&changes, at);
+    }
+
+    fn findings(&mut self, findings: &[Finding], now: Time) {
+        if self.silent || findings.is_empty() {
+            return;
+        }
+        let mut changes = Vec::new();
+        for f in findings {
+            self.summary.findings += 1;
+            self.lines.push(finding_line(f));
+            let key = f.key();
+            if let Some(head) = self.heads.get(&key) {
+                self.due_heads.remove(&(head.resolve_at, key));
+            }
+            let Folded {
+                changes: new,
+                fates,
+                ..
+            } = fold(std::slice::from_ref(f), &mut self.heads);
+            self.summary.incidents += fates.new;
+            if let Some(head) = self.heads.get(&key) {
+                if head.state != crate::decide::State::Resolved {
+                    self.due_heads.insert((head.resolve_at, key));
+                }
+                changes.extend(new.into_iter().map(|c| (c, head.clone())));
+            }
+        }
+        self.tell(&changes, now);
+    }
+
+    fn tell(&mut self, changes: &[(Change, Head)], now: Time) {
+        for (change, head) in changes {
+            self.lines.extend(incident_line(change, head));
+        }
+        let told = notify(&self.routes, &[], &mut self.board, changes, now);
+        for row in told.outbox {
+            self.summary.notifications += 1;
+            let n = &row.payload;
+            self.lines.push(Line {
+                kind: "notification",
+                at: row.at.to_string(),
+                detector: Some(n.detector.clone()),
+                rule: Some(n.rule.clone()),
+                severity: Some(row.severity.as_str()),
+                stage: Some(n.stage.as_str()),
+                key: row.key.to_string(),
+                user: n.user.clone(),
+                model: n.model.clone(),
+                event: n.event.clone(),
+                reason: Some(n.reason.clone()),
+                state: Some(row.kind.as_str()),
+                when: row.at,
+            });
+        }
+    }
+
+    /// Ends the run: time runs on until everything that was seen is judged and told. Silence after
+    /// the file is not judged: the file ends, the traffic may not.
+    pub fn finish(&mut self) {
+        let Some(now) = self.now else { return };
+        self.open.close();
+        let open = self.open.minute_parts.keys().map(|k| k.0);
+        let last = open
+            .chain(self.waiting.keys().map(|k| k.0))
+            .chain(self.minute.map(|m| m - 1))
+            .max();
+        let Some(last) = last else { return };
+        let end = Time::from_minute(last + 1).plus_ms(CLOSE_AFTER_MS);
+        self.advance(now.max(end));
+        let (findings, at) = self.leader.finish();
+        self.advance(self.now.map_or(at, |n| n.max(at)));
+        self.findings(&findings, at);
+        // Groups that wait are told; repeats and resolutions lie beyond the file.
+        if let Some(due) = self.board.waiting_until() {
+            self.advance(self.now.map_or(due, |n| n.max(due)));
+        }
+    }
+
+    /// The output in order, and the summary.
+    pub fn output(mut self) -> (Vec<Line>, Summary) {
+        self.lines.sort_by(|a, b| a.order().cmp(&b.order()));
+        (self.lines, self.summary)
+    }
+}
+
+fn finding_line(f: &Finding) -> Line {
+    Line {
+        kind: "finding",
+        at: f.at.to_string(),
+        detector: Some(SmolStr::new_static(f.detector.as_str())),
+        rule: Some(f.rule.clone()),
+        severity: Some(f.severity.as_str()),
+        stage: Some(f.stage.as_str()),
+        key: f.key().to_string(),
+        user: f.user.map(|u| smol_str::format_smolstr!("{u}")),
+        model: f.model.clone(),
+        event: f.event.clone(),
+        reason: Some(f.reason.clone()),
+        state: None,
+        when: f.at,
+    }
+}
+
+fn incident_line(change: &Change, head: &Head) -> Option<Line> {
+    let state = match change.kind {
+        ChangeKind::Opened => "open",
+        ChangeKind::Reopened => "reopened",
+        ChangeKind::Resolved => "resolved",
+        ChangeKind::Escalated => "escalated",
+        ChangeKind::Acknowledged | ChangeKind::Repeat => return None,
+    };
+    Some(Line {
+        kind: "incident",
+        at: change.at.to_string(),
+        detector: Some(SmolStr::new_static(head.detector.as_str())),
+        rule: Some(head.rule.clone()),
+        severity: Some(change.severity.as_str()),
+        stage: Some(change.stage.as_str()),
+        key: change.key.to_string(),
+        user: head.user.clone(),
+        model: head.model.clone(),
+        event: head.event.clone(),
+        reason: Some(change.reason.clone()),
+        state: Some(state),
+        when: change.at,
+    })
+}

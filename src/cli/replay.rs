@@ -1,12 +1,259 @@
 //! `veilwatch replay`: Run events from a file through the whole pipeline in virtual time.
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::lines;
+use crate::account::{Books, Prices};
+use crate::config::{self, Config, Source};
+use crate::decide::Routes;
+use crate::detect::{DetectConfig, Facts};
+use crate::replay::{Line, Replay, Summary};
+use crate::rule::{Known, RuleSet};
+use crate::seal::Keys;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Events, one JSON object a line, ordered by `at`; `-` for standard input.
+    file: PathBuf,
+    /// Budgets, routes and detectors from this configuration.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Seals text with these keys; without it the published development key is used.
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+    /// History that teaches the baselines first and is not reported.
+    #[arg(long)]
+    warm: Option<PathBuf>,
+    /// Output: JSON lines, or one readable line each.
+    #[arg(long, value_enum, default_value_t = Format::Auto)]
+    format: Format,
+    /// What ends with status 1.
+    #[arg(long, value_enum)]
+    fail_on: Option<FailOn>,
+}
+
+/// How output is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Text on a terminal, else JSON lines.
+    Auto,
+    /// JSON lines.
+    Json,
+    /// Readable lines.
+    Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FailOn {
+    /// Any finding that is not shadow.
+    Finding,
+}
 
 /// Runs the verb.
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let keys = match &args.key_file {
+        Some(path) => config::keyfile::read(path).map_err(anyhow::Error::msg)?,
+        None => {
+            eprintln!(
+                "veilwatch: warning: text is sealed with the published development key; give --key-file for anything real"
+            );
+            Keys::development()
+        }
+    };
+    let mut replay = start(args.config.as_deref(), Arc::new(keys))?;
+    if let Some(warm) = &args.warm {
+        replay.silent(true);
+        let bad = feed(&mut replay, warm)?;
+        if let Some((n, error)) = bad.first() {
+            eprintln!(
+                "veilwatch: warning: {} lines of the history are no events; the first is line {n}: {error}",
+                bad.len()
+            );
+        }
+        replay.silent(false);
+    }
+    let bad = feed(&mut replay, &args.file)?;
+    replay.finish();
+    let (lines, summary) = replay.output();
+    let json = match args.format {
+        Format::Json => true,
+        Format::Text => false,
+        Format::Auto => !std::io::IsTerminal::is_terminal(&std::io::stdout()),
+    };
+    write(&lines, &bad, summary, json)?;
+    let found = lines
+        .iter()
+        .any(|l| l.kind == "finding" && l.stage != Some("shadow"));
+    if !bad.is_empty() || (args.fail_on.is_some() && found) {
+        return Ok(ExitCode::from(super::EXIT_FINDINGS));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(path: Option<&Path>, keys: Arc<Keys>) -> anyhow::Result<Replay> {
+    let rules = RuleSet::built_in(&Known::default());
+    let facts = Facts::from_rules(&rules);
+    let prices = Prices::shipped();
+    let Some(path) = path else {
+        let detect = DetectConfig {
+            facts,
+            ..DetectConfig::default()
+        };
+        let routes = Routes::single(vec!["stdout".into()]);
+        return Ok(Replay::new(
+            detect,
+            Books::new(prices, &[]),
+            Vec::new(),
+            routes,
+            keys,
+        ));
+    };
+    let config = load(path)?;
+    let budgets = config::core::budgets(&config.budgets);
+    let mut routes = config::core::routes(&config.routes, &config.sinks);
+    if config.sinks.is_empty() {
+        routes = Routes::single(vec!["stdout".into()]);
+    }
+    Ok(Replay::new(
+        config::core::detect(&config.detect, facts),
+        Books::new(prices, &budgets),
+        budgets,
+        routes,
+        keys,
+    ))
+}
+
+/// Reads a configuration. A replay needs neither Kafka nor Postgres: sections that are not there are
+/// filled in.
+fn load(path: &Path) -> anyhow::Result<Config> {
+    let mut text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    let table: toml::Table = text.parse().unwrap_or_default();
+    if !table.contains_key("ingest") {
+        text.push_str(
+            "\n[ingest]\nbrokers = \"127.0.0.1:9092\"\ntopics = [{ name = \"file\", mode = \"sealed\" }]\n",
+        );
+    }
+    if !table.contains_key("store") {
+        text.push_str("\n[store]\nurl = \"postgres://127.0.0.1/none\"\n");
+    }
+    let env = std::env::vars()
+        .filter(|(k, _)| k.starts_with("VEILWATCH_"))
+        .collect();
+    Config::parse(&Source {
+        text: &text,
+        dir: path.parent().unwrap_or(Path::new(".")),
+        env: &env,
+    })
+    .map_err(|problems| {
+        config::ConfigError::Wrong {
+            path: path.to_owned(),
+            problems,
+        }
+        .into()
+    })
+}
+
+/// Feeds a file; the lines that are no events, in order.
+fn feed(replay: &mut Replay, path: &Path) -> anyhow::Result<Vec<(u64, String)>> {
+    let mut lines = lines::open(path)?;
+    let mut bad = Vec::new();
+    while let Some((n, line)) = lines
+        .next_line()
+        .with_context(|| format!("cannot read {}", path.display()))?
+    {
+        let result = match line {
+            Ok(text) => replay.line(text),
+            Err(e) => {
+                replay.refuse();
+                Err(e.to_string())
+            }
+        };
+        if let Err(error) = result {
+            bad.push((n, error));
+        }
+    }
+    Ok(bad)
+}
+
+fn write(
+    lines: &[Line],
+    bad: &[(u64, String)],
+    summary: Summary,
+    json: bool,
+) -> anyhow::Result<()> {
+    #[derive(serde::Serialize)]
+    struct Last {
+        kind: &'static str,
+        #[serde(flatten)]
+        summary: Summary,
+    }
+    #[derive(serde::Serialize)]
+    struct Bad<'a> {
+        line: u64,
+        error: &'a str,
+    }
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let result = (|| -> std::io::Result<()> {
+        for l in lines {
+            if json {
+                serde_json::to_writer(&mut out, l)?;
+                out.write_all(b"\n")?;
+            } else {
+                writeln!(
+                    out,
+                    "{} {:<12} {:<10} {:<8} {:<6} {} {} {}",
+                    l.at,
+                    l.kind,
+                    l.state.unwrap_or("-"),
+                    l.severity.unwrap_or("-"),
+                    l.stage.unwrap_or("-"),
+                    l.rule.as_deref().unwrap_or("-"),
+                    l.user.as_deref().or(l.model.as_deref()).unwrap_or("-"),
+                    l.reason.as_deref().unwrap_or("")
+                )?;
+            }
+        }
+        for (line, error) in bad {
+            if json {
+                serde_json::to_writer(&mut out, &Bad { line: *line, error })?;
+                out.write_all(b"\n")?;
+            } else {
+                writeln!(out, "line {line}: {error}")?;
+            }
+        }
+        if json {
+            let last = Last {
+                kind: "summary",
+                summary,
+            };
+            serde_json::to_writer(&mut out, &last)?;
+            out.write_all(b"\n")?;
+        } else {
+            writeln!(
+                out,
+                "{} events, {} refused, {} duplicates; {} findings, {} incidents, {} notifications; {} tokens, {}",
+                summary.events,
+                summary.refused,
+                summary.duplicates,
+                summary.findings,
+                summary.incidents,
+                summary.notifications,
+                summary.tokens,
+                crate::decide::dollars(summary.cost_pico),
+            )?;
+        }
+        out.flush()
+    })();
+    match result {
+        // A reader that has seen enough is no error.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write the output"),
+    }
 }

@@ -251,6 +251,11 @@ pub struct Notified {
 }
 
 impl Board {
+    /// When the last waiting group is told.
+    pub fn waiting_until(&self) -> Option<Time> {
+        self.groups.values().filter_map(|g| g.due).max()
+    }
+
     /// When [`notify`] must be called next even if nothing changes.
     pub fn next_due(&self, routes: &Routes) -> Option<Time> {
         let groups = self.groups.values().flat_map(|g| {
@@ -365,6 +370,10 @@ impl Notifier<'_> {
     /// Puts a change into the groups of its routes.
     fn take(&mut self, board: &mut Board, change: &Change, head: &Head) {
         for route in self.routes.of(head) {
+            if route.sinks.is_empty() {
+                self.fates(route, change, Fate::BelowSeverity, "no sink");
+                continue;
+            }
             let mut parts: Vec<Vec<u8>> = vec![route.name.as_bytes().to_vec()];
             parts.extend(
                 route

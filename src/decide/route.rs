@@ -162,8 +162,8 @@ pub struct Route {
     pub repeat_interval_ms: i64,
     /// Less severe incidents have the fate `below_severity`.
     pub min_severity: Severity,
-    /// Only incidents of this stage, where given.
-    pub stage: Option<Stage>,
+    /// Only incidents of at least this stage.
+    pub min_stage: Stage,
     /// Whether later siblings are tried too.
     pub carry_on: bool,
     /// Tells these sinks when a page is not acknowledged in time.
@@ -205,7 +205,7 @@ impl Route {
             group_interval_ms: 0,
             repeat_interval_ms: DEFAULT_REPEAT_MS,
             min_severity: Severity::Informational,
-            stage: None,
+            min_stage: Stage::Ticket,
             carry_on: false,
             escalate: None,
             children: Vec::new(),
@@ -213,7 +213,7 @@ impl Route {
     }
 
     fn takes(&self, head: &Head) -> bool {
-        self.stage.is_none_or(|s| s == head.stage) && self.matchers.iter().all(|m| m.matches(head))
+        head.stage >= self.min_stage && self.matchers.iter().all(|m| m.matches(head))
     }
 
     fn walk<'a>(&'a self, head: &Head, out: &mut Vec<&'a Self>) -> bool {

@@ -132,6 +132,18 @@ impl Audit {
         self.sequences(part);
     }
 
+    /// Judges every open hole at a minute by which its grace is over.
+    pub(super) fn finish(
+        &mut self,
+        config: &DetectConfig,
+        minute: i64,
+        at: Time,
+        out: &mut Vec<Finding>,
+    ) {
+        let place = Place { config, minute, at };
+        self.judge_holes(&place, true, out);
+    }
+
     /// What became of missing events so far, by gateway.
     pub fn missing(&self) -> impl Iterator<Item = (&SmolStr, Missing)> {
         self.gateways.iter().map(|(name, g)| (name, g.missing))

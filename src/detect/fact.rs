@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::DetectorId;
 use crate::event::{Severity, SmolStr, Stage};
+use crate::rule::{Area, RuleSet};
 
 /// What kind of thing a rule finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +62,32 @@ impl Facts {
     /// From (id, fact) pairs; a later pair of one id replaces the earlier.
     pub fn new(facts: impl IntoIterator<Item = (SmolStr, Fact)>) -> Self {
         Self(facts.into_iter().collect())
+    }
+
+    /// From the rules of this process.
+    pub fn from_rules(rules: &RuleSet) -> Self {
+        Self::new(rules.rules().iter().map(|r| {
+            let kind = match r.area {
+                Area::Injection => FactKind::Injection,
+                Area::Pii => FactKind::Pii,
+                Area::Secret => FactKind::Secret,
+            };
+            let linkable = match kind {
+                FactKind::Pii => !r.validators.is_empty(),
+                FactKind::Secret => r.typed,
+                _ => false,
+            };
+            let fact = Fact {
+                kind,
+                severity: r.level,
+                stage: r.stage,
+                entity: r.kind.clone(),
+                typed: r.typed,
+                linkable,
+                version: r.version,
+            };
+            (r.id.clone(), fact)
+        }))
     }
 
     /// The facts of a rule. An unknown id is judged by its prefix: `inj`, `pii`, `sec`.

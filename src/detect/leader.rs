@@ -155,6 +155,16 @@ impl Leader {
         out
     }
 
+    /// Judges what still waits for its grace time, as if complete minutes without events followed:
+    /// the end of a replay. Also the moment at which that would have been.
+    pub fn finish(&mut self) -> (Vec<Finding>, Time) {
+        let minute = self.merged.unwrap_or(0) + self.config.audit.grace_minutes;
+        let at = Time::from_minute(minute + 1).plus_ms(CLOSE_AFTER_MS);
+        let mut out = Vec::new();
+        self.audit.finish(&self.config, minute, at, &mut out);
+        (out, at)
+    }
+
     fn step(&mut self, part: &MinutePart, partial: bool, out: &mut Vec<Finding>) {
         let at = Time::from_minute(part.minute + 1).plus_ms(CLOSE_AFTER_MS);
         self.audit.minute(&self.config, part, at, !partial, out);

@@ -1,0 +1,167 @@
+//! From checked settings to what the pure core takes: budgets, routes, detectors.
+
+use std::time::Duration;
+
+use super::{BudgetSetting, DetectSetting, RouteSetting, SinkSetting, budgets};
+use crate::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit, Zone};
+use crate::decide::route::{
+    DEFAULT_GROUP_WAIT_MS, DEFAULT_STORM_LIMIT, DEFAULT_STORM_WINDOW_MS, Field, Matcher, Route,
+    Routes,
+};
+use crate::detect::{DetectConfig, DetectorId, Facts};
+use crate::event::{SmolStr, Stage};
+
+/// The budgets. The settings were checked when they were read; one that is not understood here
+/// would be a mistake of this program and is left out.
+pub fn budgets(settings: &[BudgetSetting]) -> Vec<Budget> {
+    settings.iter().filter_map(budget).collect()
+}
+
+fn budget(b: &BudgetSetting) -> Option<Budget> {
+    let (unit, amount) = match b.limit {
+        budgets::Limit::Tokens(t) => (Unit::Tokens, i128::from(t)),
+        budgets::Limit::Pico(p) => (Unit::Usd, p),
+    };
+    let zone = match &b.zone {
+        Some(name) => Some(Zone::named(name).ok()?),
+        None => None,
+    };
+    Some(Budget {
+        id: budget_id(b),
+        scope: Scope::parse(&b.scope)?,
+        subject: (b.subject != "*").then(|| SmolStr::new(&b.subject)),
+        grain: Grain {
+            kind: PeriodKind::parse(&b.period)?,
+            zone,
+        },
+        limit: Limit { unit, amount },
+        thresholds: b
+            .thresholds
+            .iter()
+            .filter_map(|t| u32::try_from(*t).ok())
+            .collect(),
+    })
+}
+
+/// A budget's stable name: scope, subject, period and unit. It outlives a change of the limit.
+pub fn budget_id(b: &BudgetSetting) -> SmolStr {
+    let unit = match b.limit {
+        budgets::Limit::Tokens(_) => "tokens",
+        budgets::Limit::Pico(_) => "usd",
+    };
+    smol_str::format_smolstr!("{}:{}:{}:{unit}", b.scope, b.subject, b.period)
+}
+
+/// The routing tree. Without routes, everything goes to every sink, each incident alone.
+pub fn routes(settings: &[RouteSetting], sinks: &[SinkSetting]) -> Routes {
+    let all: Vec<SmolStr> = sinks.iter().map(|s| SmolStr::new(&s.name)).collect();
+    let mut routes = Routes::single(all);
+    routes.storm_limit = DEFAULT_STORM_LIMIT;
+    routes.storm_window_ms = DEFAULT_STORM_WINDOW_MS;
+    if settings.is_empty() {
+        return routes;
+    }
+    routes.root.sinks.clear();
+    routes.root.children = settings
+        .iter()
+        .enumerate()
+        .map(|(i, r)| route(i, r))
+        .collect();
+    routes
+}
+
+fn route(i: usize, r: &RouteSetting) -> Route {
+    let mut group_by: Vec<Field> = r.group_by.iter().filter_map(|f| Field::parse(f)).collect();
+    let alone = group_by.is_empty();
+    if alone {
+        group_by.push(Field::Key);
+    }
+    let matchers = r
+        .matchers
+        .iter()
+        .filter_map(|(field, value)| {
+            let text = match value.strip_suffix('*') {
+                Some(start) => format!("{field}=~{}.*", regex::escape(start)),
+                None => format!("{field}={value}"),
+            };
+            Matcher::parse(&text).ok()
+        })
+        .collect();
+    Route {
+        name: smol_str::format_smolstr!("route-{i}"),
+        matchers,
+        sinks: r.sinks.iter().map(SmolStr::new).collect(),
+        group_by,
+        // An incident alone gains nothing by waiting for company.
+        group_wait_ms: r
+            .group_wait
+            .map_or(if alone { 0 } else { DEFAULT_GROUP_WAIT_MS }, ms),
+        group_interval_ms: ms(r.group_interval),
+        repeat_interval_ms: ms(r.repeat_interval),
+        min_severity: r.min_severity,
+        min_stage: r.min_stage,
+        carry_on: r.proceed,
+        escalate: None,
+        children: Vec::new(),
+    }
+}
+
+/// The detectors' settings.
+pub fn detect(setting: &DetectSetting, facts: Facts) -> DetectConfig {
+    let stages = setting
+        .off
+        .iter()
+        .filter_map(|name| DetectorId::parse(name))
+        .map(|d| (d, Stage::Shadow))
+        .collect();
+    DetectConfig {
+        facts,
+        stages,
+        ..DetectConfig::default()
+    }
+}
+
+fn ms(d: Duration) -> i64 {
+    i64::try_from(d.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Source, no_env};
+    use std::path::Path;
+
+    #[test]
+    fn a_written_configuration_reaches_the_core() {
+        let c = Config::parse(&Source {
+            text: r#"
+[ingest]
+brokers = "127.0.0.1:9092"
+topics = [{ name = "e", mode = "sealed" }]
+[store]
+url = "postgres://u@127.0.0.1/v"
+[[deliver.sink]]
+name = "a"
+kind = "stdout"
+[[deliver.route]]
+match = { rule = "inj-*" }
+sinks = ["a"]
+[[budget]]
+scope = "tenant"
+subject = "acme"
+period = "month"
+zone = "Europe/Berlin"
+usd = "12.50"
+"#,
+            dir: Path::new("."),
+            env: &no_env(),
+        })
+        .expect("config");
+        let b = budgets(&c.budgets);
+        assert_eq!(b[0].id, "tenant:acme:month:usd");
+        assert_eq!(b[0].limit.amount, 12_500_000_000_000);
+        let r = routes(&c.routes, &c.sinks);
+        assert_eq!(r.root.children[0].matchers[0].as_str(), "rule=~inj\\-.*");
+        assert_eq!(routes(&[], &c.sinks).root.sinks, vec![SmolStr::new("a")]);
+    }
+}
