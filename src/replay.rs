@@ -16,7 +16,7 @@ use crate::detect::{
     ValueRow,
 };
 use crate::event::{Event, Hash16, Position, Pseudonym, SmolStr, Time, TopicPartition};
-use crate::seal::Keys;
+use crate::seal::Sealer;
 
 /// Part of the leader's parts: there is one partition.
 const TOPIC: &str = "file";
@@ -123,17 +123,17 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Starts a run. `budgets` and `routes` as configured; text is sealed with `keys`.
+    /// Starts a run. `budgets` and `routes` as configured; text is sealed with `sealer`.
     pub fn new(
         config: DetectConfig,
         books: Books,
         budgets: Vec<crate::account::Budget>,
         routes: Routes,
-        keys: Arc<Keys>,
+        sealer: Arc<Sealer>,
     ) -> Self {
         let config = Arc::new(config);
         Self {
-            decoder: Decoder::trusted(keys),
+            decoder: Decoder::trusted(sealer),
             books,
             has_budgets: !budgets.is_empty(),
             budgets: Budgets::new(budgets),

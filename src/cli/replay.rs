@@ -14,7 +14,7 @@ use crate::decide::Routes;
 use crate::detect::{DetectConfig, Facts};
 use crate::replay::{Line, Replay, Summary};
 use crate::rule::{Known, RuleSet};
-use crate::seal::Keys;
+use crate::seal::{Keys, Sealer};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -66,7 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Keys::development()
         }
     };
-    let mut replay = start(args.config.as_deref(), Arc::new(keys))?;
+    let mut replay = start(args.config.as_deref(), Arc::new(Sealer::new(keys)))?;
     if let Some(warm) = &args.warm {
         replay.silent(true);
         let bad = feed(&mut replay, warm)?;
@@ -96,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(path: Option<&Path>, keys: Arc<Keys>) -> anyhow::Result<Replay> {
+fn start(path: Option<&Path>, sealer: Arc<Sealer>) -> anyhow::Result<Replay> {
     let rules = RuleSet::built_in(&Known::default());
     let facts = Facts::from_rules(&rules);
     let prices = Prices::shipped();
@@ -111,7 +111,7 @@ fn start(path: Option<&Path>, keys: Arc<Keys>) -> anyhow::Result<Replay> {
             Books::new(prices, &[]),
             Vec::new(),
             routes,
-            keys,
+            sealer,
         ));
     };
     let config = load(path)?;
@@ -125,7 +125,7 @@ fn start(path: Option<&Path>, keys: Arc<Keys>) -> anyhow::Result<Replay> {
         Books::new(prices, &budgets),
         budgets,
         routes,
-        keys,
+        sealer,
     ))
 }
 
