@@ -30,8 +30,10 @@ pub(super) fn issuer(text: &str) -> bool {
             (matches!(two, 34 | 37) && len == 15)
                 || ((matches!(three, 300..=305 | 309) || matches!(two, 36 | 38 | 39))
                     && (14..=19).contains(&len))
-                || ((3528..=3589).contains(&four) && (16..=19).contains(&len))
+                || (two == 35 && (16..=19).contains(&len))
         }
+        // An old Maestro range
+        0 => four == 604 && len == 12,
         // JCB's oldest ranges
         1 => four == 1800 && len == 15,
         // JCB, Mastercard's second range, Mir
