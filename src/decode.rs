@@ -2,7 +2,7 @@
 //!
 //! A source is *sealed* (default: text and plain identities are refused) or *trusted* (they are
 //! sealed here, in memory, and go no further). Native JSON is taken bare or as a CloudEvent. What
-//! strangers control passes through `place` (depth, NUL) and serde into borrowed `wire` types, and
+//! strangers control passes through `place` (depth) and serde into borrowed `wire` types, and
 //! `native` checks every bound before an [`Event`] exists.
 
 pub mod audit;
@@ -172,9 +172,6 @@ impl Decoder {
         };
         let text = std::str::from_utf8(value)
             .map_err(|e| place(Reason::NotUtf8, None, e.valid_up_to()))?;
-        if let Some(byte) = place::nul(text) {
-            return Err(place(Reason::Nul, place::path_at(text, byte + 1), byte));
-        }
         if let Some(byte) = place::too_deep(text, MAX_DEPTH) {
             return Err(place(Reason::TooDeep, None, byte));
         }

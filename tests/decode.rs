@@ -533,8 +533,11 @@ fn bytes_that_are_no_event() {
         (b"\"text\"".to_vec(), Reason::WrongType),
         (b"\xff\xfe{}".to_vec(), Reason::NotUtf8),
         (b"\xef\xbb\xbf{}".to_vec(), Reason::NotJson),
-        (b"{}\0".to_vec(), Reason::Nul),
-        (b"{\"id\":\"a\\u0000b\"}".to_vec(), Reason::Nul),
+        (format!("{}\0", least()).into_bytes(), Reason::Nul),
+        (
+            least().to_string().replace("chat", "ch\\u0000at").into_bytes(),
+            Reason::Nul,
+        ),
         (format!("{}{}", least(), "x").into_bytes(), Reason::NotJson),
         (
             least().to_string().replace("200", "1e400").into_bytes(),

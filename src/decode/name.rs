@@ -7,32 +7,65 @@ pub const MAX_NAME: usize = 64;
 /// Longest model name, in characters (providers put paths and versions into them).
 pub const MAX_MODEL: usize = 256;
 
-/// Whether `b` may stand in a name.
-const fn in_name(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'/' | b'-')
+const NAME: u8 = 1;
+const MODEL: u8 = 2;
+const ID: u8 = 4;
+const ERROR: u8 = 8;
+
+/// The alphabets that each byte belongs to: one look-up a byte, on the path of every event.
+static ALPHABETS: [u8; 256] = {
+    let mut t = [0; 256];
+    let mut b = 0u8;
+    loop {
+        let name = b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'/' | b'-');
+        let error =
+            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
+        let mut bits = 0;
+        if name {
+            bits |= NAME | MODEL;
+        }
+        if b == b'@' {
+            bits |= MODEL;
+        }
+        if b.is_ascii_graphic() {
+            bits |= ID;
+        }
+        if error {
+            bits |= ERROR;
+        }
+        t[b as usize] = bits;
+        if b == u8::MAX {
+            break t;
+        }
+        b += 1;
+    }
+};
+
+fn all(s: &str, max: usize, alphabet: u8) -> bool {
+    (1..=max).contains(&s.len())
+        && s.bytes()
+            .fold(alphabet, |have, b| have & ALPHABETS[usize::from(b)])
+            != 0
 }
 
 /// 1–64 characters of `[A-Za-z0-9._:/-]`.
 pub fn is_name(s: &str) -> bool {
-    (1..=MAX_NAME).contains(&s.len()) && s.bytes().all(in_name)
+    all(s, MAX_NAME, NAME)
 }
 
 /// 1–256 characters of the name alphabet and `@`.
 pub fn is_model(s: &str) -> bool {
-    (1..=MAX_MODEL).contains(&s.len()) && s.bytes().all(|b| in_name(b) || b == b'@')
+    all(s, MAX_MODEL, MODEL)
 }
 
 /// 1–64 visible ASCII characters: any id a gateway makes, but no sentence.
 pub fn is_id(s: &str) -> bool {
-    (1..=MAX_NAME).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic())
+    all(s, MAX_NAME, ID)
 }
 
 /// 1–64 characters of `[a-z0-9_.-]`.
 pub fn is_error(s: &str) -> bool {
-    (1..=MAX_NAME).contains(&s.len())
-        && s.bytes().all(|b| {
-            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-')
-        })
+    all(s, MAX_NAME, ERROR)
 }
 
 /// 2–8 letters, digits or hyphens, as BCP 47 writes languages.
@@ -82,7 +115,7 @@ pub fn mapped(s: &str, max: usize, allowed: impl Fn(char) -> bool) -> SmolStr {
 
 /// Whether `c` may stand in a name, for [`mapped`].
 pub fn name_char(c: char) -> bool {
-    u8::try_from(c).is_ok_and(in_name)
+    u8::try_from(c).is_ok_and(|b| ALPHABETS[usize::from(b)] & NAME != 0)
 }
 
 #[cfg(test)]

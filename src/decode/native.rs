@@ -69,7 +69,12 @@ struct Reader<'t, 'k> {
 type Path<'p> = fmt::Arguments<'p>;
 
 impl Reader<'_, '_> {
+    #[cold]
     fn bad<T>(&self, reason: Reason, path: Path<'_>, value: Option<&Str<'_>>) -> Result<T, Bad> {
+        let reason = match value {
+            Some(s) if s.0.contains('\0') => Reason::Nul,
+            _ => reason,
+        };
         let byte = value.and_then(|v| match &v.0 {
             std::borrow::Cow::Borrowed(s) => offset_in(self.text, s),
             std::borrow::Cow::Owned(_) => None,
@@ -89,9 +94,11 @@ impl Reader<'_, '_> {
         ok: fn(&str) -> bool,
         map: fn(&str) -> SmolStr,
     ) -> Result<SmolStr, Bad> {
-        let has_at = memchr::memchr(b'@', s.0.as_bytes()).is_some();
-        let email = has_at && name::has_email(&s.0);
-        if ok(&s.0) && !email {
+        // Most names are of an alphabet without `@`, so the shape of an e-mail is looked for only
+        // where it can stand.
+        let good = ok(&s.0);
+        let email = memchr::memchr(b'@', s.0.as_bytes()).is_some() && name::has_email(&s.0);
+        if good && !email {
             return Ok(SmolStr::new(&s.0));
         }
         match self.keys {

@@ -40,6 +40,12 @@ pub(in super::super) fn parse_error(text: &str, e: &serde_json::Error) -> Bad {
         (Reason::OutOfRange, None)
     } else if e.is_data() {
         (Reason::WrongType, None)
+    } else if let Some(at) = memchr::memchr(0, text.as_bytes()) {
+        return Bad {
+            reason: Reason::Nul,
+            path: None,
+            byte: Some(at),
+        };
     } else {
         (Reason::NotJson, None)
     };
