@@ -1,0 +1,306 @@
+//! The attack lexicon: the words of the injection rules, and which misspelt, reversed or rotated
+//! word of a text stands for one of them.
+//!
+//! A word's *signature* is the sum of a fixed number per byte: equal for any order of the letters,
+//! so swapped and reversed letters find their word with one look-up, a missing letter with one
+//! more entry per letter in the table, an extra or wrong letter with one look-up per letter.
+
+use std::collections::BTreeMap;
+
+use crate::rule::suggest::distance;
+
+/// Shortest word that is repaired; shorter ones are one slip away from too many others.
+pub const MIN_REPAIR: usize = 5;
+/// Longest word in the lexicon, bytes.
+pub const MAX_WORD: usize = 24;
+/// From this length on one wrong letter inside a word is repaired too.
+const MIN_SUBSTITUTE: usize = 7;
+/// Bits of the filter: 256 Kbit, 32 KiB, stays in a core's cache.
+const FILTER_BITS: u32 = 18;
+
+const fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// One number per byte value.
+const LETTER: [u64; 256] = {
+    let mut table = [0; 256];
+    let mut b = 0_usize;
+    while b < 256 {
+        table[b] = mix(b as u64);
+        b += 1;
+    }
+    table
+};
+
+/// The same after rotating Latin letters by 13.
+const LETTER_ROT13: [u64; 256] = {
+    let mut table = LETTER;
+    let mut b = 0_usize;
+    while b < 26 {
+        table[b'a' as usize + b] = LETTER[b'a' as usize + (b + 13) % 26];
+        b += 1;
+    }
+    table
+};
+
+/// The order-free signature of a word, and of its rotation.
+pub fn signatures(word: &[u8]) -> (u64, u64) {
+    word.iter().fold((0, 0), |(plain, turned): (u64, u64), b| {
+        (
+            plain.wrapping_add(LETTER[usize::from(*b)]),
+            turned.wrapping_add(LETTER_ROT13[usize::from(*b)]),
+        )
+    })
+}
+
+/// What a word of a text is to the lexicon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kinship {
+    /// It is the word.
+    Same,
+    /// It is the word with one slip of the pen; the number is the word's index.
+    Slip(u16),
+    /// It is the word backwards.
+    Reversed,
+    /// It is the word rotated by 13.
+    Rot13,
+}
+
+/// Words and their signatures.
+#[derive(Debug, Clone, Default)]
+pub struct Lexicon {
+    words: Vec<String>,
+    keep: Vec<String>,
+    entries: Vec<(u64, u16)>,
+    filter: Vec<u64>,
+    ends: BTreeMap<(u8, u8), ()>,
+}
+
+fn slot(signature: u64) -> (usize, u64) {
+    let bit = signature >> (64 - FILTER_BITS);
+    ((bit / 64) as usize, 1 << (bit % 64))
+}
+
+impl Lexicon {
+    /// A lexicon of folded words. `keep` are real words that stand one slip away from one of them
+    /// and are left alone.
+    pub fn new<'a>(
+        words: impl IntoIterator<Item = &'a str>,
+        keep: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let mut words: Vec<String> = words
+            .into_iter()
+            .filter(|w| (3..=MAX_WORD).contains(&w.len()))
+            .filter(|w| w.chars().all(char::is_alphabetic))
+            .map(str::to_owned)
+            .collect();
+        words.sort_unstable();
+        words.dedup();
+        words.truncate(usize::from(u16::MAX));
+        let mut keep: Vec<String> = keep.into_iter().map(str::to_owned).collect();
+        keep.sort_unstable();
+        let mut entries = Vec::new();
+        let mut ends = BTreeMap::new();
+        for (index, word) in words.iter().enumerate() {
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            let bytes = word.as_bytes();
+            let (whole, _) = signatures(bytes);
+            entries.push((whole, index));
+            if bytes.len() >= MIN_REPAIR && word.is_ascii() {
+                ends.insert((bytes[0], bytes[bytes.len() - 1]), ());
+                for b in &bytes[1..bytes.len() - 1] {
+                    entries.push((whole.wrapping_sub(LETTER[usize::from(*b)]), index));
+                }
+            }
+        }
+        entries.sort_unstable();
+        entries.dedup();
+        let mut filter = vec![0; 1 << (FILTER_BITS - 6)];
+        for (signature, _) in &entries {
+            let (at, bit) = slot(*signature);
+            filter[at] |= bit;
+        }
+        Self {
+            words,
+            keep,
+            entries,
+            filter,
+            ends,
+        }
+    }
+
+    /// The word of an index.
+    pub fn word(&self, index: u16) -> &str {
+        &self.words[usize::from(index)]
+    }
+
+    /// All words, sorted.
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    /// Whether the word is in it.
+    pub fn has(&self, word: &str) -> bool {
+        self.words.binary_search_by(|w| w.as_str().cmp(word)).is_ok()
+    }
+
+    fn maybe(&self, signature: u64) -> bool {
+        let (at, bit) = slot(signature);
+        self.filter.get(at).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn of(&self, signature: u64) -> impl Iterator<Item = u16> + '_ {
+        let from = self.entries.partition_point(|(s, _)| *s < signature);
+        self.entries[from..]
+            .iter()
+            .take_while(move |(s, _)| *s == signature)
+            .map(|(_, index)| *index)
+    }
+
+    /// What `word` (folded letters, at least [`MIN_REPAIR`] bytes) is to the lexicon.
+    /// `plain` and `turned` are its [`signatures`].
+    pub fn kinship(&self, word: &str, plain: u64, turned: u64) -> Option<Kinship> {
+        let mut found = None;
+        if self.maybe(plain) {
+            for index in self.of(plain) {
+                let known = self.word(index);
+                if known == word {
+                    return Some(Kinship::Same);
+                }
+                if known.len() == word.len() && known.chars().rev().eq(word.chars()) {
+                    found = Some(Kinship::Reversed);
+                } else if found.is_none() && slipped(word, known) {
+                    found = Some(Kinship::Slip(index));
+                }
+            }
+        }
+        if found.is_none() && self.maybe(turned) && word.is_ascii() {
+            for index in self.of(turned) {
+                let known = self.word(index).as_bytes();
+                if known.len() == word.len()
+                    && known.iter().zip(word.as_bytes()).all(|(k, w)| *k == turn(*w))
+                {
+                    found = Some(Kinship::Rot13);
+                }
+            }
+        }
+        if found.is_none() {
+            found = self.extra_or_wrong(word, plain);
+        }
+        match found {
+            Some(Kinship::Slip(_)) if self.has(word) || self.keeps(word) => None,
+            other => other,
+        }
+    }
+
+    fn keeps(&self, word: &str) -> bool {
+        self.keep.binary_search_by(|w| w.as_str().cmp(word)).is_ok()
+    }
+
+    /// One letter too many, or one wrong: without it the word has the signature of a known one,
+    /// or of a known one without a letter.
+    fn extra_or_wrong(&self, word: &str, plain: u64) -> Option<Kinship> {
+        let bytes = word.as_bytes();
+        let (first, last) = (*bytes.first()?, *bytes.last()?);
+        let doubled = bytes.len() > MIN_REPAIR && last == bytes[bytes.len() - 2];
+        if !word.is_ascii() || !(doubled || self.ends.contains_key(&(first, last))) {
+            return None;
+        }
+        for b in &bytes[1..] {
+            let less = plain.wrapping_sub(LETTER[usize::from(*b)]);
+            if self.maybe(less) {
+                for index in self.of(less) {
+                    if slipped(word, self.word(index)) {
+                        return Some(Kinship::Slip(index));
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// A letter rotated by 13.
+pub fn turn(b: u8) -> u8 {
+    match b {
+        b'a'..=b'z' => b'a' + (b - b'a' + 13) % 26,
+        b'A'..=b'Z' => b'A' + (b - b'A' + 13) % 26,
+        other => other,
+    }
+}
+
+/// Whether `word` is `known` with one slip that keeps it readable.
+fn slipped(word: &str, known: &str) -> bool {
+    if word == known || known.len() < MIN_REPAIR || distance(word, known) != 1 {
+        return false;
+    }
+    let (w, k) = (word.as_bytes(), known.as_bytes());
+    let first = w.first() == k.first();
+    let last = w.last() == k.last();
+    match w.len().cmp(&k.len()) {
+        // Swapped neighbours anywhere; a wrong letter only inside a long word.
+        std::cmp::Ordering::Equal => {
+            let mut wrong = w.iter().zip(k).filter(|(a, b)| a != b);
+            wrong.next();
+            wrong.next().is_some() || (first && last && k.len() >= MIN_SUBSTITUTE)
+        }
+        // A letter is missing: never the ending (`forge` is not `forget`).
+        std::cmp::Ordering::Less => first && last && k.len() > MIN_REPAIR,
+        // A letter too many: inside, or the last one twice.
+        std::cmp::Ordering::Greater => {
+            first && (last && k.len() > MIN_REPAIR || w.len() >= 2 && w[w.len() - 1] == w[w.len() - 2])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lexicon() -> Lexicon {
+        Lexicon::new(
+            ["ignore", "previous", "instructions", "forget", "output", "content", "правила"],
+            ["contest"],
+        )
+    }
+
+    fn kin(word: &str) -> Option<String> {
+        let lexicon = lexicon();
+        let (plain, turned) = signatures(word.as_bytes());
+        lexicon.kinship(word, plain, turned).map(|k| match k {
+            Kinship::Slip(index) => lexicon.word(index).to_owned(),
+            other => format!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn slips_find_their_word() {
+        for (word, known) in [
+            ("ingore", "ignore"),
+            ("pervious", "previous"),
+            ("isntructions", "instructions"),
+            ("froget", "forget"),
+            ("instuctions", "instructions"),
+            ("instrxctions", "instructions"),
+            ("outputt", "output"),
+            ("ignoore", "ignore"),
+        ] {
+            assert_eq!(kin(word).as_deref(), Some(known), "{word}");
+        }
+        assert_eq!(kin("ignore").as_deref(), Some("Same"));
+        assert_eq!(kin("snoitcurtsni").as_deref(), Some("Reversed"));
+        assert_eq!(kin("vafgehpgvbaf").as_deref(), Some("Rot13"));
+        assert_eq!(kin("аливарп").as_deref(), Some("Reversed"));
+    }
+
+    #[test]
+    fn other_words_are_left_alone() {
+        for word in ["forge", "forgets", "ignored", "contest", "outputs", "ignition", "precious"] {
+            assert_eq!(kin(word), None, "{word}");
+        }
+    }
+}
