@@ -64,6 +64,7 @@ pub mod diagnostic;
 mod file;
 
 pub mod fold;
+mod lexicon;
 pub mod lint;
 pub mod load;
 pub mod pack;
@@ -75,6 +76,7 @@ pub mod window;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use check::unspaced;
 pub use diagnostic::{Diagnostic, Grade};
 pub use load::{Known, Source, load};
 use serde::{Deserialize, Serialize};
@@ -383,11 +385,23 @@ pub struct RuleSet {
     rules: Vec<Arc<Rule>>,
     by_id: BTreeMap<SmolStr, usize>,
     id: SmolStr,
+    lexicon: Vec<String>,
+    keep: Vec<String>,
 }
+
+/// List whose phrases join the attack lexicon, against which slips of the pen are repaired.
+pub const LEXICON_LIST: &str = "attack-lexicon";
+/// List of real words that stand one slip away from a lexicon word and are left alone.
+pub const KEEP_LIST: &str = "typo-keep";
 
 impl RuleSet {
     /// Builds the set; `digest` covers every file it came from.
-    fn new(mut rules: Vec<Arc<Rule>>, digest: blake3::Hash) -> Self {
+    fn new(
+        mut rules: Vec<Arc<Rule>>,
+        digest: blake3::Hash,
+        lexicon: Vec<String>,
+        keep: Vec<String>,
+    ) -> Self {
         rules.sort_by(|a, b| a.id.cmp(&b.id));
         let by_id = rules
             .iter()
@@ -399,7 +413,26 @@ impl RuleSet {
             rules,
             by_id,
             id: SmolStr::from(format!("b3:{}", &hex[..12])),
+            lexicon,
+            keep,
         }
+    }
+
+    /// The attack lexicon: words of the injection rules' keywords and regexes, and of the list
+    /// [`LEXICON_LIST`].
+    pub fn lexicon_words(&self) -> Vec<String> {
+        let mut words: Vec<String> = self.lexicon.clone();
+        for rule in self.rules.iter().filter(|r| r.area == Area::Injection && r.runs()) {
+            lexicon::collect(&rule.condition, &mut words);
+        }
+        words.sort_unstable();
+        words.dedup();
+        words
+    }
+
+    /// Real words that are never taken for a slip.
+    pub fn keep_words(&self) -> &[String] {
+        &self.keep
     }
 
     /// The rules that are compiled into the program.

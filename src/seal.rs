@@ -2,9 +2,11 @@
 
 pub mod canonical;
 pub mod digest;
+pub mod engine;
 pub mod key;
 pub mod model;
 pub mod print;
+pub mod reading;
 pub mod sketch;
 pub mod text;
 pub mod value;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Error as YamlError, Location};
 
-use super::check::{Checker, change, list};
+use super::check::{Checker, List, change, list};
 use super::file::{ListFile, OverridesFile, RuleFile};
 use super::{Area, Diagnostic, Grade, Rule, RuleSet, SmolStr, lint, suggest};
 
@@ -31,6 +31,9 @@ pub struct Known<'a> {
     pub validators: Option<&'a [&'a str]>,
     /// Exceptions that ended before this day are warned of and dropped; `None`: all hold.
     pub today: Option<jiff::civil::Date>,
+    /// The files were checked when the program was built: regexes are not compiled to see whether
+    /// they fit, which is most of the time that loading takes.
+    pub compiled_in: bool,
 }
 
 /// Which kind of file a path is.
@@ -151,7 +154,9 @@ pub fn load(
     if problems.iter().any(|p| p.grade == Grade::Error) {
         return Err(problems);
     }
-    Ok((RuleSet::new(rules, digest.finalize()), problems))
+    let words = |name: &str| lists.get(name).map_or_else(Vec::new, List::words);
+    let (lexicon, keep) = (words(super::LEXICON_LIST), words(super::KEEP_LIST));
+    Ok((RuleSet::new(rules, digest.finalize(), lexicon, keep), problems))
 }
 
 fn parse<T: DeserializeOwned>(source: &Source) -> Result<T, Diagnostic> {

@@ -319,7 +319,7 @@ fn reversed(view: &View) -> View {
 fn words_reversed(view: &View) -> View {
     let mut text = String::with_capacity(view.text.len());
     let mut word_start = 0;
-    let mut flush = |text: &mut String, from: usize, to: usize| {
+    let flush = |text: &mut String, from: usize, to: usize| {
         text.extend(view.text[from..to].chars().rev());
     };
     for (at, c) in view.text.char_indices() {

@@ -16,6 +16,8 @@ use super::scout::Counts;
 const AROUND: usize = 160;
 /// Shortest decoded block, in characters.
 const MIN_DECODED: usize = 6;
+/// From this length on, printable ASCII from end to end is no accident.
+const MIN_PRINTABLE: usize = 16;
 /// Share of letters, digits, blanks and common signs in readable text, percent.
 const READABLE: usize = 85;
 
@@ -130,7 +132,10 @@ fn readable(bytes: &[u8]) -> Option<String> {
         letters += usize::from(c.is_alphabetic());
         good += usize::from(c.is_alphanumeric() || c.is_whitespace() || ".,;:!?'\"()-_/@".contains(c));
     }
-    (all >= MIN_DECODED && letters * 2 >= all && good * 100 >= all * READABLE).then_some(text)
+    let words = letters * 2 >= all && good * 100 >= all * READABLE;
+    // Printable from end to end is no accident: another encoding, or code.
+    let printable = all >= MIN_PRINTABLE && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    (all >= MIN_DECODED && (words || printable)).then_some(text)
 }
 
 /// UTF-16 of mostly Latin text, either byte order.

@@ -264,7 +264,7 @@ mod tests {
     fn lexicon() -> Lexicon {
         Lexicon::new(
             ["ignore", "previous", "instructions", "forget", "output", "content", "правила"],
-            ["contest"],
+            ["contest", "precious"],
         )
     }
 

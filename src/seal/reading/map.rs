@@ -143,12 +143,6 @@ impl Map {
         self.other(len, from, to);
     }
 
-    /// Forgets everything, keeps the memory.
-    pub(super) fn clear(&mut self) {
-        self.pieces.clear();
-        self.len = 0;
-    }
-
     /// Length of the output in bytes.
     pub fn len(&self) -> usize {
         self.len as usize

@@ -51,6 +51,7 @@ pub fn repair(
     let mut leet = Leet::default();
     let bytes = folded.as_bytes();
     let mut at = 0;
+    let mut words = 0;
     while at < bytes.len() {
         if edits.len() >= MAX_EDITS {
             signs.skipped += 1;
@@ -74,6 +75,7 @@ pub fn repair(
             at += 1;
         }
         let token = &folded[start..at];
+        words += 1;
         if at - start <= 4 && is_single(token) {
             let (end, joined) = spaced(folded, start, source, map, lexicon);
             if let Some(text) = joined {
@@ -98,7 +100,9 @@ pub fn repair(
         }
         mixed(token, start, lexicon, &mut signs, &mut edits, &mut leet);
     }
-    if leet.known > 0 || (leet.edits.len() >= MIN_LEET && leet.clean) {
+    if leet.known > 0
+        || (leet.clean && leet.edits.len() >= MIN_LEET && leet.edits.len() * 2 >= words)
+    {
         edits.append(&mut leet.edits);
         edits.sort_by_key(|e| e.from);
     }

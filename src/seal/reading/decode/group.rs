@@ -64,16 +64,18 @@ fn codes(text: &str, runs: &mut Vec<Run>) {
         let mut plain: Vec<u8> = Vec::new();
         let (mut from, mut to) = (0, 0);
         let mut at = 0;
-        while at <= bytes.len() {
+        // One round beyond the end closes the last row.
+        while at <= bytes.len() + 1 {
             if bytes.get(at).is_some_and(|b| is_separator(*b)) {
                 at += 1;
                 continue;
             }
-            let start = at;
+            let start = at.min(bytes.len());
             while at < bytes.len() && !is_separator(bytes[at]) {
                 at += 1;
             }
-            let value = if at > start && at - start <= 8 { code(&bytes[start..at], base) } else { None };
+            let end = at.min(bytes.len());
+            let value = if end > start && end - start <= 8 { code(&bytes[start..end], base) } else { None };
             if let Some(value) = value {
                 if plain.is_empty() {
                     from = start;

@@ -1,0 +1,384 @@
+//! From a rule set to what the scan walks: keyword groups for the automaton, regexes with the
+//! places where they can match, and which group or sweep calls which rule.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use aho_corasick::MatchKind;
+use aho_corasick::dfa::DFA;
+use regex_automata::meta;
+
+use crate::rule::pattern::SIZE_LIMIT;
+use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule};
+use crate::seal::value::{Validator, validator};
+
+/// Memory that one regex may use for the states it has seen, in bytes.
+const REGEX_CACHE: usize = 256 << 10;
+/// The same for the sweeps, which hold many patterns.
+const SWEEP_CACHE: usize = 4 << 20;
+/// A regex with at least this many digits is looked for where digits are.
+pub(super) const DIGITS: u32 = 4;
+/// Longest stretch that counts as bounded; longer patterns are searched within [`REACH`].
+const BOUNDED: usize = 1_024;
+/// How far from a literal an unbounded pattern is looked for, bytes.
+pub(super) const REACH: usize = 4_096;
+
+/// A set of keywords; its hits in a reading are kept together.
+pub(super) type GroupId = u32;
+
+/// A keyword's part in a group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posting {
+    pub group: GroupId,
+    pub starts_word: bool,
+    pub ends_word: bool,
+}
+
+/// A regex that is built when it is first needed.
+#[derive(Debug)]
+pub(super) struct Regex {
+    built: OnceLock<Option<meta::Regex>>,
+    pub pattern: Pattern,
+    /// Literals of which one stands in every match.
+    pub locate: Option<GroupId>,
+}
+
+impl Regex {
+    fn new(pattern: Pattern, locate: Option<GroupId>) -> Self {
+        Self {
+            built: OnceLock::new(),
+            pattern,
+            locate,
+        }
+    }
+
+    /// How far a match may reach from any of its bytes.
+    pub(super) fn reach(&self) -> usize {
+        self.pattern
+            .max_len
+            .filter(|n| *n <= BOUNDED)
+            .unwrap_or(REACH)
+    }
+
+    /// The compiled regex; `None` if it does not compile, which loading excludes.
+    pub(super) fn get(&self) -> Option<&meta::Regex> {
+        self.built
+            .get_or_init(|| build(&[self.pattern.source.as_str()], REGEX_CACHE))
+            .as_ref()
+    }
+}
+
+fn build(sources: &[&str], cache: usize) -> Option<meta::Regex> {
+    meta::Regex::builder()
+        .configure(
+            meta::Config::new()
+                .nfa_size_limit(Some(SIZE_LIMIT * sources.len().max(1)))
+                .hybrid_cache_capacity(cache)
+                .onepass(false),
+        )
+        .build_many(sources)
+        .ok()
+}
+
+/// A node, ready to be judged.
+#[derive(Debug)]
+pub(super) struct Condition {
+    pub keywords: Option<GroupId>,
+    pub regex: Option<Regex>,
+    pub any: Vec<Condition>,
+    pub all: Vec<Condition>,
+    pub not: Vec<Condition>,
+    pub within: Option<u32>,
+}
+
+/// A rule, ready to be judged.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub rule: Arc<Rule>,
+    pub condition: Condition,
+    pub context: Option<(GroupId, u32, bool)>,
+    pub validators: Vec<(&'static str, Validator)>,
+    pub exceptions: Vec<Regex>,
+    /// It reads text before folding (PII, secrets, and injection rules on `raw`).
+    pub raw: bool,
+}
+
+/// Patterns without literals, looked for together.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    pub set: Option<meta::Regex>,
+    /// Rule of each pattern of the set.
+    pub rules: Vec<u16>,
+    /// Longest match, bytes.
+    pub reach: usize,
+}
+
+/// Everything the scan walks.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub dfa: Option<DFA>,
+    /// Postings of pattern `p`: `postings[starts[p]..starts[p + 1]]`.
+    pub starts: Vec<u32>,
+    pub postings: Vec<Posting>,
+    pub lengths: Vec<u32>,
+    /// Rules called by a hit of each group.
+    pub calls: Vec<Vec<u16>>,
+    /// Whether where a group's hits stand matters.
+    pub placed: Vec<bool>,
+    pub rules: Vec<Compiled>,
+    /// Patterns that need digits.
+    pub digits: Sweep,
+    /// Patterns of which nothing is known.
+    pub always: Sweep,
+}
+
+#[derive(Default)]
+struct Builder {
+    /// Pattern text → index.
+    patterns: BTreeMap<String, u32>,
+    texts: Vec<String>,
+    groups: Vec<Vec<Keyword>>,
+    by_content: BTreeMap<Vec<Keyword>, GroupId>,
+    placed: Vec<bool>,
+}
+
+impl Builder {
+    fn group(&mut self, keywords: Vec<Keyword>, placed: bool) -> Option<GroupId> {
+        if keywords.is_empty() {
+            return None;
+        }
+        let mut keywords = keywords;
+        keywords.sort_unstable();
+        keywords.dedup();
+        let id = match self.by_content.get(&keywords) {
+            Some(id) => *id,
+            None => {
+                let id = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
+                for keyword in &keywords {
+                    if !self.patterns.contains_key(&keyword.text) {
+                        let at = u32::try_from(self.texts.len()).unwrap_or(u32::MAX);
+                        self.patterns.insert(keyword.text.clone(), at);
+                        self.texts.push(keyword.text.clone());
+                    }
+                }
+                self.by_content.insert(keywords.clone(), id);
+                self.groups.push(keywords);
+                self.placed.push(false);
+                id
+            }
+        };
+        self.placed[id as usize] |= placed;
+        Some(id)
+    }
+
+    fn regex(&mut self, pattern: &Pattern) -> Regex {
+        let literals = pattern
+            .literals
+            .iter()
+            .map(|text| Keyword {
+                text: text.clone(),
+                starts_word: false,
+                ends_word: false,
+            })
+            .collect();
+        let locate = self.group(literals, true);
+        Regex::new(pattern.clone(), locate)
+    }
+
+    fn condition(&mut self, node: &Node) -> Condition {
+        // Beside a regex keywords are a prefilter, compared as parts of words.
+        let keywords = node
+            .keywords
+            .iter()
+            .map(|k| Keyword {
+                text: k.text.clone(),
+                starts_word: k.starts_word && node.regex.is_none(),
+                ends_word: k.ends_word && node.regex.is_none(),
+            })
+            .collect();
+        let placed = node.regex.is_none() || node.within.is_some();
+        Condition {
+            keywords: self.group(keywords, placed),
+            regex: node.regex.as_ref().map(|p| self.regex(p)),
+            any: node.any.iter().map(|n| self.condition(n)).collect(),
+            all: node.all.iter().map(|n| self.condition(n)).collect(),
+            not: node.not.iter().map(|n| self.condition(n)).collect(),
+            within: node.within,
+        }
+    }
+
+    /// Length of a group's shortest keyword: longer ones are rarer.
+    fn rarity(&self, group: GroupId) -> usize {
+        self.groups[group as usize]
+            .iter()
+            .map(|k| k.text.chars().count() * 2 + usize::from(k.starts_word) + usize::from(k.ends_word))
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// Groups of which at least one is seen whenever the condition holds; `None` if there are none.
+    fn triggers(&self, node: &Condition) -> Option<(Vec<GroupId>, usize)> {
+        let mut best: Option<(Vec<GroupId>, usize)> = None;
+        let mut offer = |found: Option<(Vec<GroupId>, usize)>| {
+            if let Some((triggers, rarity)) = found
+                && best.as_ref().is_none_or(|(_, old)| rarity > *old)
+            {
+                best = Some((triggers, rarity));
+            }
+        };
+        let one = |group: GroupId| Some((vec![group], self.rarity(group)));
+        offer(node.keywords.and_then(one));
+        offer(node.regex.as_ref().and_then(|r| r.locate).and_then(one));
+        for child in &node.all {
+            offer(self.triggers(child));
+        }
+        if !node.any.is_empty() {
+            let mut all = Vec::new();
+            let mut rarity = usize::MAX;
+            let complete = node.any.iter().all(|child| match self.triggers(child) {
+                Some((triggers, n)) => {
+                    all.extend(triggers);
+                    rarity = rarity.min(n);
+                    true
+                }
+                None => false,
+            });
+            if complete {
+                offer(Some((all, rarity)));
+            }
+        }
+        best
+    }
+}
+
+/// Regexes without literals inside a condition that nothing else calls.
+fn bare<'c>(node: &'c Condition, out: &mut Vec<&'c Regex>) {
+    out.extend(node.regex.iter());
+    for child in node.any.iter().chain(&node.all) {
+        bare(child, out);
+    }
+}
+
+/// Compiles all rules that run.
+pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
+    let mut builder = Builder::default();
+    let mut compiled: Vec<Compiled> = Vec::new();
+    for rule in rules.iter().filter(|r| r.runs()) {
+        let condition = builder.condition(&rule.condition);
+        let context = rule.context.as_ref().and_then(|c| {
+            let group = builder.group(c.words.clone(), true)?;
+            Some((group, c.within, c.required))
+        });
+        let validators = rule
+            .validators
+            .iter()
+            .filter_map(|name| {
+                let known = crate::seal::value::VALIDATORS.iter().find(|(n, _)| n == name)?;
+                Some((known.0, validator(name)?))
+            })
+            .collect();
+        let exceptions = rule
+            .exceptions
+            .iter()
+            .filter_map(|e| crate::rule::pattern::study(&e.regex).ok())
+            .map(|(pattern, _)| Regex::new(pattern, None))
+            .collect();
+        compiled.push(Compiled {
+            rule: Arc::clone(rule),
+            condition,
+            context,
+            validators,
+            exceptions,
+            raw: rule.area != Area::Injection || rule.reads(ReadingKind::Raw),
+        });
+        if compiled.len() == usize::from(u16::MAX) {
+            break;
+        }
+    }
+    let mut calls = vec![Vec::new(); builder.groups.len()];
+    let mut digit_sources: Vec<(&Regex, u16)> = Vec::new();
+    let mut other_sources: Vec<(&Regex, u16)> = Vec::new();
+    for (at, rule) in compiled.iter().enumerate() {
+        let at = u16::try_from(at).unwrap_or(u16::MAX);
+        let mut found = builder.triggers(&rule.condition);
+        if let Some((group, _, true)) = rule.context {
+            let rarity = builder.rarity(group);
+            if found.as_ref().is_none_or(|(_, old)| rarity > *old) {
+                found = Some((vec![group], rarity));
+            }
+        }
+        let triggers = found.map_or_else(Vec::new, |(t, _)| t);
+        for group in &triggers {
+            if !calls[*group as usize].contains(&at) {
+                calls[*group as usize].push(at);
+            }
+        }
+        if triggers.is_empty() {
+            let mut regexes = Vec::new();
+            bare(&rule.condition, &mut regexes);
+            for regex in regexes {
+                if regex.pattern.min_digits >= DIGITS {
+                    digit_sources.push((regex, at));
+                } else {
+                    other_sources.push((regex, at));
+                }
+            }
+        }
+    }
+    let digits = sweep(&digit_sources);
+    let always = sweep(&other_sources);
+    let mut postings: Vec<Vec<Posting>> = vec![Vec::new(); builder.texts.len()];
+    for (id, keywords) in builder.groups.iter().enumerate() {
+        for keyword in keywords {
+            let pattern = builder.patterns[&keyword.text];
+            postings[pattern as usize].push(Posting {
+                group: u32::try_from(id).unwrap_or(u32::MAX),
+                starts_word: keyword.starts_word,
+                ends_word: keyword.ends_word,
+            });
+        }
+    }
+    let mut starts = vec![0];
+    let mut flat = Vec::new();
+    for list in postings {
+        flat.extend(list);
+        starts.push(u32::try_from(flat.len()).unwrap_or(u32::MAX));
+    }
+    let dfa = DFA::builder()
+        .match_kind(MatchKind::Standard)
+        .start_kind(aho_corasick::StartKind::Unanchored)
+        .prefilter(false)
+        .build(&builder.texts)
+        .ok()
+        .filter(|_| !builder.texts.is_empty());
+    Plan {
+        dfa,
+        starts,
+        postings: flat,
+        lengths: builder
+            .texts
+            .iter()
+            .map(|t| u32::try_from(t.len()).unwrap_or(u32::MAX))
+            .collect(),
+        calls,
+        placed: builder.placed,
+        rules: compiled,
+        digits,
+        always,
+    }
+}
+
+fn sweep(sources: &[(&Regex, u16)]) -> Sweep {
+    if sources.is_empty() {
+        return Sweep::default();
+    }
+    let texts: Vec<&str> = sources
+        .iter()
+        .map(|(r, _)| r.pattern.source.as_str())
+        .collect();
+    Sweep {
+        set: build(&texts, SWEEP_CACHE),
+        rules: sources.iter().map(|(_, rule)| *rule).collect(),
+        reach: sources.iter().map(|(r, _)| r.reach()).max().unwrap_or(0),
+    }
+}
