@@ -422,7 +422,11 @@ impl RuleSet {
     /// [`LEXICON_LIST`].
     pub fn lexicon_words(&self) -> Vec<String> {
         let mut words: Vec<String> = self.lexicon.clone();
-        for rule in self.rules.iter().filter(|r| r.area == Area::Injection && r.runs()) {
+        for rule in self
+            .rules
+            .iter()
+            .filter(|r| r.area == Area::Injection && r.runs())
+        {
             lexicon::collect(&rule.condition, &mut words);
         }
         words.sort_unstable();

@@ -1,12 +1,389 @@
 //! `veilwatch rules`: Check, test, explain, list and create rules.
 
+mod explain;
+mod junit;
+mod new;
+
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::{EXIT_FINDINGS, EXIT_RULES};
+use crate::rule::{self, Diagnostic, Grade, Known, RuleSet, Source};
+use crate::seal::engine::{Engine, known_validators, trial};
+use crate::seal::model::Model;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Check rule files: each mistake with file, line, column and remedy. Status 2 on any error.
+    Check {
+        /// Rule files; the compiled-in ones if absent.
+        dir: Option<PathBuf>,
+        /// Warnings count as errors.
+        #[arg(long)]
+        deny_warnings: bool,
+        /// Override files beside the set.
+        #[arg(long, value_name = "FILE")]
+        overrides: Vec<PathBuf>,
+    },
+    /// Run the tests in rule files. Status 1 if one fails, 2 if a file is wrong.
+    Test {
+        /// Rule files; the compiled-in ones if absent.
+        dir: Option<PathBuf>,
+        /// Only rules whose id contains this.
+        #[arg(long, value_name = "TEXT")]
+        run: Option<String>,
+        /// Write a JUnit report.
+        #[arg(long, value_name = "FILE")]
+        junit: Option<PathBuf>,
+        /// Fail if less than this share of the rules is hit by a test, percent.
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+        coverage_threshold: Option<u8>,
+        /// Override files beside the set.
+        #[arg(long, value_name = "FILE")]
+        overrides: Vec<PathBuf>,
+    },
+    /// Show for one text each reading, each rule, and the step at which it stopped.
+    Explain(explain::Args),
+    /// List rules.
+    List {
+        /// Rule files; the compiled-in ones if absent.
+        dir: Option<PathBuf>,
+        /// Output format; the default is text on a terminal and JSON lines elsewhere.
+        #[arg(long, value_enum)]
+        format: Option<Format>,
+    },
+    /// Write a new rule file with its tests to fill in.
+    New(new::Args),
+    /// Print the JSON Schema of rule files, for editors.
+    Schema,
+}
+
+/// Output format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Format {
+    /// Text on a terminal, JSON lines elsewhere, unless told.
+    pub fn or_default(given: Option<Self>) -> Self {
+        given.unwrap_or(if std::io::stdout().is_terminal() {
+            Self::Text
+        } else {
+            Self::Json
+        })
+    }
+}
+
+/// Which rules to use: shared by all verbs that look at texts.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct RuleArgs {
+    /// Rule files instead of the compiled-in ones.
+    #[arg(long, value_name = "DIR")]
+    pub rules: Option<PathBuf>,
+    /// Override files beside the set.
+    #[arg(long, value_name = "FILE")]
+    pub overrides: Vec<PathBuf>,
+}
+
+impl RuleArgs {
+    /// The engine of these rules and the compiled-in model.
+    ///
+    /// # Errors
+    /// The rules do not load; the diagnostics are in the message.
+    pub fn engine(&self) -> anyhow::Result<Engine> {
+        if self.rules.is_none() && self.overrides.is_empty() {
+            return Ok(Engine::built_in());
+        }
+        match load(self.rules.as_deref(), &self.overrides)? {
+            Ok((set, _)) => Ok(Engine::new(&set, Model::shipped().ok())),
+            Err(problems) => {
+                let errors: Vec<String> = problems
+                    .iter()
+                    .filter(|p| p.grade == Grade::Error)
+                    .map(Diagnostic::to_string)
+                    .collect();
+                anyhow::bail!("rules are refused\n{}", errors.join("\n"))
+            }
+        }
+    }
+}
+
+type Loaded = Result<(RuleSet, Vec<Diagnostic>), Vec<Diagnostic>>;
+
+/// Reads and checks a directory (or the compiled-in rules) and override files.
+///
+/// # Errors
+/// A file or directory cannot be read. What is wrong inside the files is in the value.
+pub fn load(dir: Option<&Path>, overrides: &[PathBuf]) -> anyhow::Result<Loaded> {
+    let sources = match dir {
+        Some(dir) => read_dir(dir)?,
+        None => rule::pack::sources(),
+    };
+    let overrides = overrides
+        .iter()
+        .map(|path| read_file(path))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let names = known_validators();
+    let known = Known {
+        validators: Some(&names),
+        today: Some(
+            jiff::Timestamp::now()
+                .to_zoned(jiff::tz::TimeZone::UTC)
+                .date(),
+        ),
+        compiled_in: dir.is_none() && overrides.is_empty(),
+    };
+    Ok(rule::load(&sources, &overrides, &known))
+}
+
+/// Folders below a rules directory that hold no rules.
+const NOT_RULES: [&str; 1] = ["corpus"];
+/// Deepest nesting of folders that is followed.
+const MAX_DEPTH: usize = 8;
+
+/// All `.yml` and `.yaml` files below a directory, or one file, in the order of their paths.
+pub fn read_dir(dir: &Path) -> anyhow::Result<Vec<Arc<Source>>> {
+    let meta = std::fs::metadata(dir)
+        .with_context(|| format!("cannot read {}; name a folder of rule files", dir.display()))?;
+    let mut paths = Vec::new();
+    if meta.is_file() {
+        paths.push(dir.to_owned());
+    } else {
+        walk(dir, 0, &mut paths)?;
+    }
+    paths.sort();
+    if paths.is_empty() {
+        anyhow::bail!(
+            "{} holds no .yml files; name a folder of rule files",
+            dir.display()
+        );
+    }
+    paths.iter().map(|p| read_file(p)).collect()
+}
+
+fn walk(dir: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    if depth > MAX_DEPTH {
+        return Ok(());
+    }
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for entry in entries {
+        let path = entry
+            .with_context(|| format!("cannot read {}", dir.display()))?
+            .path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+        if path.is_dir() {
+            if !NOT_RULES.contains(&name) && !name.starts_with('.') {
+                walk(&path, depth + 1, paths)?;
+            }
+        } else if path.extension().is_some_and(|e| e == "yml" || e == "yaml") {
+            paths.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Arc<Source>> {
+    let mut bytes = Vec::new();
+    // One byte beyond the bound is enough to be refused for its size.
+    let limit = rule::load::MAX_FILE_BYTES as u64 + 1;
+    std::fs::File::open(path)
+        .and_then(|f| f.take(limit).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        anyhow::anyhow!(
+            "{}: not UTF-8 at byte {}",
+            path.display(),
+            e.utf8_error().valid_up_to()
+        )
+    })?;
+    Ok(Arc::new(Source {
+        path: path.display().to_string(),
+        text,
+    }))
+}
 
 /// Runs the verb.
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.verb {
+        Verb::Check {
+            dir,
+            deny_warnings,
+            overrides,
+        } => check(dir.as_deref(), &overrides, deny_warnings),
+        Verb::Test {
+            dir,
+            run,
+            junit,
+            coverage_threshold,
+            overrides,
+        } => test(
+            dir.as_deref(),
+            &overrides,
+            run.as_deref(),
+            junit.as_deref(),
+            coverage_threshold,
+        ),
+        Verb::Explain(args) => explain::run(args),
+        Verb::List { dir, format } => list(dir.as_deref(), Format::or_default(format)),
+        Verb::New(args) => new::run(args),
+        Verb::Schema => {
+            let mut out = std::io::stdout().lock();
+            serde_json::to_writer_pretty(&mut out, &rule::schema())?;
+            writeln!(out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Prints diagnostics, errors first; returns how many are errors.
+fn report(problems: &[Diagnostic]) -> anyhow::Result<usize> {
+    let mut out = std::io::stdout().lock();
+    for problem in problems {
+        writeln!(out, "{problem}\n")?;
+    }
+    Ok(problems.iter().filter(|p| p.grade == Grade::Error).count())
+}
+
+fn check(dir: Option<&Path>, overrides: &[PathBuf], deny: bool) -> anyhow::Result<ExitCode> {
+    let (rules, problems) = match load(dir, overrides)? {
+        Ok((set, warnings)) => (Some(set.rules().len()), warnings),
+        Err(problems) => (None, problems),
+    };
+    let errors = report(&problems)?;
+    let warnings = problems.len() - errors;
+    match rules {
+        Some(n) => eprintln!("{n} rules, {warnings} warnings"),
+        None => eprintln!("refused: {errors} errors, {warnings} warnings"),
+    }
+    let failed = rules.is_none() || (deny && warnings > 0);
+    Ok(ExitCode::from(if failed { EXIT_RULES } else { 0 }))
+}
+
+fn test(
+    dir: Option<&Path>,
+    overrides: &[PathBuf],
+    filter: Option<&str>,
+    junit: Option<&Path>,
+    threshold: Option<u8>,
+) -> anyhow::Result<ExitCode> {
+    let set = match load(dir, overrides)? {
+        Ok((set, _)) => set,
+        Err(problems) => {
+            let errors = report(&problems)?;
+            eprintln!("refused: {errors} errors; nothing was tested");
+            return Ok(ExitCode::from(EXIT_RULES));
+        }
+    };
+    let engine = Engine::new(&set, None);
+    let wanted = |id: &str| filter.is_none_or(|f| id.contains(f));
+    let report = trial::run(&engine, &wanted);
+    let mut out = std::io::stdout().lock();
+    for outcome in &report.outcomes {
+        if let Some(why) = &outcome.failure {
+            writeln!(
+                out,
+                "{}:{}:{}: {} ({}): {why}",
+                outcome.file, outcome.line, outcome.column, outcome.rule, outcome.name
+            )?;
+        }
+    }
+    for rule in &report.uncovered {
+        writeln!(out, "no test hits `{rule}`")?;
+    }
+    if let Some(path) = junit {
+        std::fs::write(path, junit::report(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let rules = engine.rules().filter(|r| wanted(&r.id)).count();
+    let covered = rules - report.uncovered.len();
+    let percent = if rules == 0 {
+        100
+    } else {
+        covered * 100 / rules
+    };
+    eprintln!(
+        "{} tests of {rules} rules, {} failed; tests hit {covered} rules ({percent} %)",
+        report.outcomes.len(),
+        report.failures(),
+    );
+    let low = threshold.is_some_and(|t| percent < usize::from(t));
+    let failed = report.failures() > 0 || low;
+    Ok(ExitCode::from(if failed { EXIT_FINDINGS } else { 0 }))
+}
+
+#[derive(serde::Serialize)]
+struct Listed<'a> {
+    id: &'a str,
+    area: rule::Area,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    level: &'static str,
+    stage: &'static str,
+    status: rule::Status,
+    version: u32,
+    typed: bool,
+    title: &'a str,
+    tags: &'a [crate::event::SmolStr],
+    tests: usize,
+}
+
+fn list(dir: Option<&Path>, format: Format) -> anyhow::Result<ExitCode> {
+    let set = match load(dir, &[])? {
+        Ok((set, _)) => set,
+        Err(problems) => {
+            report(&problems)?;
+            return Ok(ExitCode::from(EXIT_RULES));
+        }
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for rule in set.rules() {
+        match format {
+            Format::Json => {
+                serde_json::to_writer(
+                    &mut out,
+                    &Listed {
+                        id: &rule.id,
+                        area: rule.area,
+                        kind: &rule.kind,
+                        level: rule.level.as_str(),
+                        stage: rule.stage.as_str(),
+                        status: rule.status,
+                        version: rule.version,
+                        typed: rule.typed,
+                        title: &rule.title,
+                        tags: &rule.tags,
+                        tests: rule.tests.len(),
+                    },
+                )?;
+                writeln!(out)?;
+            }
+            Format::Text => writeln!(
+                out,
+                "{:<40} {:<9} {:<8} {:<6}  {}",
+                rule.id,
+                rule.area.as_str(),
+                rule.level.as_str(),
+                rule.stage.as_str(),
+                rule.title
+            )?,
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
 }

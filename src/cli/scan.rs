@@ -1,12 +1,231 @@
 //! `veilwatch scan`: Scan texts for injection, PII and secrets.
 
+use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::lines;
+use super::rules::RuleArgs;
+use crate::cli::EXIT_FINDINGS;
+use crate::event::{Role, Side, SmolStr, Stage};
+use crate::seal::engine::{Engine, Found, Scratch, ValueKind};
+use crate::seal::text::Text;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// JSON lines with `text` and optionally `role` and `side`; `-` for standard input.
+    file: PathBuf,
+    /// Judge from the sealed event alone: the text is sealed and dropped first.
+    #[arg(long)]
+    sealed: bool,
+    /// Output format; the default is text on a terminal and JSON lines elsewhere.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// When to end with status 1.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    fail_on: Option<FailOn>,
+    #[command(flatten)]
+    rules: RuleArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// One object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FailOn {
+    /// Anything was found.
+    Finding,
+}
+
+/// One input line; other fields are ignored.
+#[derive(Deserialize)]
+struct Line {
+    text: Text,
+    #[serde(default)]
+    role: Role,
+    #[serde(default)]
+    side: Side,
+}
+
+#[derive(Debug, Serialize)]
+struct Output {
+    line: u64,
+    injection: Injection,
+    pii: Vec<Value>,
+    secrets: Vec<Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct Injection {
+    verdict: bool,
+    score: f32,
+    rules: Vec<SmolStr>,
+}
+
+#[derive(Debug, Serialize)]
+struct Value {
+    #[serde(rename = "type")]
+    kind: SmolStr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    typed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct Bad {
+    line: u64,
+    error: String,
+}
+
+impl Output {
+    fn found(&self) -> bool {
+        self.injection.verdict || !self.pii.is_empty() || !self.secrets.is_empty()
+    }
+}
 
 /// Runs the verb.
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let engine = args.rules.engine()?;
+    let out = std::io::stdout();
+    let format = args.format.unwrap_or(if out.is_terminal() {
+        Format::Text
+    } else {
+        Format::Json
+    });
+    let mut out = BufWriter::with_capacity(1 << 16, out.lock());
+    let mut input = lines::open(&args.file)?;
+    let mut scanner = Scanner::new(engine, args.sealed);
+    let (mut bad, mut found) = (false, false);
+    while let Some((number, line)) = input
+        .next_line()
+        .with_context(|| format!("cannot read {}", args.file.display()))?
+    {
+        let result = match line {
+            Ok(line) => parse(line).map(|line| scanner.scan(number, &line)),
+            Err(e) => Err(e.to_string()),
+        };
+        match result {
+            Ok(output) => {
+                found |= output.found();
+                match format {
+                    Format::Json => serde_json::to_writer(&mut out, &output)?,
+                    Format::Text => print(&mut out, &output)?,
+                }
+            }
+            Err(error) => {
+                bad = true;
+                let error = Bad {
+                    line: number,
+                    error,
+                };
+                match format {
+                    Format::Json => serde_json::to_writer(&mut out, &error)?,
+                    Format::Text => write!(out, "{:>6}  error: {}", error.line, error.error)?,
+                }
+            }
+        }
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    let fail = bad || (found && args.fail_on == Some(FailOn::Finding));
+    Ok(if fail {
+        ExitCode::from(EXIT_FINDINGS)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Reads a line. Errors name a place and never quote the line.
+fn parse(line: &str) -> Result<Line, String> {
+    serde_json::from_str(line).map_err(|e| {
+        let what = match e.classify() {
+            serde_json::error::Category::Syntax => "not JSON",
+            serde_json::error::Category::Eof => "JSON ends too early",
+            _ => "not an object with `text` and known `role` and `side`",
+        };
+        format!("{what} at column {}", e.column())
+    })
+}
+
+/// Scans lines, in the open or through the seal.
+struct Scanner {
+    engine: Engine,
+    scratch: Scratch,
+}
+
+impl Scanner {
+    fn new(engine: Engine, _sealed: bool) -> Self {
+        Self {
+            engine,
+            scratch: Scratch::default(),
+        }
+    }
+
+    fn scan(&mut self, number: u64, line: &Line) -> Output {
+        let scan = self
+            .engine
+            .scan(line.text.expose(), line.role, line.side, &mut self.scratch);
+        let part = |kind: ValueKind| {
+            scan.values
+                .iter()
+                .filter(|v| v.kind == kind && v.stage != Stage::Shadow)
+                .map(value)
+                .collect()
+        };
+        Output {
+            line: number,
+            injection: Injection {
+                verdict: scan.injection.verdict,
+                score: scan.injection.score,
+                rules: scan.injection.rules.clone(),
+            },
+            pii: part(ValueKind::Pii),
+            secrets: part(ValueKind::Secret),
+        }
+    }
+}
+
+fn value(found: &Found) -> Value {
+    Value {
+        kind: found.entity.clone(),
+        typed: (found.kind == ValueKind::Secret).then_some(found.typed),
+        start: Some(found.start),
+        end: Some(found.end),
+    }
+}
+
+fn print(out: &mut impl std::io::Write, output: &Output) -> std::io::Result<()> {
+    write!(
+        out,
+        "{:>6}  {} {:.2}",
+        output.line,
+        if output.injection.verdict {
+            "INJECTION"
+        } else {
+            "ok       "
+        },
+        output.injection.score
+    )?;
+    for rule in &output.injection.rules {
+        write!(out, " {rule}")?;
+    }
+    for v in output.pii.iter().chain(&output.secrets) {
+        write!(out, " {}", v.kind)?;
+        if let (Some(start), Some(end)) = (v.start, v.end) {
+            write!(out, "@{start}-{end}")?;
+        }
+    }
+    Ok(())
 }

@@ -39,7 +39,10 @@ pub(super) struct List {
 impl List {
     /// Its phrases, folded.
     pub(super) fn words(&self) -> Vec<String> {
-        self.phrases.iter().map(|p| fold::phrase(&p.value)).collect()
+        self.phrases
+            .iter()
+            .map(|p| fold::phrase(&p.value))
+            .collect()
     }
 }
 

@@ -84,7 +84,19 @@ mod tests {
     #[test]
     fn words_come_out_of_regexes() {
         let mut words = Vec::new();
-        of_regex(r"\b(?:ignore|disregard)\s+(?P<what>previous) instructions?[a-z]+\p{Greek}", &mut words);
-        assert_eq!(words, ["ignore", "disregard", "previous", "instructions", "instruction"]);
+        of_regex(
+            r"\b(?:ignore|disregard)\s+(?P<what>previous) instructions?[a-z]+\p{Greek}",
+            &mut words,
+        );
+        assert_eq!(
+            words,
+            [
+                "ignore",
+                "disregard",
+                "previous",
+                "instructions",
+                "instruction"
+            ]
+        );
     }
 }

@@ -156,7 +156,10 @@ pub fn load(
     }
     let words = |name: &str| lists.get(name).map_or_else(Vec::new, List::words);
     let (lexicon, keep) = (words(super::LEXICON_LIST), words(super::KEEP_LIST));
-    Ok((RuleSet::new(rules, digest.finalize(), lexicon, keep), problems))
+    Ok((
+        RuleSet::new(rules, digest.finalize(), lexicon, keep),
+        problems,
+    ))
 }
 
 fn parse<T: DeserializeOwned>(source: &Source) -> Result<T, Diagnostic> {

@@ -111,7 +111,12 @@ pub struct Reading {
 
 impl std::fmt::Debug for Reading {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Reading({}, {} bytes)", self.kind.as_str(), self.text.len())
+        write!(
+            f,
+            "Reading({}, {} bytes)",
+            self.kind.as_str(),
+            self.text.len()
+        )
     }
 }
 
@@ -242,13 +247,25 @@ impl Engine {
         let mut found = overlap::Pool::default();
         let mut tally = Tally::default();
         for (at, view) in readings.views.iter().enumerate() {
-            self.look(text, &readings, at, view, (role, side), scratch, &mut found, &mut tally);
+            self.look(
+                text,
+                &readings,
+                at,
+                view,
+                (role, side),
+                scratch,
+                &mut found,
+                &mut tally,
+            );
         }
         self.conclude(text, role, side, readings, found, tally)
     }
 
     /// All rules against one reading.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one scan, taken apart for borrowing")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one scan, taken apart for borrowing"
+    )]
     fn look(
         &self,
         input: &str,
@@ -277,7 +294,11 @@ impl Engine {
             (None, 0) => (Some(input), Some(&view.map)),
             (None, _) => (None, None),
         };
-        let raw_ascii = if at == 0 { readings.ascii } else { raw.is_some_and(str::is_ascii) };
+        let raw_ascii = if at == 0 {
+            readings.ascii
+        } else {
+            raw.is_some_and(str::is_ascii)
+        };
         let digits = match (&readings.counts, at) {
             (Some(counts), 0) => counts.digits() >= compile::DIGITS,
             _ => true,
@@ -394,7 +415,11 @@ impl Engine {
         } else {
             !open
         };
-        let logit = if self.model.is_some() { tally.logit } else { f32::NAN };
+        let logit = if self.model.is_some() {
+            tally.logit
+        } else {
+            f32::NAN
+        };
         let combined = combine(&evidence, logit, Context { role, side, hidden });
         let injection = Injection {
             verdict: combined.verdict(),
@@ -518,7 +543,10 @@ fn walk(plan: &Plan, text: &str, scratch: &mut Scratch) {
             let pattern = dfa.match_pattern(state, n).as_usize();
             let end = at + 1;
             let start = end - plan.lengths[pattern] as usize;
-            let (from, to) = (plan.starts[pattern] as usize, plan.starts[pattern + 1] as usize);
+            let (from, to) = (
+                plan.starts[pattern] as usize,
+                plan.starts[pattern + 1] as usize,
+            );
             for posting in &plan.postings[from..to] {
                 if (posting.starts_word && !starts_word(text, start))
                     || (posting.ends_word && !ends_word(text, end))
@@ -531,7 +559,12 @@ fn walk(plan: &Plan, text: &str, scratch: &mut Scratch) {
                     hits.seen[group] = true;
                     hits.touched.push(posting.group);
                     for rule in &plan.calls[group] {
-                        call(&mut scratch.called, &mut scratch.stamps, scratch.stamp, *rule);
+                        call(
+                            &mut scratch.called,
+                            &mut scratch.stamps,
+                            scratch.stamp,
+                            *rule,
+                        );
                     }
                 }
                 if plan.placed[group] && hits.places[group].len() < MAX_GROUP_HITS {
@@ -585,6 +618,11 @@ fn sweep(sweep: &Sweep, text: &str, zones: &[(usize, usize)], scratch: &mut Scra
     }
     for pattern in patterns.iter() {
         let rule = sweep.rules[pattern.as_usize()];
-        call(&mut scratch.called, &mut scratch.stamps, scratch.stamp, rule);
+        call(
+            &mut scratch.called,
+            &mut scratch.stamps,
+            scratch.stamp,
+            rule,
+        );
     }
 }

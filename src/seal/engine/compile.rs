@@ -211,7 +211,9 @@ impl Builder {
     fn rarity(&self, group: GroupId) -> usize {
         self.groups[group as usize]
             .iter()
-            .map(|k| k.text.chars().count() * 2 + usize::from(k.starts_word) + usize::from(k.ends_word))
+            .map(|k| {
+                k.text.chars().count() * 2 + usize::from(k.starts_word) + usize::from(k.ends_word)
+            })
             .min()
             .unwrap_or(0)
     }
@@ -273,7 +275,9 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             .validators
             .iter()
             .filter_map(|name| {
-                let known = crate::seal::value::VALIDATORS.iter().find(|(n, _)| n == name)?;
+                let known = crate::seal::value::VALIDATORS
+                    .iter()
+                    .find(|(n, _)| n == name)?;
                 Some((known.0, validator(name)?))
             })
             .collect();

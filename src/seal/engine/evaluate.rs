@@ -171,7 +171,11 @@ fn context(page: &Page<'_>, group: GroupId, within: u32, value: (usize, usize)) 
 }
 
 /// Spans of a condition.
-fn hold(node: &Condition, page: &Page<'_>, near: Option<(GroupId, u32)>) -> Result<Vec<Span>, Stop> {
+fn hold(
+    node: &Condition,
+    page: &Page<'_>,
+    near: Option<(GroupId, u32)>,
+) -> Result<Vec<Span>, Stop> {
     if let Some(group) = node.keywords
         && !page.hits.seen(group)
     {
@@ -372,7 +376,11 @@ fn matches(
             found.push(span);
         }
     }
-    if found.is_empty() { Err(Stop::Regex) } else { Ok(found) }
+    if found.is_empty() {
+        Err(Stop::Regex)
+    } else {
+        Ok(found)
+    }
 }
 
 fn one(

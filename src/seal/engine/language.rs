@@ -9,18 +9,89 @@ const MIN_WORDS: u32 = 2;
 
 /// The commonest short words, folded, that few other languages of the table share.
 const WORDS: [(&str, &[&str]); 12] = [
-    ("en", &["the", "and", "is", "you", "of", "to", "what", "for", "this", "with", "how", "are"]),
-    ("de", &["der", "die", "und", "ist", "nicht", "das", "ich", "ein", "wie", "mit", "auf", "zu"]),
-    ("fr", &["le", "les", "est", "et", "vous", "des", "une", "je", "dans", "pour", "que", "pas"]),
-    ("es", &["el", "los", "es", "y", "que", "una", "por", "para", "con", "como", "del", "las"]),
-    ("pt", &["o", "os", "e", "nao", "uma", "para", "com", "voce", "do", "da", "que", "em"]),
-    ("it", &["il", "gli", "e", "non", "che", "una", "per", "con", "di", "della", "sono", "come"]),
-    ("nl", &["het", "een", "en", "niet", "ik", "je", "van", "dat", "op", "zijn", "voor", "de"]),
-    ("pl", &["nie", "jest", "to", "sie", "na", "w", "z", "jak", "czy", "dla", "ze", "co"]),
-    ("tr", &["bir", "ve", "bu", "icin", "ne", "ile", "degil", "olarak", "mi", "ben", "da", "nasil"]),
-    ("sv", &["och", "att", "det", "inte", "ar", "som", "en", "pa", "jag", "for", "med", "hur"]),
-    ("id", &["yang", "dan", "di", "untuk", "tidak", "ini", "dengan", "apa", "saya", "itu", "dari", "bagaimana"]),
-    ("hi", &["hai", "aur", "ka", "ki", "mein", "nahi", "kya", "ko", "kaise", "karo", "mujhe", "ke"]),
+    (
+        "en",
+        &[
+            "the", "and", "is", "you", "of", "to", "what", "for", "this", "with", "how", "are",
+        ],
+    ),
+    (
+        "de",
+        &[
+            "der", "die", "und", "ist", "nicht", "das", "ich", "ein", "wie", "mit", "auf", "zu",
+        ],
+    ),
+    (
+        "fr",
+        &[
+            "le", "les", "est", "et", "vous", "des", "une", "je", "dans", "pour", "que", "pas",
+        ],
+    ),
+    (
+        "es",
+        &[
+            "el", "los", "es", "y", "que", "una", "por", "para", "con", "como", "del", "las",
+        ],
+    ),
+    (
+        "pt",
+        &[
+            "o", "os", "e", "nao", "uma", "para", "com", "voce", "do", "da", "que", "em",
+        ],
+    ),
+    (
+        "it",
+        &[
+            "il", "gli", "e", "non", "che", "una", "per", "con", "di", "della", "sono", "come",
+        ],
+    ),
+    (
+        "nl",
+        &[
+            "het", "een", "en", "niet", "ik", "je", "van", "dat", "op", "zijn", "voor", "de",
+        ],
+    ),
+    (
+        "pl",
+        &[
+            "nie", "jest", "to", "sie", "na", "w", "z", "jak", "czy", "dla", "ze", "co",
+        ],
+    ),
+    (
+        "tr",
+        &[
+            "bir", "ve", "bu", "icin", "ne", "ile", "degil", "olarak", "mi", "ben", "da", "nasil",
+        ],
+    ),
+    (
+        "sv",
+        &[
+            "och", "att", "det", "inte", "ar", "som", "en", "pa", "jag", "for", "med", "hur",
+        ],
+    ),
+    (
+        "id",
+        &[
+            "yang",
+            "dan",
+            "di",
+            "untuk",
+            "tidak",
+            "ini",
+            "dengan",
+            "apa",
+            "saya",
+            "itu",
+            "dari",
+            "bagaimana",
+        ],
+    ),
+    (
+        "hi",
+        &[
+            "hai", "aur", "ka", "ki", "mein", "nahi", "kya", "ko", "kaise", "karo", "mujhe", "ke",
+        ],
+    ),
 ];
 
 /// ISO 639-1 of a folded text, if it shows.

@@ -47,7 +47,9 @@ impl Pool {
             }
             let (start, end) = match (&view.plain, page.map) {
                 // The text before folding: decoded, or the input itself.
-                (Some((_, plain_map)), Some(_)) => (plain_map.start(span.from), plain_map.end(span.to)),
+                (Some((_, plain_map)), Some(_)) => {
+                    (plain_map.start(span.from), plain_map.end(span.to))
+                }
                 (None, Some(_)) if at == 0 => (span.from, span.to),
                 _ => (view.map.start(span.from), view.map.end(span.to)),
             };

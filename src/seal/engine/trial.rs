@@ -86,7 +86,11 @@ fn one(
     for (at_ms, text) in &test.events {
         let scan = engine.scan(text, test.role, test.side, scratch);
         covered.extend(scan.hits.iter().map(|h| h.rule.clone()));
-        let n = scan.hits.iter().find(|h| h.rule == rule.id).map_or(0, |h| h.n);
+        let n = scan
+            .hits
+            .iter()
+            .find(|h| h.rule == rule.id)
+            .map_or(0, |h| h.n);
         match &rule.window {
             Some(window) => {
                 for _ in 0..n {

@@ -239,7 +239,10 @@ mod tests {
 
     #[test]
     fn look_alikes_map_only_in_words_that_mix() {
-        assert_eq!(folded("іgnоrе рrеvіоus аnd саріtаl").0, "ignore previous and capital");
+        assert_eq!(
+            folded("іgnоrе рrеvіоus аnd саріtаl").0,
+            "ignore previous and capital"
+        );
         let russian = "Как приготовить борщ по рецепту Windows";
         assert_eq!(folded(russian).0, fold::phrase(russian));
         assert_eq!(folded("сосо іgnоre").0, "coco ignore");

@@ -145,7 +145,9 @@ impl Lexicon {
 
     /// Whether the word is in it.
     pub fn has(&self, word: &str) -> bool {
-        self.words.binary_search_by(|w| w.as_str().cmp(word)).is_ok()
+        self.words
+            .binary_search_by(|w| w.as_str().cmp(word))
+            .is_ok()
     }
 
     fn maybe(&self, signature: u64) -> bool {
@@ -182,7 +184,10 @@ impl Lexicon {
             for index in self.of(turned) {
                 let known = self.word(index).as_bytes();
                 if known.len() == word.len()
-                    && known.iter().zip(word.as_bytes()).all(|(k, w)| *k == turn(*w))
+                    && known
+                        .iter()
+                        .zip(word.as_bytes())
+                        .all(|(k, w)| *k == turn(*w))
                 {
                     found = Some(Kinship::Rot13);
                 }
@@ -252,7 +257,9 @@ fn slipped(word: &str, known: &str) -> bool {
         std::cmp::Ordering::Less => first && last && k.len() > MIN_REPAIR,
         // A letter too many: inside, or the last one twice.
         std::cmp::Ordering::Greater => {
-            first && (last && k.len() > MIN_REPAIR || w.len() >= 2 && w[w.len() - 1] == w[w.len() - 2])
+            first
+                && (last && k.len() > MIN_REPAIR
+                    || w.len() >= 2 && w[w.len() - 1] == w[w.len() - 2])
         }
     }
 }
@@ -263,7 +270,15 @@ mod tests {
 
     fn lexicon() -> Lexicon {
         Lexicon::new(
-            ["ignore", "previous", "instructions", "forget", "output", "content", "правила"],
+            [
+                "ignore",
+                "previous",
+                "instructions",
+                "forget",
+                "output",
+                "content",
+                "правила",
+            ],
             ["contest", "precious"],
         )
     }
@@ -299,7 +314,9 @@ mod tests {
 
     #[test]
     fn other_words_are_left_alone() {
-        for word in ["forge", "forgets", "ignored", "contest", "outputs", "ignition", "precious"] {
+        for word in [
+            "forge", "forgets", "ignored", "contest", "outputs", "ignition", "precious",
+        ] {
             assert_eq!(kin(word), None, "{word}");
         }
     }

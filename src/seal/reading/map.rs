@@ -63,7 +63,10 @@ impl Map {
     }
 
     fn piece(&self, at: u32) -> Option<(Piece, u32)> {
-        let index = self.pieces.partition_point(|p| p.out <= at).checked_sub(1)?;
+        let index = self
+            .pieces
+            .partition_point(|p| p.out <= at)
+            .checked_sub(1)?;
         let piece = self.pieces[index];
         let end = self.pieces.get(index + 1).map_or(self.len, |p| p.out);
         Some((piece, end - piece.out))

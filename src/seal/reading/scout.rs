@@ -130,11 +130,19 @@ mod tests {
         }
         for lead in 0..12 {
             for len in 0..14 {
-                let text = format!("{}{} {}", "ab ".repeat(lead), "x".repeat(len), "y".repeat(5));
-                let want: Vec<(usize, usize)> = [(lead * 3, lead * 3 + len), (lead * 3 + len + 1, lead * 3 + len + 6)]
-                    .into_iter()
-                    .filter(|(a, b)| b - a >= 5)
-                    .collect();
+                let text = format!(
+                    "{}{} {}",
+                    "ab ".repeat(lead),
+                    "x".repeat(len),
+                    "y".repeat(5)
+                );
+                let want: Vec<(usize, usize)> = [
+                    (lead * 3, lead * 3 + len),
+                    (lead * 3 + len + 1, lead * 3 + len + 6),
+                ]
+                .into_iter()
+                .filter(|(a, b)| b - a >= 5)
+                .collect();
                 assert_eq!(stretches(text.as_bytes(), 5, &class), want, "{lead} {len}");
             }
         }

@@ -2,8 +2,8 @@
 
 use base64::Engine as _;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::super::scout::{Counts, stretches};
 use super::{Run, hex, readable};
@@ -26,7 +26,8 @@ const CLASS: [bool; 256] = {
     let mut b = 0;
     while b < 256 {
         let c = b as u8 as char;
-        class[b] = b < 128 && (c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '-' | '_' | '='));
+        class[b] =
+            b < 128 && (c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '-' | '_' | '='));
         b += 1;
     }
     class
@@ -60,7 +61,12 @@ pub(super) fn find(text: &str, counts: &Counts, budget: usize, runs: &mut Vec<Ru
         let block = joined.as_deref().unwrap_or(&bytes[from..to]);
         if let Some(text) = one(block) {
             room = room.saturating_sub(text.len());
-            runs.push(Run { from, to, text, block: true });
+            runs.push(Run {
+                from,
+                to,
+                text,
+                block: true,
+            });
         } else if joined.is_none() {
             pieces(&bytes[from..to], from, runs);
         }
@@ -70,7 +76,9 @@ pub(super) fn find(text: &str, counts: &Counts, budget: usize, runs: &mut Vec<Ru
 /// Parts of a path or of an assignment.
 fn pieces(block: &[u8], from: usize, runs: &mut Vec<Run>) {
     let mut start = 0;
-    for end in (0..=block.len()).filter(|i| *i == block.len() || matches!(block[*i], b'/' | b'=' | b'-' | b'_')) {
+    for end in (0..=block.len())
+        .filter(|i| *i == block.len() || matches!(block[*i], b'/' | b'=' | b'-' | b'_'))
+    {
         let piece = &block[start..end];
         if piece.len() >= MIN_BLOCK
             && piece.len() < block.len()
@@ -101,12 +109,24 @@ fn one(block: &[u8]) -> Option<String> {
     if upper == 0 || (lower == 0 && digits == 0) {
         return None;
     }
-    let body = block.strip_suffix(b"==").or_else(|| block.strip_suffix(b"=")).unwrap_or(block);
+    let body = block
+        .strip_suffix(b"==")
+        .or_else(|| block.strip_suffix(b"="))
+        .unwrap_or(block);
     // One character beyond a multiple of four carries no byte.
-    let body = if body.len() % 4 == 1 { &body[..body.len() - 1] } else { body };
+    let body = if body.len() % 4 == 1 {
+        &body[..body.len() - 1]
+    } else {
+        body
+    };
     let safe = body.iter().any(|b| matches!(b, b'-' | b'_'));
     let decode = |part: &[u8]| {
-        if safe { URL_SAFE.decode(part) } else { STANDARD.decode(part) }.ok()
+        if safe {
+            URL_SAFE.decode(part)
+        } else {
+            STANDARD.decode(part)
+        }
+        .ok()
     };
     if body.len() > TASTE {
         let taste = decode(&body[..TASTE])?;

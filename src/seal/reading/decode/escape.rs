@@ -61,7 +61,12 @@ fn percent(text: &str, sign: u8, runs: &mut Vec<Run>) {
         n += plain.len();
         letters += plain.iter().filter(|b| b.is_ascii_alphabetic()).count();
         if let Ok(text) = String::from_utf8(plain) {
-            runs.push(Run { from, to, text, block: false });
+            runs.push(Run {
+                from,
+                to,
+                text,
+                block: false,
+            });
         }
     }
     let enough = match sign {

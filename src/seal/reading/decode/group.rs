@@ -48,14 +48,31 @@ fn code(group: &[u8], base: Base) -> Option<u8> {
             if !(2..=3).contains(&group.len()) || !group.iter().all(u8::is_ascii_digit) {
                 return None;
             }
-            let n = group.iter().fold(0_u16, |n, b| n * 10 + u16::from(b - b'0'));
+            let n = group
+                .iter()
+                .fold(0_u16, |n, b| n * 10 + u16::from(b - b'0'));
             u8::try_from(n).ok().filter(|n| (9..=126).contains(n))
         }
     }
 }
 
 fn is_separator(b: u8) -> bool {
-    matches!(b, b' ' | b',' | b';' | b':' | b'-' | b'\n' | b'\r' | b'\t' | b'|' | b'_' | b'[' | b']' | b'(' | b')')
+    matches!(
+        b,
+        b' ' | b','
+            | b';'
+            | b':'
+            | b'-'
+            | b'\n'
+            | b'\r'
+            | b'\t'
+            | b'|'
+            | b'_'
+            | b'['
+            | b']'
+            | b'('
+            | b')'
+    )
 }
 
 fn codes(text: &str, runs: &mut Vec<Run>) {
@@ -75,7 +92,11 @@ fn codes(text: &str, runs: &mut Vec<Run>) {
                 at += 1;
             }
             let end = at.min(bytes.len());
-            let value = if end > start && end - start <= 8 { code(&bytes[start..end], base) } else { None };
+            let value = if end > start && end - start <= 8 {
+                code(&bytes[start..end], base)
+            } else {
+                None
+            };
             if let Some(value) = value {
                 if plain.is_empty() {
                     from = start;
@@ -83,8 +104,15 @@ fn codes(text: &str, runs: &mut Vec<Run>) {
                 plain.push(value);
                 to = at;
             } else {
-                if plain.len() >= MIN_CODES && let Some(text) = readable(&plain) {
-                    runs.push(Run { from, to, text, block: true });
+                if plain.len() >= MIN_CODES
+                    && let Some(text) = readable(&plain)
+                {
+                    runs.push(Run {
+                        from,
+                        to,
+                        text,
+                        block: true,
+                    });
                 }
                 plain.clear();
             }
@@ -94,13 +122,45 @@ fn codes(text: &str, runs: &mut Vec<Run>) {
 }
 
 const MORSE: [(&str, char); 39] = [
-    (".-", 'a'), ("-...", 'b'), ("-.-.", 'c'), ("-..", 'd'), (".", 'e'), ("..-.", 'f'),
-    ("--.", 'g'), ("....", 'h'), ("..", 'i'), (".---", 'j'), ("-.-", 'k'), (".-..", 'l'),
-    ("--", 'm'), ("-.", 'n'), ("---", 'o'), (".--.", 'p'), ("--.-", 'q'), (".-.", 'r'),
-    ("...", 's'), ("-", 't'), ("..-", 'u'), ("...-", 'v'), (".--", 'w'), ("-..-", 'x'),
-    ("-.--", 'y'), ("--..", 'z'), ("-----", '0'), (".----", '1'), ("..---", '2'),
-    ("...--", '3'), ("....-", '4'), (".....", '5'), ("-....", '6'), ("--...", '7'),
-    ("---..", '8'), ("----.", '9'), (".-.-.-", '.'), ("--..--", ','), ("..--..", '?'),
+    (".-", 'a'),
+    ("-...", 'b'),
+    ("-.-.", 'c'),
+    ("-..", 'd'),
+    (".", 'e'),
+    ("..-.", 'f'),
+    ("--.", 'g'),
+    ("....", 'h'),
+    ("..", 'i'),
+    (".---", 'j'),
+    ("-.-", 'k'),
+    (".-..", 'l'),
+    ("--", 'm'),
+    ("-.", 'n'),
+    ("---", 'o'),
+    (".--.", 'p'),
+    ("--.-", 'q'),
+    (".-.", 'r'),
+    ("...", 's'),
+    ("-", 't'),
+    ("..-", 'u'),
+    ("...-", 'v'),
+    (".--", 'w'),
+    ("-..-", 'x'),
+    ("-.--", 'y'),
+    ("--..", 'z'),
+    ("-----", '0'),
+    (".----", '1'),
+    ("..---", '2'),
+    ("...--", '3'),
+    ("....-", '4'),
+    (".....", '5'),
+    ("-....", '6'),
+    ("--...", '7'),
+    ("---..", '8'),
+    ("----.", '9'),
+    (".-.-.-", '.'),
+    ("--..--", ','),
+    ("..--..", '?'),
 ];
 
 fn morse(text: &str, runs: &mut Vec<Run>) {
@@ -139,7 +199,10 @@ fn morse(text: &str, runs: &mut Vec<Run>) {
                 }
             }
         }
-        if letters >= MIN_MORSE_LETTERS && wrong * 10 <= letters && readable(plain.as_bytes()).is_some() {
+        if letters >= MIN_MORSE_LETTERS
+            && wrong * 10 <= letters
+            && readable(plain.as_bytes()).is_some()
+        {
             let trimmed = text[from..to].trim_matches(['\n', ' ', '/', '|']);
             let start = from + text[from..to].find(trimmed).unwrap_or(0);
             runs.push(Run {

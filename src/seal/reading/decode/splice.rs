@@ -22,7 +22,10 @@ pub(super) fn find(text: &str, counts: &Counts, runs: &mut Vec<Run>) {
         let ((_, end), (start, _)) = (pair[0], pair[1]);
         let between = &text[end..start];
         if between.len() <= MAX_BETWEEN
-            && matches!(between[1..between.len() - 1].trim(), "+" | "." | "&" | "||" | "..")
+            && matches!(
+                between[1..between.len() - 1].trim(),
+                "+" | "." | "&" | "||" | ".."
+            )
         {
             runs.push(Run {
                 from: end,
