@@ -535,7 +535,10 @@ fn bytes_that_are_no_event() {
         (b"\xef\xbb\xbf{}".to_vec(), Reason::NotJson),
         (format!("{}\0", least()).into_bytes(), Reason::Nul),
         (
-            least().to_string().replace("chat", "ch\\u0000at").into_bytes(),
+            least()
+                .to_string()
+                .replace("chat", "ch\\u0000at")
+                .into_bytes(),
             Reason::Nul,
         ),
         (format!("{}{}", least(), "x").into_bytes(), Reason::NotJson),

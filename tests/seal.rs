@@ -36,7 +36,7 @@ fn plain() -> Value {
 }
 
 fn sealer() -> Arc<Sealer> {
-    Arc::new(Sealer::new(Keys::development()))
+    Arc::new(Sealer::built_in(Keys::development()))
 }
 
 fn record(value: &[u8]) -> RawRecord<'_> {
@@ -126,7 +126,7 @@ fn a_rotation_sends_both_identities() {
     ])
     .expect("keys");
     let old = Keys::single([1; 32]);
-    let e = Decoder::trusted(Arc::new(Sealer::new(keys)))
+    let e = Decoder::trusted(Arc::new(Sealer::built_in(keys)))
         .decode(&record(plain().to_string().as_bytes()))
         .expect("decodes");
     let prev = e.prev.expect("overlap").user.expect("user");

@@ -66,7 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Keys::development()
         }
     };
-    let mut replay = start(args.config.as_deref(), Arc::new(Sealer::new(keys)))?;
+    let mut replay = start(args.config.as_deref(), Arc::new(Sealer::built_in(keys)))?;
     if let Some(warm) = &args.warm {
         replay.silent(true);
         let bad = feed(&mut replay, warm)?;

@@ -40,7 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(path) => keyfile::read(path).map_err(anyhow::Error::msg)?,
         None => Keys::single(super::key::random_secret()?),
     };
-    let sealer = Arc::new(Sealer::new(keys));
+    let sealer = Arc::new(Sealer::built_in(keys));
     let mut file = File {
         decoder: Decoder::trusted(Arc::clone(&sealer)).with_max_bytes(lines::MAX_LINE),
         sealer,

@@ -18,8 +18,7 @@ static ALPHABETS: [u8; 256] = {
     let mut b = 0u8;
     loop {
         let name = b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'/' | b'-');
-        let error =
-            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
+        let error = b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
         let mut bits = 0;
         if name {
             bits |= NAME | MODEL;

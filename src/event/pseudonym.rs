@@ -145,13 +145,22 @@ mod tests {
         for i in 0..=255u8 {
             let p = Pseudonym {
                 kid: Kid::parse("k7").expect("kid"),
-                mac: std::array::from_fn(|n| i.wrapping_mul(31).wrapping_add(u8::try_from(n).unwrap_or(0).wrapping_mul(i | 1))),
+                mac: std::array::from_fn(|n| {
+                    i.wrapping_mul(31)
+                        .wrapping_add(u8::try_from(n).unwrap_or(0).wrapping_mul(i | 1))
+                }),
             };
             let text = p.to_string();
             assert_eq!(text.parse(), Ok(p));
             assert_eq!(text, format!("k7:{}", URL_SAFE_NO_PAD.encode(p.mac)));
         }
-        for bad in ["k7:AAAAAAAAAAAAAAAAAAAAAB", "k7:AAAAAAAAAAAAAAAAAAAAA=", "k7:AAAAAAAAAAAAAAAAAAAAA+", "k7:éAAAAAAAAAAAAAAAAAAAA", "é:AAAAAAAAAAAAAAAAAAAAAA"] {
+        for bad in [
+            "k7:AAAAAAAAAAAAAAAAAAAAAB",
+            "k7:AAAAAAAAAAAAAAAAAAAAA=",
+            "k7:AAAAAAAAAAAAAAAAAAAAA+",
+            "k7:éAAAAAAAAAAAAAAAAAAAA",
+            "é:AAAAAAAAAAAAAAAAAAAAAA",
+        ] {
             assert!(bad.parse::<Pseudonym>().is_err(), "{bad}");
         }
     }
