@@ -31,6 +31,7 @@ use crate::event::{Features, Role, Side, SmolStr, Stage};
 use crate::rule::{Area, Known, ReadingKind, Rule, RuleSet};
 use crate::seal::model::{Context, Evidence, Model, combine};
 use crate::seal::reading::lexicon::Lexicon;
+use crate::seal::reading::map::Map;
 use crate::seal::reading::{self, Readings, Skipped, View};
 
 /// Most hits of one keyword group in one reading whose places are kept; beyond it the group counts
@@ -279,64 +280,44 @@ impl Engine {
     ) {
         let kind = view.kind.unwrap_or(ReadingKind::Folded);
         let plan = &self.plan;
-        scratch.hits.reset(plan.calls.len());
-        scratch.called.clear();
-        scratch.stamps.resize(plan.rules.len(), 0);
-        scratch.stamp = scratch.stamp.wrapping_add(1);
-        if scratch.stamp == 0 {
-            scratch.stamps.fill(0);
-            scratch.stamp = 1;
-        }
+        scratch.start(plan);
         walk(plan, &view.text, scratch);
-        // The text before folding, for rules that read it: the input itself, or what was decoded.
-        let (raw, raw_map) = match (&view.plain, at) {
-            (Some((plain, _)), _) => (Some(plain.as_str()), Some(&view.inner)),
-            (None, 0) => (Some(input), Some(&view.map)),
-            (None, _) => (None, None),
-        };
-        let raw_ascii = if at == 0 {
-            readings.ascii
-        } else {
-            raw.is_some_and(str::is_ascii)
-        };
-        let digits = match (&readings.counts, at) {
-            (Some(counts), 0) => counts.digits() >= compile::DIGITS,
-            _ => true,
-        };
-        let zones = match raw {
-            Some(raw) if digits && self.needs_zones() => {
-                evaluate::digit_zones(raw, self.zone_reach())
-            }
-            _ => Vec::new(),
-        };
-        if let Some(raw) = raw {
-            sweep(&plan.digits, raw, &zones, scratch);
-            sweep(&plan.always, raw, &[(0, raw.len())], scratch);
-        }
         let mut called = std::mem::take(&mut scratch.called);
-        called.sort_unstable();
-        let folded_ascii = view.text.is_ascii();
-        for index in &called {
-            let rule = &plan.rules[usize::from(*index)];
+        {
+            let pages = Pages::new(self, input, readings, at, view, &scratch.hits);
+            if let Some(raw) = pages.raw {
+                let (stamps, stamp) = (&mut scratch.stamps, scratch.stamp);
+                sweep(&plan.digits, raw, &pages.zones, &mut called, stamps, stamp);
+                sweep(&plan.always, raw, &[(0, raw.len())], &mut called, stamps, stamp);
+            }
+            called.sort_unstable();
+            self.judge(&called, kind, (role, side), at, view, &pages, found, tally);
+        }
+        scratch.called = called;
+        if let Some(model) = &self.model {
+            tally.model(kind, model.score(&view.text));
+        }
+    }
+
+    /// The rules called, against what they see of one reading.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one scan, taken apart for borrowing")]
+    fn judge(
+        &self,
+        called: &[u16],
+        kind: ReadingKind,
+        (role, side): (Role, Side),
+        at: usize,
+        view: &View,
+        pages: &Pages<'_>,
+        found: &mut overlap::Pool,
+        tally: &mut Tally,
+    ) {
+        for index in called {
+            let rule = &self.plan.rules[usize::from(*index)];
             if !wanted(rule, kind, at, role, side) {
                 continue;
             }
-            let page = match (rule.raw && rule_reads_raw(rule, kind, at), raw) {
-                (true, Some(raw)) => Page {
-                    text: raw,
-                    hits: &scratch.hits,
-                    map: raw_map,
-                    ascii: raw_ascii,
-                    digit_zones: &zones,
-                },
-                _ => Page {
-                    text: &view.text,
-                    hits: &scratch.hits,
-                    map: None,
-                    ascii: folded_ascii,
-                    digit_zones: &[],
-                },
-            };
+            let page = pages.of(rule, kind, at);
             let Ok(spans) = evaluate::judge(rule, &page) else {
                 continue;
             };
@@ -346,17 +327,9 @@ impl Engine {
             if rule.rule.area == Area::Injection {
                 tally.injection(*index, kind, spans.len());
             } else {
-                found.add(*index, &rule.rule, at, view, &page, &spans);
+                found.add(*index, at, view, &page, &spans);
             }
         }
-        scratch.called = called;
-        if let Some(model) = &self.model {
-            tally.model(kind, model.score(&view.text));
-        }
-    }
-
-    fn needs_zones(&self) -> bool {
-        self.plan.digits.set.is_some() || self.plan.rules.iter().any(|r| r.raw)
     }
 
     fn zone_reach(&self) -> usize {
@@ -460,6 +433,85 @@ impl Engine {
                 })
                 .collect(),
             skipped,
+        }
+    }
+}
+
+impl Scratch {
+    /// Ready for the next reading.
+    fn start(&mut self, plan: &Plan) {
+        self.hits.reset(plan.calls.len());
+        self.called.clear();
+        self.stamps.resize(plan.rules.len(), 0);
+        self.stamp = self.stamp.wrapping_add(1);
+        if self.stamp == 0 {
+            self.stamps.fill(0);
+            self.stamp = 1;
+        }
+    }
+}
+
+/// What rules see of one reading: the text before folding, or the folded one.
+struct Pages<'a> {
+    /// The input itself, or what was decoded; repaired readings have only their folded text.
+    raw: Option<&'a str>,
+    raw_map: Option<&'a Map>,
+    raw_ascii: bool,
+    zones: Vec<(usize, usize)>,
+    folded: &'a str,
+    folded_ascii: bool,
+    hits: &'a Hits,
+}
+
+impl<'a> Pages<'a> {
+    fn new(
+        engine: &Engine,
+        input: &'a str,
+        readings: &Readings,
+        at: usize,
+        view: &'a View,
+        hits: &'a Hits,
+    ) -> Self {
+        let (raw, raw_map) = match (&view.plain, at) {
+            (Some((plain, _)), _) => (Some(plain.as_str()), Some(&view.inner)),
+            (None, 0) => (Some(input), Some(&view.map)),
+            (None, _) => (None, None),
+        };
+        let digits = match (&readings.counts, at) {
+            (Some(counts), 0) => counts.digits() >= compile::DIGITS,
+            _ => true,
+        };
+        let zones = raw
+            .filter(|_| digits)
+            .map_or_else(Vec::new, |r| evaluate::digit_zones(r, engine.zone_reach()));
+        let ascii = |text: &str| if at == 0 { readings.ascii } else { text.is_ascii() };
+        Self {
+            raw,
+            raw_map,
+            raw_ascii: raw.is_some_and(ascii),
+            zones,
+            folded: &view.text,
+            folded_ascii: (at == 0 && readings.ascii) || view.text.is_ascii(),
+            hits,
+        }
+    }
+
+    fn of(&self, rule: &Compiled, kind: ReadingKind, at: usize) -> Page<'_> {
+        match (rule.raw && rule_reads_raw(rule, kind, at), self.raw) {
+            (true, Some(raw)) => Page {
+                text: raw,
+                hits: self.hits,
+                map: self.raw_map,
+                ascii: self.raw_ascii,
+                digit_zones: &self.zones,
+            },
+            _ => Page {
+                text: self.folded,
+                hits: self.hits,
+                map: None,
+                ascii: self.folded_ascii,
+                digit_zones: &[],
+            },
         }
     }
 }
@@ -606,7 +658,14 @@ fn joins_words(c: char) -> bool {
 }
 
 /// Patterns without literals over the places that can hold them.
-fn sweep(sweep: &Sweep, text: &str, zones: &[(usize, usize)], scratch: &mut Scratch) {
+fn sweep(
+    sweep: &Sweep,
+    text: &str,
+    zones: &[(usize, usize)],
+    called: &mut Vec<u16>,
+    stamps: &mut [u32],
+    stamp: u32,
+) {
     let Some(set) = &sweep.set else { return };
     let mut patterns = PatternSet::new(set.pattern_len());
     for (from, to) in zones {
@@ -618,11 +677,6 @@ fn sweep(sweep: &Sweep, text: &str, zones: &[(usize, usize)], scratch: &mut Scra
     }
     for pattern in patterns.iter() {
         let rule = sweep.rules[pattern.as_usize()];
-        call(
-            &mut scratch.called,
-            &mut scratch.stamps,
-            scratch.stamp,
-            rule,
-        );
+        call(called, stamps, stamp, rule);
     }
 }

@@ -131,8 +131,9 @@ fn check(rule: &Compiled, page: &Page<'_>, span: &mut Span) -> Result<(), Stop> 
         return Err(Stop::Entropy);
     }
     if let Some((group, within, required)) = rule.context {
-        span.context = context(page, group, within, (span.from, span.to));
-        if required && !span.context {
+        let near = context(page, group, within, (span.from, span.to));
+        span.context |= near;
+        if required && !near {
             return Err(Stop::Context);
         }
     }
@@ -195,6 +196,10 @@ fn hold(
             });
             if found.is_empty() {
                 return Err(Stop::Keyword);
+            }
+            // The provider's name near a value is a context word.
+            for span in &mut found {
+                span.context = true;
             }
         }
         spans = Some(found);

@@ -1,10 +1,10 @@
 //! Why a rule did or did not hit: each reading, each rule, and the step at which it stopped.
 
-use super::evaluate::{Page, Stop};
-use super::{Engine, Scan, Scratch, evaluate, rule_reads_raw, walk, wanted};
+use super::evaluate::Stop;
+use super::{Engine, Pages, Scan, Scratch, evaluate, walk, wanted};
 use crate::event::{Role, Side, SmolStr};
 use crate::rule::ReadingKind;
-use crate::seal::reading;
+use crate::seal::reading::{self, Readings, View};
 
 /// One rule against one reading.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,47 +29,68 @@ pub struct Explanation {
 }
 
 impl Engine {
+    /// One rule alone against all readings of a text, whatever other rules say: how often it holds
+    /// in the reading where it holds most, and the values it cuts out.
+    pub(super) fn judge_alone(
+        &self,
+        id: &str,
+        text: &str,
+        role: Role,
+        side: Side,
+        scratch: &mut Scratch,
+    ) -> (u32, Vec<String>) {
+        let all = reading::read(text, &self.lexicon);
+        let mut most = 0;
+        let mut values = Vec::new();
+        let Some(rule) = self.plan.rules.iter().find(|r| r.rule.id == id) else {
+            return (0, values);
+        };
+        self.each_reading(text, &all, scratch, |_, kind, at, pages| {
+            if !wanted(rule, kind, at, role, side) {
+                return;
+            }
+            let page = pages.of(rule, kind, at);
+            if let Ok(spans) = evaluate::judge(rule, &page) {
+                most = most.max(u32::try_from(spans.len()).unwrap_or(u32::MAX));
+                for span in spans {
+                    values.extend(page.text.get(span.from..span.to).map(str::to_owned));
+                }
+            }
+        });
+        (most, values)
+    }
+
+    /// Walks each reading and hands out what rules see of it.
+    fn each_reading(
+        &self,
+        text: &str,
+        all: &Readings,
+        scratch: &mut Scratch,
+        mut see: impl FnMut(&View, ReadingKind, usize, &Pages<'_>),
+    ) {
+        for (at, view) in all.views.iter().enumerate() {
+            let kind = view.kind.unwrap_or(ReadingKind::Folded);
+            scratch.start(&self.plan);
+            walk(&self.plan, &view.text, scratch);
+            let pages = Pages::new(self, text, all, at, view, &scratch.hits);
+            see(view, kind, at, &pages);
+        }
+    }
+
     /// Explains a text. Unlike a scan it judges every rule.
     pub fn explain(&self, text: &str, role: Role, side: Side) -> Explanation {
         let mut scratch = Scratch::default();
         let scan = self.scan(text, role, side, &mut scratch);
         let all = reading::read(text, &self.lexicon);
         let mut steps = Vec::new();
-        for (at, view) in all.views.iter().enumerate() {
-            let kind = view.kind.unwrap_or(ReadingKind::Folded);
-            scratch.hits.reset(self.plan.calls.len());
-            scratch.called.clear();
-            scratch.stamps.resize(self.plan.rules.len(), 0);
-            walk(&self.plan, &view.text, &mut scratch);
-            let (raw, raw_map) = match (&view.plain, at) {
-                (Some((plain, _)), _) => (Some(plain.as_str()), Some(&view.inner)),
-                (None, 0) => (Some(text), Some(&view.map)),
-                (None, _) => (None, None),
-            };
-            let zones = raw.map_or_else(Vec::new, |r| evaluate::digit_zones(r, self.zone_reach()));
+        self.each_reading(text, &all, &mut scratch, |_, kind, at, pages| {
             for rule in &self.plan.rules {
                 let outcome = if !rule.rule.scope.holds(role, side) {
                     Err(Stop::Scope)
                 } else if !wanted(rule, kind, at, role, side) {
                     Err(Stop::Reading)
                 } else {
-                    let page = match (rule.raw && rule_reads_raw(rule, kind, at), raw) {
-                        (true, Some(raw)) => Page {
-                            text: raw,
-                            hits: &scratch.hits,
-                            map: raw_map,
-                            ascii: raw.is_ascii(),
-                            digit_zones: &zones,
-                        },
-                        _ => Page {
-                            text: &view.text,
-                            hits: &scratch.hits,
-                            map: None,
-                            ascii: view.text.is_ascii(),
-                            digit_zones: &[],
-                        },
-                    };
-                    evaluate::judge(rule, &page).map(|spans| spans.len())
+                    evaluate::judge(rule, &pages.of(rule, kind, at)).map(|spans| spans.len())
                 };
                 let counted = scan.hits.iter().any(|h| h.rule == rule.rule.id);
                 let outcome = match outcome {
@@ -82,7 +103,7 @@ impl Engine {
                     outcome,
                 });
             }
-        }
+        });
         let readings = all
             .views
             .into_iter()

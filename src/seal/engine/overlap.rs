@@ -34,7 +34,6 @@ impl Pool {
     pub(super) fn add(
         &mut self,
         index: u16,
-        _rule: &Rule,
         at: usize,
         view: &View,
         page: &Page<'_>,
@@ -78,22 +77,27 @@ impl Pool {
         }
         let mut order: Vec<&Candidate> = self.candidates.iter().collect();
         order.sort_by_cached_key(|c| rank(c, &rules[usize::from(c.rule)].rule));
-        // Accepted spans by start; they never overlap within one set.
-        let mut taken = [BTreeMap::new(), BTreeMap::new()];
+        // Accepted spans by start, per area; they never overlap within one map. What only counts in
+        // the shadow must not push aside what counts.
+        let mut taken: [BTreeMap<usize, usize>; 4] = Default::default();
         let mut kept: Vec<&Candidate> = Vec::new();
         for candidate in order {
             let rule = &rules[usize::from(candidate.rule)].rule;
-            // What only counts in the shadow must not push aside what counts.
             let shadow = rule.stage == Stage::Shadow || rule.window.is_some();
-            let own = &mut taken[usize::from(shadow)];
-            if overlaps(own, candidate.start, candidate.end) {
+            let secret = rule.area == Area::Secret;
+            let own = usize::from(shadow) * 2 + usize::from(secret);
+            let other = usize::from(shadow) * 2 + usize::from(!secret);
+            let span = (candidate.start, candidate.end);
+            if covering(&taken[own], span).is_some()
+                || covering(&taken[other], span).is_some_and(|by| explains(by, !secret, span))
+            {
                 continue;
             }
             if kept.len() >= MAX_FOUND {
                 dropped += 1;
                 continue;
             }
-            own.insert(candidate.start, candidate.end);
+            taken[own].insert(candidate.start, candidate.end);
             kept.push(candidate);
         }
         kept.sort_by_key(|c| (c.start, c.end, c.rule));
@@ -146,11 +150,21 @@ fn rank(c: &Candidate, rule: &Rule) -> impl Ord + use<> {
     )
 }
 
-fn overlaps(taken: &BTreeMap<usize, usize>, start: usize, end: usize) -> bool {
+/// The accepted span that overlaps this one, if any.
+fn covering(taken: &BTreeMap<usize, usize>, (start, end): (usize, usize)) -> Option<(usize, usize)> {
     taken
         .range(..end.max(start + 1))
         .next_back()
-        .is_some_and(|(_, other_end)| *other_end > start)
+        .filter(|(_, other_end)| **other_end > start)
+        .map(|(a, b)| (*a, *b))
+}
+
+/// Whether an accepted value of the other area says what this one is. A phone number inside a token
+/// is none; a token inside a link is one, and the link stays a link.
+fn explains(by: (usize, usize), by_secret: bool, span: (usize, usize)) -> bool {
+    let shared = by.1.min(span.1) - by.0.max(span.0);
+    let (by_len, len) = (by.1 - by.0, span.1 - span.0);
+    shared * 5 >= len * 4 && (by_secret || by_len <= len * 2)
 }
 
 /// Byte offsets as character offsets, asked in nearly ascending order.

@@ -315,7 +315,8 @@ fn unjoin(token: &str, lexicon: &Lexicon) -> Option<String> {
         )
     };
     let joins = token.chars().filter(|c| is_join(*c)).count();
-    if joins < 1 {
+    // An address is joined by nature.
+    if joins < 2 || token.contains("://") || token.contains('@') || token.starts_with("www.") {
         return None;
     }
     let parts = token
@@ -325,7 +326,7 @@ fn unjoin(token: &str, lexicon: &Lexicon) -> Option<String> {
         .clone()
         .filter(|w| w.len() >= MIN_REPAIR && (lexicon.has(w) || slip(w, lexicon).is_some()))
         .count();
-    if known == 0 || (joins == 1 && known < 2) {
+    if known == 0 || (joins < 3 && known < 2) {
         return None;
     }
     let mut text = String::with_capacity(token.len());
