@@ -8,6 +8,7 @@ pub mod bench;
 pub mod broker;
 pub mod budget;
 pub mod config;
+pub mod database;
 pub mod db;
 pub mod dead_letters;
 pub mod demo;

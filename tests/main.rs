@@ -3,4 +3,6 @@ mod architecture;
 mod decode;
 mod deliver;
 mod ingest;
+mod postgres;
 mod seal;
+mod store;

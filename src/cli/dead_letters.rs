@@ -1,12 +1,151 @@
-//! `veilwatch dead-letters`: List, show and replay dead letters.
+//! `veilwatch dead-letters`: list and show what could not be decoded: where and why, never what.
 
 use std::process::ExitCode;
 
+use clap::Subcommand;
+
+use super::EXIT_FINDINGS;
+use super::database::{Database, Format, is_json, write_rows};
+use crate::event::{SmolStr, Time, TopicPartition};
+use crate::store::dead_letter::{DeadLetterFilter, ReasonCount, StoredDeadLetter};
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    database: Database,
+    /// How to write results.
+    #[arg(long, global = true)]
+    format: Option<Format>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List dead letters, newest first.
+    List {
+        /// Only of this topic.
+        #[arg(long)]
+        topic: Option<String>,
+        /// Only with this reason.
+        #[arg(long)]
+        reason: Option<String>,
+        /// Only appended since (RFC 3339).
+        #[arg(long, value_parser = parse_time)]
+        since: Option<Time>,
+        /// Only those not replayed.
+        #[arg(long)]
+        open: bool,
+        /// Count by reason instead.
+        #[arg(long)]
+        by_reason: bool,
+        /// At most so many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        limit: i64,
+    },
+    /// Show one dead letter; exit 1 if there is none.
+    Show {
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: i32,
+        /// Offset.
+        offset: i64,
+    },
+}
+
+fn parse_time(s: &str) -> Result<Time, String> {
+    Time::parse_rfc3339(s).ok_or_else(|| "write a time such as 2026-11-21T07:00:00Z".to_owned())
+}
 
 /// Runs the verb.
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let format = args.format;
+    match args.verb {
+        Verb::List {
+            topic,
+            reason,
+            since,
+            open,
+            by_reason,
+            limit,
+        } => {
+            if by_reason {
+                let since = since.unwrap_or_default();
+                let rows = args
+                    .database
+                    .with(|s| async move { Ok(s.dead_letter_reasons(since).await?) })?;
+                let columns: &[(&str, fn(&ReasonCount) -> String)] = &[
+                    ("REASON", |r| r.reason.clone()),
+                    ("COUNT", |r| r.count.to_string()),
+                    ("LATEST", |r| r.latest.clone()),
+                ];
+                write_rows(&rows, format, columns)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let filter = DeadLetterFilter {
+                topic,
+                reason,
+                since,
+                open_only: open,
+                limit,
+            };
+            let rows = args
+                .database
+                .with(|s| async move { Ok(s.dead_letters(&filter).await?) })?;
+            write_rows(&rows, format, COLUMNS)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Show {
+            topic,
+            partition,
+            offset,
+        } => {
+            let tp = TopicPartition {
+                topic: SmolStr::new(&topic),
+                partition,
+            };
+            let found = args
+                .database
+                .with(|s| async move { Ok(s.dead_letter(&tp, offset).await?) })?;
+            let Some(d) = found else {
+                eprintln!("there is no dead letter at {topic}/{partition} offset {offset}");
+                return Ok(ExitCode::from(EXIT_FINDINGS));
+            };
+            if is_json(format) {
+                write_rows(&[d], format, COLUMNS)?;
+            } else {
+                show(&d)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+const COLUMNS: &[(&str, fn(&StoredDeadLetter) -> String)] = &[
+    ("AT", |d| d.at.clone()),
+    ("TOPIC", |d| d.topic.clone()),
+    ("PART", |d| d.partition.to_string()),
+    ("OFFSET", |d| d.offset.to_string()),
+    ("REASON", |d| d.reason.clone()),
+    ("FIELD", |d| d.field_path.clone().unwrap_or_default()),
+    ("BYTE", |d| {
+        d.byte_position.map_or_else(String::new, |b| b.to_string())
+    }),
+    ("SIZE", |d| d.size_bytes.to_string()),
+    ("REPLAYED", |d| d.replayed_at.clone().unwrap_or_default()),
+];
+
+fn show(d: &StoredDeadLetter) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    for (name, value) in COLUMNS {
+        writeln!(out, "{:<10}{}", name.to_lowercase(), value(d))?;
+    }
+    writeln!(
+        out,
+        "gateway   {}\n\nThe record itself is not kept: it may hold a prompt. While Kafka retains it, read it there.",
+        d.gateway.as_deref().unwrap_or("unknown")
+    )
 }

@@ -1,0 +1,395 @@
+//! The batch transaction: results and offset live or die together.
+//!
+//! One transaction carries one batch each of several partitions of a process. It begins with the
+//! compare-and-set of every partition in (topic, part) order; if one fails it is rolled back and tried
+//! again without that partition. An unknown COMMIT is resolved by reading the partition's row. The
+//! same batch is a pure value, so trying again writes the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use sqlx::{PgConnection, Row as _};
+
+use super::chaos::{self, Point};
+use super::{Counters, Store, StoreError, Uuid, append, incident, ledger, value};
+use crate::account::{LedgerDelta, LedgerKey};
+use crate::decide;
+use crate::detect::{Checkpoint, Effects, ValueDelta, ValueKey};
+use crate::event::{SmolStr, Time, TopicPartition};
+
+/// Times the same batch is tried after a transient error. Then the caller pauses and asks again.
+const TRIES: u32 = 5;
+/// First pause between tries; doubled each time, with jitter of a half.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// How long to go on asking for the outcome of a COMMIT while the database does not answer. A crash
+/// recovery takes seconds.
+const ASK_FOR: Duration = Duration::from_secs(30);
+
+/// A record that could not be decoded. Never its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterRow {
+    /// Where.
+    pub offset: i64,
+    /// Append time.
+    pub append: Time,
+    /// Why, from a fixed list.
+    pub reason: SmolStr,
+    /// Field path, names only.
+    pub path: String,
+    /// Byte position.
+    pub byte: Option<u64>,
+    /// Size of the record in bytes.
+    pub bytes: u64,
+    /// Who published it, where that could be read.
+    pub gateway: Option<SmolStr>,
+}
+
+/// Offsets that were lost: never silent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRow {
+    /// First offset lost.
+    pub lo: i64,
+    /// First offset after.
+    pub hi: i64,
+    /// `retention`, `skipped`, `truncated`.
+    pub reason: SmolStr,
+}
+
+/// One batch of one partition, complete.
+#[derive(Debug)]
+pub struct PartitionBatch {
+    /// Which partition.
+    pub tp: TopicPartition,
+    /// The claim it was read under.
+    pub claim_id: Uuid,
+    /// The offset that must be next: the batch covers `lo..hi`.
+    pub lo: i64,
+    /// First offset after the batch.
+    pub hi: i64,
+    /// Records read (holes left by transactions and compaction are not records).
+    pub records: u32,
+    /// Append time of the last record.
+    pub watermark: Time,
+    /// Timestamp of record `hi - 1`.
+    pub last_ts_ms: i64,
+    /// Fingerprint of record `hi - 1`.
+    pub last_crc: i32,
+    /// Audit head before the batch.
+    pub chain_prev: [u8; 32],
+    /// Audit head after it.
+    pub chain_head: [u8; 32],
+    /// Key id of the leaves in a trusted source, else empty.
+    pub kid: SmolStr,
+    /// What could not be decoded.
+    pub dead_letters: Vec<DeadLetterRow>,
+    /// What was lost.
+    pub gaps: Vec<GapRow>,
+    /// What detect wants written, closed. Rows of a checkpoint stand in its `user_rows`.
+    pub effects: Effects,
+    /// Usage, in lock order.
+    pub ledger: BTreeMap<LedgerKey, LedgerDelta>,
+    /// Detector state as of `hi`, when its turn has come.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Why a partition's batch was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// Another process claimed the partition: drop it.
+    Claimed,
+    /// The claim is ours, the offset is not: claim again and go on from there.
+    Moved {
+        /// Where it stands.
+        next_offset: i64,
+    },
+    /// The row is gone (a database restored from before the first claim): claim again.
+    Gone,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Partitions whose batch was refused, in order. All others are applied.
+    pub fenced: Vec<(TopicPartition, Fence)>,
+    /// Findings by what became of them.
+    pub findings: incident::Fates,
+    /// Incident changes written: the notifier has work.
+    pub changes: u64,
+    /// Thresholds of budgets crossed.
+    pub crossings: u64,
+    /// Transactions tried, 1 without trouble.
+    pub tries: u32,
+}
+
+enum Outcome {
+    Done(Commit),
+    Fenced(usize, Fence),
+}
+
+/// A failed attempt: whether COMMIT had been sent, and what it would have done.
+struct Failed {
+    error: StoreError,
+    committing: Option<Commit>,
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self {
+            error,
+            committing: None,
+        }
+    }
+}
+
+impl Store {
+    /// Applies batches of several partitions in one transaction. Runs to its end even if the caller
+    /// is dropped.
+    ///
+    /// # Errors
+    /// A transient error after several tries (pause, then call again with the same batches), or one
+    /// that trying again does not cure.
+    pub async fn commit(&self, batches: Arc<[PartitionBatch]>) -> Result<Commit, StoreError> {
+        let store = self.clone();
+        self.unabortable(async move { store.commit_loop(&batches).await })
+            .await
+    }
+
+    async fn commit_loop(&self, batches: &[PartitionBatch]) -> Result<Commit, StoreError> {
+        let mut live: Vec<&PartitionBatch> = batches.iter().collect();
+        live.sort_by(|a, b| a.tp.cmp(&b.tp));
+        if live.windows(2).any(|w| w[0].tp == w[1].tp) {
+            return Err(StoreError::Refusal(
+                "one transaction takes one batch of a partition".to_owned(),
+            ));
+        }
+        let mut fenced = Vec::new();
+        let mut tries = 0;
+        let mut failures = 0;
+        // What an attempt would have done whose COMMIT got no answer.
+        let mut unknown: Option<Commit> = None;
+        loop {
+            if live.is_empty() {
+                return Ok(Commit {
+                    fenced,
+                    tries,
+                    ..Commit::default()
+                });
+            }
+            tries += 1;
+            match self.attempt(&live).await {
+                Ok(Outcome::Done(mut done)) => {
+                    Counters::add(&self.counters().commits, 1);
+                    done.fenced = fenced;
+                    done.tries = tries;
+                    return Ok(done);
+                }
+                Ok(Outcome::Fenced(at, fence)) => {
+                    // The attempt whose outcome was unknown may have committed while this one waited
+                    // for its lock.
+                    if let Some(mut done) = unknown.take()
+                        && fence
+                            == (Fence::Moved {
+                                next_offset: live[at].hi,
+                            })
+                    {
+                        done.fenced = fenced;
+                        done.tries = tries;
+                        return Ok(done);
+                    }
+                    Counters::add(&self.counters().fenced, 1);
+                    fenced.push((live.remove(at).tp.clone(), fence));
+                }
+                Err(Failed { error, committing }) => {
+                    if let Some(would) = committing
+                        && error.is_connection()
+                    {
+                        Counters::add(&self.counters().unknown_commits, 1);
+                        if self.ask(&live).await? {
+                            let mut done = would;
+                            done.fenced = fenced;
+                            done.tries = tries;
+                            return Ok(done);
+                        }
+                        unknown = Some(would);
+                    }
+                    failures += 1;
+                    if !error.is_transient() || failures >= TRIES {
+                        return Err(error);
+                    }
+                    Counters::add(&self.counters().retries, 1);
+                    if error.code() == Some("40P01") {
+                        Counters::add(&self.counters().deadlocks, 1);
+                    }
+                    tokio::time::sleep(jittered(FIRST_PAUSE * 2u32.pow(failures - 1))).await;
+                }
+            }
+        }
+    }
+
+    /// Whether a transaction whose COMMIT got no answer took effect. It is one transaction, so one
+    /// row that shows it is enough.
+    async fn ask(&self, live: &[&PartitionBatch]) -> Result<bool, StoreError> {
+        let until = tokio::time::Instant::now() + ASK_FOR;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.ask_once(live).await {
+                Err(e) if e.is_transient() && tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_once(&self, live: &[&PartitionBatch]) -> Result<bool, StoreError> {
+        for b in live {
+            let row = sqlx::query(
+                "SELECT claim_id, next_offset FROM vw.stream_partition WHERE topic = $1 AND part = $2",
+            )
+            .bind(b.tp.topic.as_str())
+            .bind(b.tp.partition)
+            .fetch_optional(self.pool())
+            .await
+            .map_err(StoreError::statement("could not ask for the outcome of a commit"))?;
+            if row.is_some_and(|r| r.get::<Uuid, _>(0) == b.claim_id && r.get::<i64, _>(1) == b.hi)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn attempt(&self, live: &[&PartitionBatch]) -> Result<Outcome, Failed> {
+        let mut tx = self
+            .pool()
+            .begin()
+            .await
+            .map_err(StoreError::statement("could not begin a batch"))?;
+        chaos::reach(Point::BeforeCas);
+        let mut seals = Vec::with_capacity(live.len());
+        for (i, b) in live.iter().enumerate() {
+            match compare_and_set(&mut tx, b).await? {
+                Some(seal) => seals.push(seal),
+                None => {
+                    let fence = why_fenced(&mut tx, b).await?;
+                    tx.rollback()
+                        .await
+                        .map_err(StoreError::statement("could not roll a batch back"))?;
+                    return Ok(Outcome::Fenced(i, fence));
+                }
+            }
+        }
+        chaos::reach(Point::AfterCas);
+        append::append(&mut tx, live, &seals).await?;
+        append::state(&mut tx, live).await?;
+
+        let mut values: BTreeMap<ValueKey, ValueDelta> = BTreeMap::new();
+        let mut usage: BTreeMap<LedgerKey, LedgerDelta> = BTreeMap::new();
+        let mut findings = Vec::new();
+        for b in live {
+            for (key, delta) in &b.effects.values {
+                values.entry(*key).or_default().merge(delta);
+            }
+            for (key, delta) in &b.ledger {
+                usage.entry(key.clone()).or_default().add(delta);
+            }
+            findings.extend(b.effects.findings.iter().cloned());
+        }
+        let at = live.iter().map(|b| b.watermark).max().unwrap_or_default();
+        value::merge(&mut tx, &values).await?;
+
+        let narrow = ledger::add(&mut tx, &ledger::Columns::of(&usage, false), at).await?;
+        findings.extend(decide::findings(&narrow));
+        let mut summary = incident::apply(&mut tx, findings, false).await?;
+
+        let wide = ledger::add(&mut tx, &ledger::Columns::of(&usage, true), at).await?;
+        summary.add(&incident::apply(&mut tx, decide::findings(&wide), true).await?);
+        Counters::add(&self.counters().repeated_findings, summary.repeated);
+
+        let done = Commit {
+            findings: summary.fates,
+            changes: summary.changes,
+            crossings: (narrow.len() + wide.len()) as u64,
+            ..Commit::default()
+        };
+        chaos::reach(Point::BeforeCommit);
+        if let Err(e) = tx.commit().await {
+            return Err(Failed {
+                error: StoreError::statement("could not commit a batch")(e),
+                committing: Some(done),
+            });
+        }
+        chaos::reach(Point::AfterCommit);
+        Ok(Outcome::Done(done))
+    }
+}
+
+/// Seals one row of `audit_batch` onto those before it, so that a row changed, removed or swapped
+/// shows even without the records.
+pub(super) fn seal(before: &[u8], lo: i64, hi: i64, n: u32, prev: &[u8], head: &[u8]) -> Vec<u8> {
+    let mut h = Sha256::new();
+    h.update(before);
+    h.update(lo.to_be_bytes());
+    h.update(hi.to_be_bytes());
+    h.update(n.to_be_bytes());
+    h.update(prev);
+    h.update(head);
+    h.finalize().to_vec()
+}
+
+/// The first statement on a partition: takes its row's lock and advances it. `None`: refused. The
+/// row's new seal is what [`seal`] computes from the old one.
+async fn compare_and_set(
+    conn: &mut PgConnection,
+    b: &PartitionBatch,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let row = sqlx::query(
+        "UPDATE vw.stream_partition
+            SET next_offset = $5, watermark = greatest(watermark, $6), last_ts_ms = $7, last_crc = $8,
+                audit_seal = sha256(audit_seal || int8send($4) || int8send($5) || int4send($9) || $10 || $11),
+                chain = $11, applied_at = now()
+          WHERE topic = $1 AND part = $2 AND claim_id = $3 AND next_offset = $4
+          RETURNING audit_seal",
+    )
+    .bind(b.tp.topic.as_str())
+    .bind(b.tp.partition)
+    .bind(b.claim_id)
+    .bind(b.lo)
+    .bind(b.hi)
+    .bind(b.watermark.0)
+    .bind(b.last_ts_ms)
+    .bind(b.last_crc)
+    .bind(i32::try_from(b.records).unwrap_or(i32::MAX))
+    .bind(b.chain_prev.as_slice())
+    .bind(b.chain_head.as_slice())
+    .fetch_optional(conn)
+    .await
+    .map_err(StoreError::statement("could not advance a partition"))?;
+    Ok(row.map(|r| r.get(0)))
+}
+
+async fn why_fenced(conn: &mut PgConnection, b: &PartitionBatch) -> Result<Fence, StoreError> {
+    let row = sqlx::query(
+        "SELECT claim_id, next_offset FROM vw.stream_partition WHERE topic = $1 AND part = $2",
+    )
+    .bind(b.tp.topic.as_str())
+    .bind(b.tp.partition)
+    .fetch_optional(conn)
+    .await
+    .map_err(StoreError::statement("could not read a partition"))?;
+    Ok(match row {
+        None => Fence::Gone,
+        Some(r) if r.get::<Uuid, _>(0) != b.claim_id => Fence::Claimed,
+        Some(r) => Fence::Moved {
+            next_offset: r.get(1),
+        },
+    })
+}
+
+/// Half to one and a half of a pause: writers that collided must not collide again.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64())
+}

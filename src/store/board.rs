@@ -1,0 +1,105 @@
+//! The notifier's groups and storm windows as rows.
+
+use sqlx::{PgConnection, Row as _};
+
+use super::{Store, StoreError};
+use crate::decide::notify::{Board, Group, Storm};
+use crate::event::{Hash16, SmolStr};
+
+impl Store {
+    pub(super) async fn load_board(&self) -> Result<Board, StoreError> {
+        let rows = sqlx::query("SELECT id, state::text FROM vw.notify_group")
+            .fetch_all(self.pool())
+            .await
+            .map_err(StoreError::statement("could not read the notifier's state"))?;
+        let corrupt = |said: String| StoreError::Corrupt {
+            what: "the notifier's state",
+            said,
+        };
+        let mut board = Board::default();
+        for r in &rows {
+            let (id, json): (&str, &str) = (r.get(0), r.get(1));
+            match id.split_once(':') {
+                Some(("group", key)) => {
+                    let key = key.parse().map_err(|()| corrupt("a group's key".into()))?;
+                    let group: Group =
+                        serde_json::from_str(json).map_err(|e| corrupt(e.to_string()))?;
+                    board.groups.insert(key, group);
+                }
+                Some(("storm", sink)) => {
+                    let storm: Storm =
+                        serde_json::from_str(json).map_err(|e| corrupt(e.to_string()))?;
+                    board.storms.insert(SmolStr::new(sink), storm);
+                }
+                _ => {
+                    return Err(corrupt(
+                        "a row is neither a group nor a storm window".into(),
+                    ));
+                }
+            }
+        }
+        Ok(board)
+    }
+}
+
+/// Writes the groups and storm windows that changed, removes those that are over.
+pub(super) async fn save_board(
+    conn: &mut PgConnection,
+    before: &Board,
+    after: &Board,
+) -> Result<(), StoreError> {
+    let json = |r: Result<String, serde_json::Error>| {
+        r.map_err(|e| {
+            StoreError::Refusal(format!(
+                "the notifier's state cannot be written as JSON: {e}"
+            ))
+        })
+    };
+    let group = |key: &Hash16| format!("group:{key}");
+    let storm = |sink: &SmolStr| format!("storm:{sink}");
+    let mut put: Vec<(String, String)> = Vec::new();
+    for (key, g) in &after.groups {
+        if before.groups.get(key) != Some(g) {
+            put.push((group(key), json(serde_json::to_string(g))?));
+        }
+    }
+    for (sink, s) in &after.storms {
+        if before.storms.get(sink) != Some(s) {
+            put.push((storm(sink), json(serde_json::to_string(s))?));
+        }
+    }
+    let gone: Vec<String> = before
+        .groups
+        .keys()
+        .filter(|k| !after.groups.contains_key(*k))
+        .map(group)
+        .chain(
+            before
+                .storms
+                .keys()
+                .filter(|s| !after.storms.contains_key(*s))
+                .map(storm),
+        )
+        .collect();
+    let what = "could not write the notifier's state";
+    if !put.is_empty() {
+        sqlx::query(
+            "INSERT INTO vw.notify_group (id, state)
+             SELECT u.id, u.state::jsonb FROM unnest($1::text[], $2::text[]) AS u (id, state) ORDER BY u.id COLLATE \"C\"
+             ON CONFLICT (id) DO UPDATE SET state = excluded.state",
+        )
+        .bind(put.iter().map(|p| p.0.as_str()).collect::<Vec<_>>())
+        .bind(put.iter().map(|p| p.1.as_str()).collect::<Vec<_>>())
+        .execute(&mut *conn)
+        .await
+        .map_err(StoreError::statement(what))?;
+    }
+    if !gone.is_empty() {
+        sqlx::query("DELETE FROM vw.notify_group WHERE id = ANY ($1)")
+            .bind(&gone)
+            .execute(conn)
+            .await
+            .map_err(StoreError::statement(what))?;
+    }
+    Ok(())
+}

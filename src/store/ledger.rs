@@ -1,0 +1,292 @@
+//! Adding usage to ledgers and testing thresholds, in one statement.
+//!
+//! The rows come sorted by (width, subject, period), which is the lock order. The totals that the
+//! upsert returns are tested against the limits in the same statement, so every replica tests the
+//! same limits against the true total; a threshold has crossed when its row in `budget_crossing`
+//! could be inserted, so it fires once per period however many writers see it.
+
+use std::collections::BTreeMap;
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row as _};
+
+use super::{StoreError, big};
+use crate::account::{Crossing, LedgerDelta, LedgerKey, Period, Scope, Unit};
+use crate::event::{SmolStr, Time};
+
+/// The usage added and the thresholds that it crossed. The first test is against the plain limit:
+/// raises only lift it, and most rows are far below. `ON CONFLICT` is what decides; `NOT EXISTS`
+/// only spares the attempt.
+const ADD: &str = r#"
+WITH up AS (
+  INSERT INTO vw.ledger AS l (width, subject, period, events, tokens_input, tokens_output, cost_pico,
+                              estimated_tokens, missing_events, unpriced_events, unpriced_tokens)
+  SELECT u.width, u.subject, u.period, u.events, u.ti, u.tob, u.cost::numeric, u.est, u.miss, u.une, u.unt
+    FROM unnest($1::smallint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
+                $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+      AS u (width, subject, period, events, ti, tob, cost, est, miss, une, unt)
+   ORDER BY u.width, u.subject COLLATE "C", u.period COLLATE "C"
+  ON CONFLICT (width, subject, period) DO UPDATE SET
+    events = l.events + excluded.events,
+    tokens_input = l.tokens_input + excluded.tokens_input,
+    tokens_output = l.tokens_output + excluded.tokens_output,
+    cost_pico = l.cost_pico + excluded.cost_pico,
+    estimated_tokens = l.estimated_tokens + excluded.estimated_tokens,
+    missing_events = l.missing_events + excluded.missing_events,
+    unpriced_events = l.unpriced_events + excluded.unpriced_events,
+    unpriced_tokens = l.unpriced_tokens + excluded.unpriced_tokens
+  RETURNING width, subject, period, tokens_input + tokens_output AS tokens, cost_pico
+)
+INSERT INTO vw.budget_crossing (budget_id, subject, period, threshold, amount, value)
+SELECT b.id, up.subject, up.period, t.pct, b.amount + r.extra, v.used
+  FROM up
+  JOIN vw.budget_limit b ON b.width = up.width AND b.enabled AND b.subject IN (up.subject, '*')
+                        AND b.period = vw.period_kind(up.period)
+ CROSS JOIN LATERAL (SELECT CASE b.unit WHEN 'usd' THEN up.cost_pico ELSE up.tokens::numeric END AS used) v
+ CROSS JOIN LATERAL unnest(b.thresholds) AS t (pct)
+ CROSS JOIN LATERAL (SELECT coalesce(sum(x.extra), 0) AS extra FROM vw.budget_raise x
+                      WHERE x.budget_id = b.id AND x.subject IN (up.subject, '*')
+                        AND x.starts_at <= now() AND x.expires_at > now()) r
+ WHERE b.amount * t.pct <= v.used * 100
+   AND NOT EXISTS (SELECT 1 FROM vw.budget_crossing c WHERE c.budget_id = b.id AND c.subject = up.subject
+                      AND c.period = up.period AND c.threshold = t.pct)
+   AND (b.amount + r.extra) * t.pct <= v.used * 100
+ ORDER BY up.width, up.subject, up.period, b.id, t.pct
+ON CONFLICT DO NOTHING
+RETURNING budget_id, subject, period, threshold, amount::text, value::text,
+          (SELECT l.width FROM vw.budget_limit l WHERE l.id = budget_id),
+          (SELECT l.unit FROM vw.budget_limit l WHERE l.id = budget_id)"#;
+
+/// Tests stored totals of the budgets whose limit was lowered or whose raise has lapsed. The ledger
+/// rows are locked first, in lock order, so that the test and a batch's test cannot both miss.
+const RETEST_LOCK: &str = r#"
+SELECT l.width, l.subject, l.period FROM vw.ledger l
+  JOIN vw.budget_limit b ON b.id = ANY ($1) AND b.enabled AND b.width = l.width
+       AND b.subject IN (l.subject, '*') AND l.period = vw.period_name(b.period, now())
+ WHERE (l.width = 0) = $2
+   AND EXISTS (SELECT 1 FROM unnest(b.thresholds) AS t (pct)
+                WHERE b.amount * t.pct <= CASE b.unit WHEN 'usd' THEN l.cost_pico ELSE (l.tokens_input + l.tokens_output)::numeric END * 100
+                  AND NOT EXISTS (SELECT 1 FROM vw.budget_crossing c WHERE c.budget_id = b.id
+                                     AND c.subject = l.subject AND c.period = l.period AND c.threshold = t.pct))
+ ORDER BY l.width, l.subject, l.period
+   FOR UPDATE OF l"#;
+
+const RETEST: &str = r#"
+INSERT INTO vw.budget_crossing (budget_id, subject, period, threshold, amount, value)
+SELECT b.id, l.subject, l.period, t.pct, b.amount + r.extra, v.used
+  FROM unnest($2::smallint[], $3::text[], $4::text[]) AS u (width, subject, period)
+  JOIN vw.ledger l ON l.width = u.width AND l.subject = u.subject COLLATE "C" AND l.period = u.period COLLATE "C"
+  JOIN vw.budget_limit b ON b.id = ANY ($1) AND b.enabled AND b.width = l.width AND b.subject IN (l.subject, '*')
+                        AND b.period = vw.period_kind(l.period)
+ CROSS JOIN LATERAL (SELECT CASE b.unit WHEN 'usd' THEN l.cost_pico ELSE (l.tokens_input + l.tokens_output)::numeric END AS used) v
+ CROSS JOIN LATERAL unnest(b.thresholds) AS t (pct)
+ CROSS JOIN LATERAL (SELECT coalesce(sum(x.extra), 0) AS extra FROM vw.budget_raise x
+                      WHERE x.budget_id = b.id AND x.subject IN (l.subject, '*')
+                        AND x.starts_at <= now() AND x.expires_at > now()) r
+ WHERE (b.amount + r.extra) * t.pct <= v.used * 100
+ ORDER BY l.width, l.subject, l.period, b.id, t.pct
+ON CONFLICT DO NOTHING
+RETURNING budget_id, subject, period, threshold, amount::text, value::text,
+          (SELECT l.width FROM vw.budget_limit l WHERE l.id = budget_id),
+          (SELECT l.unit FROM vw.budget_limit l WHERE l.id = budget_id)"#;
+
+/// Columns of a batch's ledger rows.
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    width: Vec<i16>,
+    subject: Vec<String>,
+    period: Vec<String>,
+    events: Vec<i64>,
+    tokens_input: Vec<i64>,
+    tokens_output: Vec<i64>,
+    cost: Vec<String>,
+    estimated: Vec<i64>,
+    missing: Vec<i64>,
+    unpriced_events: Vec<i64>,
+    unpriced_tokens: Vec<i64>,
+}
+
+impl Columns {
+    /// The rows of one half, in lock order. `wide`: everything but users.
+    pub(super) fn of(rows: &BTreeMap<LedgerKey, LedgerDelta>, wide: bool) -> Self {
+        let mut c = Self::default();
+        for (key, d) in rows {
+            if (key.scope.width() > 0) != wide {
+                continue;
+            }
+            c.width.push(i16::from(key.scope.width()));
+            c.subject.push(key.subject.to_string());
+            c.period.push(key.period.as_str().to_owned());
+            c.events.push(big(d.events));
+            c.tokens_input.push(big(d.tokens_input));
+            c.tokens_output.push(big(d.tokens_output));
+            c.cost.push(d.cost_pico.to_string());
+            c.estimated.push(big(d.estimated_tokens));
+            c.missing.push(big(d.missing_events));
+            c.unpriced_events.push(big(d.unpriced_events));
+            c.unpriced_tokens.push(big(d.unpriced_tokens));
+        }
+        c
+    }
+}
+
+/// Adds usage; returns the thresholds that crossed for the first time, in lock order.
+pub(super) async fn add(
+    conn: &mut PgConnection,
+    c: &Columns,
+    at: Time,
+) -> Result<Vec<Crossing>, StoreError> {
+    if c.width.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(ADD)
+        .bind(&c.width)
+        .bind(&c.subject)
+        .bind(&c.period)
+        .bind(&c.events)
+        .bind(&c.tokens_input)
+        .bind(&c.tokens_output)
+        .bind(&c.cost)
+        .bind(&c.estimated)
+        .bind(&c.missing)
+        .bind(&c.unpriced_events)
+        .bind(&c.unpriced_tokens)
+        .fetch_all(conn)
+        .await
+        .map_err(StoreError::statement("could not add usage to the ledgers"))?;
+    crossings(&rows, at)
+}
+
+/// Tests stored totals again for the given budgets; `wide` as in [`Columns::of`].
+pub(super) async fn retest(
+    conn: &mut PgConnection,
+    budgets: &[String],
+    wide: bool,
+    at: Time,
+) -> Result<Vec<Crossing>, StoreError> {
+    let what = "could not test the budgets again";
+    let rows = sqlx::query(RETEST_LOCK)
+        .bind(budgets)
+        .bind(!wide)
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(StoreError::statement(what))?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut keys: (Vec<i16>, Vec<String>, Vec<String>) = Default::default();
+    for r in &rows {
+        keys.0.push(r.get(0));
+        keys.1.push(r.get(1));
+        keys.2.push(r.get(2));
+    }
+    let rows = sqlx::query(RETEST)
+        .bind(budgets)
+        .bind(&keys.0)
+        .bind(&keys.1)
+        .bind(&keys.2)
+        .fetch_all(conn)
+        .await
+        .map_err(StoreError::statement(what))?;
+    crossings(&rows, at)
+}
+
+fn crossings(rows: &[PgRow], at: Time) -> Result<Vec<Crossing>, StoreError> {
+    let mut out = rows
+        .iter()
+        .map(|r| crossing(r, at))
+        .collect::<Result<Vec<_>, _>>()?;
+    // RETURNING gives no order; what follows must not depend on the plan.
+    out.sort_by(|a, b| {
+        let key = |c: &Crossing| {
+            (
+                c.scope,
+                c.subject.clone(),
+                c.period.clone(),
+                c.budget_id.clone(),
+                c.threshold_pct,
+            )
+        };
+        key(a).cmp(&key(b))
+    });
+    Ok(out)
+}
+
+fn crossing(r: &PgRow, at: Time) -> Result<Crossing, StoreError> {
+    let corrupt = |said: &str| StoreError::Corrupt {
+        what: "a budget",
+        said: said.to_owned(),
+    };
+    let width: i16 = r.get(6);
+    let scope = u8::try_from(width)
+        .ok()
+        .and_then(Scope::from_width)
+        .ok_or_else(|| corrupt("its width is not a scope"))?;
+    let unit = match r.get::<&str, _>(7) {
+        "tokens" => Unit::Tokens,
+        "usd" => Unit::Usd,
+        _ => return Err(corrupt("its unit is neither tokens nor usd")),
+    };
+    let number = |i: usize| {
+        r.get::<&str, _>(i)
+            .parse::<i128>()
+            .map_err(|_| corrupt("its amount is not an integer"))
+    };
+    Ok(Crossing {
+        budget_id: SmolStr::new(r.get::<&str, _>(0)),
+        scope,
+        subject: SmolStr::new(r.get::<&str, _>(1)),
+        period: Period::from_name(r.get(2)),
+        unit,
+        limit: number(4)?,
+        threshold_pct: u32::try_from(r.get::<i32, _>(3)).unwrap_or(0),
+        new_value: number(5)?,
+        at,
+    })
+}
+
+/// Reads every ledger row: reconciliation compares them with the sum of the events.
+pub(super) async fn read(
+    conn: &mut PgConnection,
+) -> Result<BTreeMap<LedgerKey, LedgerDelta>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT width, subject, period, events, tokens_input, tokens_output, cost_pico::text,
+                estimated_tokens, missing_events, unpriced_events, unpriced_tokens
+           FROM vw.ledger",
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(StoreError::statement("could not read the ledgers"))?;
+    rows.iter()
+        .map(|r| {
+            let corrupt = |said: &str| StoreError::Corrupt {
+                what: "a ledger row",
+                said: said.to_owned(),
+            };
+            let scope = u8::try_from(r.get::<i16, _>(0))
+                .ok()
+                .and_then(Scope::from_width)
+                .ok_or_else(|| corrupt("its width is not a scope"))?;
+            let key = LedgerKey {
+                scope,
+                subject: SmolStr::new(r.get::<&str, _>(1)),
+                period: Period::from_name(r.get(2)),
+            };
+            let n = |i: usize| super::count(r.get(i));
+            let delta = LedgerDelta {
+                events: n(3),
+                tokens_input: n(4),
+                tokens_output: n(5),
+                cost_pico: r
+                    .get::<&str, _>(6)
+                    .parse()
+                    .map_err(|_| corrupt("its cost is not an integer"))?,
+                estimated_tokens: n(7),
+                missing_events: n(8),
+                unpriced_events: n(9),
+                unpriced_tokens: n(10),
+            };
+            Ok((key, delta))
+        })
+        .collect()
+}

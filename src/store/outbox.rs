@@ -1,0 +1,315 @@
+//! The outbox: notifications wait here between the notifier's transaction and the sinks' workers.
+//!
+//! Only the lowest unfinished `seq` of an (incident, sink) may be claimed, so that a trigger never
+//! overtakes its resolution; among those the most severe goes first. A claim lasts 15 s and a send
+//! 10 s, so a claim outlives every send of a live worker. A worker that was stopped finds its claim
+//! gone when it marks: it then queues a `repeat` of the present state, which corrects a stale trigger.
+
+use std::time::Duration;
+
+use sqlx::Row as _;
+
+use super::{Store, StoreError, Uuid, clean, hash16, uuid};
+use crate::event::{Hash16, Severity, SmolStr};
+
+/// How long a claim lasts.
+pub const CLAIM_SECONDS: f64 = 15.0;
+/// How long a send may take: less than a claim.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Characters of an error that are kept.
+const ERROR_CHARS: usize = 300;
+
+/// A notification that this worker may send.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// The incident's key.
+    pub key: Hash16,
+    /// Its number.
+    pub number: i32,
+    /// The sink.
+    pub sink: SmolStr,
+    /// Order within (incident, sink).
+    pub seq: i64,
+    /// `firing`, `repeat`, `escalated`, `acknowledged`, `resolved`, `digest`.
+    pub kind: SmolStr,
+    /// How bad.
+    pub severity: Severity,
+    /// The same for every message about this incident number.
+    pub dedup_key: Hash16,
+    /// Sends tried before this one.
+    pub attempts: u32,
+    /// What to render.
+    pub payload: serde_json::Value,
+    /// Milliseconds since the row was written.
+    pub age_ms: i64,
+    claim_id: Uuid,
+}
+
+/// What a worker's mark met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marked {
+    /// The claim was still ours.
+    Done,
+    /// The claim had lapsed and somebody else took the row: a `repeat` of the present state was
+    /// queued behind it.
+    Stale,
+}
+
+/// Unfinished rows of a sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SinkBacklog {
+    /// The sink.
+    pub sink: SmolStr,
+    /// Rows by state: pending, claimed, sent, parked, expired, grouped.
+    pub by_state: [u64; 6],
+    /// Age of the oldest unfinished row in seconds of database time.
+    pub oldest_seconds: f64,
+}
+
+impl Store {
+    /// Claims at most `limit` rows of a sink that are at least as severe as `floor`: most severe first,
+    /// then the longest due.
+    pub async fn outbox_claim(
+        &self,
+        sink: &str,
+        limit: i64,
+        floor: Severity,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let claim_id = Uuid::new_v4();
+        let rows = sqlx::query(
+            "UPDATE vw.outbox o
+                SET state = 1, claim_id = $3, claim_until = now() + make_interval(secs => $4)
+               FROM (SELECT c.ctid AS row FROM vw.outbox c
+                      WHERE c.sink = $1 AND c.state IN (0, 1) AND c.next_at <= now()
+                        AND (c.state = 0 OR c.claim_until < now()) AND c.severity >= $5
+                        AND NOT EXISTS (SELECT 1 FROM vw.outbox e
+                                         WHERE e.key = c.key AND e.number = c.number AND e.sink = c.sink
+                                           AND e.seq < c.seq AND e.state IN (0, 1))
+                      ORDER BY c.severity DESC, c.next_at, c.key, c.seq
+                      LIMIT $2 FOR UPDATE SKIP LOCKED) due
+              WHERE o.ctid = due.row
+             RETURNING o.key, o.number, o.sink, o.seq, o.kind, o.severity, o.dedup_key, o.attempts, o.payload,
+                       (extract(epoch FROM now() - o.created_at) * 1000)::bigint, o.next_at",
+        )
+        .bind(sink)
+        .bind(limit)
+        .bind(claim_id)
+        .bind(CLAIM_SECONDS)
+        .bind(super::severity_column(floor))
+        .fetch_all(self.pool())
+        .await
+        .map_err(StoreError::statement("could not claim notifications"))?;
+        let mut claimed = rows
+            .iter()
+            .map(|r| {
+                Ok(Claimed {
+                    key: hash16(r.get(0)),
+                    number: r.get(1),
+                    sink: SmolStr::new(r.get::<&str, _>(2)),
+                    seq: r.get(3),
+                    kind: SmolStr::new(r.get::<&str, _>(4)),
+                    severity: super::severity(r.get(5))?,
+                    dedup_key: hash16(r.get(6)),
+                    attempts: u32::try_from(r.get::<i32, _>(7)).unwrap_or(0),
+                    payload: r.get(8),
+                    age_ms: r.get(9),
+                    claim_id,
+                })
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        claimed.sort_by(|a, b| {
+            (b.severity, b.age_ms, a.key, a.number, a.seq)
+                .cmp(&(a.severity, a.age_ms, b.key, b.number, b.seq))
+        });
+        Ok(claimed)
+    }
+
+    /// Whether the claim still stands, asked just before sending.
+    pub async fn outbox_holds(&self, c: &Claimed) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT 1 FROM vw.outbox WHERE key = $1 AND number = $2 AND sink = $3 AND seq = $4
+                AND state = 1 AND claim_id = $5 AND claim_until > now()",
+        )
+        .bind(uuid(c.key))
+        .bind(c.number)
+        .bind(c.sink.as_str())
+        .bind(c.seq)
+        .bind(c.claim_id)
+        .fetch_optional(self.pool())
+        .await
+        .map_err(StoreError::statement("could not check a claim"))?;
+        Ok(row.is_some())
+    }
+
+    /// Marks a row as sent.
+    pub async fn outbox_sent(&self, c: &Claimed) -> Result<Marked, StoreError> {
+        let (store, c) = (self.clone(), c.clone());
+        self.unabortable(async move {
+            let what = "could not mark a notification as sent";
+            let mut tx = store
+                .pool()
+                .begin()
+                .await
+                .map_err(StoreError::statement(what))?;
+            let done = sqlx::query(
+                "UPDATE vw.outbox SET state = 2, attempts = attempts + 1, finished_at = now(), claim_id = NULL,
+                        claim_until = NULL, last_error = ''
+                  WHERE key = $1 AND number = $2 AND sink = $3 AND seq = $4 AND state = 1 AND claim_id = $5",
+            )
+            .bind(uuid(c.key))
+            .bind(c.number)
+            .bind(c.sink.as_str())
+            .bind(c.seq)
+            .bind(c.claim_id)
+            .execute(&mut *tx)
+            .await
+            .map_err(StoreError::statement(what))?;
+            let mut marked = Marked::Done;
+            if done.rows_affected() == 0 {
+                marked = Marked::Stale;
+                // The message went out late, perhaps after its successor. Repeat what holds now, last.
+                sqlx::query(
+                    "INSERT INTO vw.outbox (key, number, sink, seq, kind, severity, dedup_key, payload)
+                     SELECT l.key, l.number, l.sink, l.seq + 1,
+                            CASE WHEN l.kind = 'resolved' THEN 'resolved' ELSE 'repeat' END,
+                            l.severity, l.dedup_key, l.payload
+                       FROM vw.outbox l
+                      WHERE l.key = $1 AND l.number = $2 AND l.sink = $3
+                      ORDER BY l.seq DESC LIMIT 1
+                     ON CONFLICT DO NOTHING",
+                )
+                .bind(uuid(c.key))
+                .bind(c.number)
+                .bind(c.sink.as_str())
+                .execute(&mut *tx)
+                .await
+                .map_err(StoreError::statement(what))?;
+            }
+            tx.commit().await.map_err(StoreError::statement(what))?;
+            Ok(marked)
+        })
+        .await
+    }
+
+    /// A send failed and will be tried again after `wait`. False: the claim was gone.
+    pub async fn outbox_failed(
+        &self,
+        c: &Claimed,
+        wait: Duration,
+        error: &str,
+    ) -> Result<bool, StoreError> {
+        self.outbox_finish(c, 0, Some(wait), error).await
+    }
+
+    /// Gives a claimed row back untried (shutdown, rate limit).
+    pub async fn outbox_release(&self, c: &Claimed, wait: Duration) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE vw.outbox SET state = 0, claim_id = NULL, claim_until = NULL, next_at = now() + make_interval(secs => $6)
+              WHERE key = $1 AND number = $2 AND sink = $3 AND seq = $4 AND state = 1 AND claim_id = $5",
+        )
+        .bind(uuid(c.key))
+        .bind(c.number)
+        .bind(c.sink.as_str())
+        .bind(c.seq)
+        .bind(c.claim_id)
+        .bind(wait.as_secs_f64())
+        .execute(self.pool())
+        .await
+        .map_err(StoreError::statement("could not give a notification back"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// The sink refuses this for good (401, 400): it stays visible, is not tried again, and does not
+    /// hold later ones back.
+    pub async fn outbox_park(&self, c: &Claimed, error: &str) -> Result<bool, StoreError> {
+        self.outbox_finish(c, 3, None, error).await
+    }
+
+    /// Too old to be of use.
+    pub async fn outbox_expire(&self, c: &Claimed, error: &str) -> Result<bool, StoreError> {
+        self.outbox_finish(c, 4, None, error).await
+    }
+
+    async fn outbox_finish(
+        &self,
+        c: &Claimed,
+        state: i16,
+        wait: Option<Duration>,
+        error: &str,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE vw.outbox SET state = $6, attempts = attempts + 1, claim_id = NULL, claim_until = NULL, last_error = $8,
+                    next_at = now() + make_interval(secs => coalesce($7, 0)),
+                    finished_at = CASE WHEN $7 IS NULL THEN now() END
+              WHERE key = $1 AND number = $2 AND sink = $3 AND seq = $4 AND state = 1 AND claim_id = $5",
+        )
+        .bind(uuid(c.key))
+        .bind(c.number)
+        .bind(c.sink.as_str())
+        .bind(c.seq)
+        .bind(c.claim_id)
+        .bind(state)
+        .bind(wait.map(|w| w.as_secs_f64()))
+        .bind(clean(error).chars().take(ERROR_CHARS).collect::<String>())
+        .execute(self.pool())
+        .await
+        .map_err(StoreError::statement("could not mark a notification"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Puts parked rows of a sink back into the queue (its credentials were repaired).
+    pub async fn outbox_unpark(&self, sink: &str) -> Result<u64, StoreError> {
+        let done = sqlx::query(
+            "UPDATE vw.outbox SET state = 0, next_at = now(), finished_at = NULL WHERE sink = $1 AND state = 3",
+        )
+        .bind(sink)
+        .execute(self.pool())
+        .await
+        .map_err(StoreError::statement("could not queue parked notifications again"))?;
+        Ok(done.rows_affected())
+    }
+
+    /// Milliseconds until the next row of a sink is due; `None`: nothing waits.
+    pub async fn outbox_next_due(&self, sink: &str) -> Result<Option<i64>, StoreError> {
+        let row = sqlx::query(
+            "SELECT (extract(epoch FROM min(CASE WHEN state = 1 THEN greatest(claim_until, next_at) ELSE next_at END) - now()) * 1000)::bigint
+               FROM vw.outbox WHERE sink = $1 AND state IN (0, 1)",
+        )
+        .bind(sink)
+        .fetch_one(self.pool())
+        .await
+        .map_err(StoreError::statement("could not look at the outbox"))?;
+        Ok(row.get::<Option<i64>, _>(0).map(|ms| ms.max(0)))
+    }
+
+    /// What waits and what became of the rest, by sink.
+    pub async fn outbox_backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT sink, state, count(*),
+                    coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE state IN (0, 1)))::float8, 0)
+               FROM vw.outbox GROUP BY sink, state ORDER BY sink, state",
+        )
+        .fetch_all(self.pool())
+        .await
+        .map_err(StoreError::statement("could not count the outbox"))?;
+        let mut out: Vec<SinkBacklog> = Vec::new();
+        for r in &rows {
+            let sink = SmolStr::new(r.get::<&str, _>(0));
+            if out.last().is_none_or(|b| b.sink != sink) {
+                out.push(SinkBacklog {
+                    sink,
+                    by_state: [0; 6],
+                    oldest_seconds: 0.0,
+                });
+            }
+            let state = usize::try_from(r.get::<i16, _>(1)).unwrap_or(0);
+            if let Some(b) = out.last_mut()
+                && let Some(n) = b.by_state.get_mut(state)
+            {
+                *n = super::count(r.get(2));
+                b.oldest_seconds = b.oldest_seconds.max(r.get(3));
+            }
+        }
+        Ok(out)
+    }
+}
