@@ -1,6 +1,28 @@
 //! Latency per model version and route, normalised by prompt length. Home: merged minute.
+//!
+//! Time to first token and time per output token, never the whole duration: a longer answer takes
+//! longer and nothing is wrong. Each sample is divided by what a prompt of its length takes
+//! ([`baseline`]); the ratios of the last minutes are compared with those of the last day. A shift of
+//! the median and a fatter tail are two tests; both ask for more evidence where there are few samples
+//! or the noise is wide.
 
-use crate::event::Event;
+mod baseline;
+
+use std::collections::BTreeMap;
+
+use baseline::Baseline;
+
+use super::part::{MinutePart, ModelKey};
+use super::wire::{Damaged, Reader, Writer};
+use super::{DetectConfig, DetectorId, Finding, finding_id};
+use crate::event::{Event, Severity, SmolStr, Stage, Time};
+
+/// Model versions and routes kept; beyond it the longest unused is forgotten.
+const MAX_KEYS: usize = 1_024;
+/// A shift that lasts is reported again after this many minutes.
+const AGAIN_MINUTES: i64 = 10;
+/// A shift is over when none has been seen for this long, milliseconds.
+const RESOLVE_AFTER_MS: i64 = 20 * 60_000;
 
 /// Highest latency told apart, in units of 10 µs: ten minutes.
 const MAX_UNITS: u64 = 60_000_000;
@@ -95,6 +117,193 @@ pub fn prompt_bucket(tokens: u64) -> u32 {
 /// The middle of a prompt bucket, in tokens.
 pub fn bucket_tokens(bucket: u32) -> f64 {
     (f64::from(bucket) / 2.0 + 0.25).exp2() - 1.0
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Key {
+    ttft: Baseline,
+    tpot: Baseline,
+    last: i64,
+    /// Minute of the last finding.
+    told: Option<i64>,
+}
+
+/// The detector's state.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Latency(BTreeMap<ModelKey, Key>);
+
+impl Latency {
+    /// A closed minute. `fire`: the minute is complete enough to judge.
+    pub(super) fn minute(
+        &mut self,
+        config: &DetectConfig,
+        part: &MinutePart,
+        at: Time,
+        fire: bool,
+        out: &mut Vec<Finding>,
+    ) {
+        for name in part.models.keys() {
+            if !self.0.contains_key(name) {
+                if self.0.len() >= MAX_KEYS {
+                    let oldest = self.0.iter().min_by_key(|(n, k)| (k.last, (*n).clone()));
+                    if let Some(n) = oldest.map(|(n, _)| n.clone()) {
+                        self.0.remove(&n);
+                    }
+                }
+                self.0.insert(name.clone(), Key::default());
+            }
+        }
+        for (name, key) in &mut self.0 {
+            let samples = part.models.get(name).map(|m| &m.samples);
+            let mut by = [Vec::new(), Vec::new()];
+            for (code, n) in samples.into_iter().flatten() {
+                if let Some((measure, prompt, value)) = parts(*code) {
+                    by[measure as usize].push((prompt, value, *n));
+                }
+            }
+            if samples.is_some() {
+                key.last = part.minute;
+            }
+            key.ttft.push(part.minute, &by[0]);
+            key.tpot.push(part.minute, &by[1]);
+            let verdicts = [
+                (Measure::Ttft, key.ttft.judge(&config.latency)),
+                (Measure::Tpot, key.tpot.judge(&config.latency)),
+            ];
+            // What is abnormal is not learnt, so that a long fault does not become the norm at once.
+            key.ttft.learn(verdicts[0].1.is_some());
+            key.tpot.learn(verdicts[1].1.is_some());
+            let worst = verdicts
+                .into_iter()
+                .filter_map(|(m, v)| v.map(|v| (m, v)))
+                .max_by(|a, b| {
+                    (a.1.shift, a.1.ratio.to_bits()).cmp(&(b.1.shift, b.1.ratio.to_bits()))
+                });
+            let Some((measure, verdict)) = worst else {
+                continue;
+            };
+            if !fire || samples.is_none() {
+                continue;
+            }
+            if key.told.is_some_and(|t| part.minute - t < AGAIN_MINUTES) {
+                continue;
+            }
+            key.told = Some(part.minute);
+            out.push(finding(config, name, part.minute, at, measure, &verdict));
+        }
+    }
+}
+
+impl Latency {
+    pub(super) fn encode(&self, w: &mut Writer) {
+        w.len(self.0.len());
+        for (name, key) in &self.0 {
+            w.str(&name.model);
+            w.str(&name.route);
+            w.i64(key.last);
+            w.option(key.told, Writer::i64);
+            key.ttft.encode(w);
+            key.tpot.encode(w);
+        }
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let mut l = Self::default();
+        for _ in 0..r.len()? {
+            let name = ModelKey {
+                model: r.str()?,
+                route: r.str()?,
+            };
+            let key = Key {
+                last: r.i64()?,
+                told: r.option(Reader::i64)?,
+                ttft: Baseline::decode(r)?,
+                tpot: Baseline::decode(r)?,
+            };
+            l.0.insert(name, key);
+        }
+        Ok(l)
+    }
+
+    /// How many baselines there are, and how many of them still learn.
+    pub fn learning(&self, config: &DetectConfig) -> (usize, usize) {
+        let learning = self
+            .0
+            .values()
+            .filter(|k| !k.ttft.has_learnt(&config.latency))
+            .count();
+        (self.0.len(), learning)
+    }
+}
+
+fn finding(
+    config: &DetectConfig,
+    name: &ModelKey,
+    minute: i64,
+    at: Time,
+    measure: Measure,
+    v: &baseline::Verdict,
+) -> Finding {
+    let rule = if v.shift {
+        "latency-shift"
+    } else {
+        "latency-tail"
+    };
+    let subject = model_subject(name);
+    let what = match measure {
+        Measure::Ttft => "time to first token",
+        Measure::Tpot => "time per output token",
+    };
+    let reason = if v.shift {
+        format!(
+            "median {what} is {:.2} times the usual for prompts of the same length, over {} requests in {} min",
+            v.ratio, v.samples, v.minutes
+        )
+    } else {
+        format!(
+            "{} of {} requests in {} min had a {what} beyond {:.1} times the usual 99th percentile, where {:.1} are expected",
+            v.beyond, v.samples, v.minutes, v.ratio, v.expected
+        )
+    };
+    let minutes = i64::try_from(v.minutes).unwrap_or(1);
+    Finding {
+        id: finding_id(
+            DetectorId::Latency,
+            rule,
+            1,
+            &subject,
+            &minute.to_le_bytes(),
+        ),
+        detector: DetectorId::Latency,
+        rule: SmolStr::new_static(rule),
+        version: 1,
+        severity: if v.shift && v.ratio < 1.8 {
+            Severity::Medium
+        } else {
+            Severity::High
+        },
+        stage: config.stage(DetectorId::Latency, Stage::Page),
+        tenant: SmolStr::default(),
+        subject,
+        at,
+        start: Time::from_minute(minute + 1 - minutes),
+        end: Time::from_minute(minute + 1),
+        user: None,
+        model: Some(name.model.clone()),
+        gateway: None,
+        event: None,
+        reason,
+        resolve_after_ms: RESOLVE_AFTER_MS,
+    }
+}
+
+/// `model:NAME`, with the route where there is one.
+pub(super) fn model_subject(name: &ModelKey) -> SmolStr {
+    if name.route.is_empty() {
+        smol_str::format_smolstr!("model:{}", name.model)
+    } else {
+        smol_str::format_smolstr!("model:{} route:{}", name.model, name.route)
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::value::{ValueKey, ValueRow};
 use super::wire::{Reader, Writer};
 use super::{
     CLOSE_AFTER_MS, Checkpoint, DetectConfig, Finding, RestoreError, audit::Audit, drift::Drift,
+    errors::Errors, latency::Latency, spend::Above,
 };
 use crate::event::{Time, TopicPartition};
 
@@ -39,6 +40,9 @@ pub struct Leader {
     merged: Option<i64>,
     audit: Audit,
     drift: Drift,
+    latency: Latency,
+    errors: Errors,
+    spend: Above,
     /// Parts that could not be read.
     pub damaged_parts: u64,
 }
@@ -51,6 +55,9 @@ impl Leader {
             merged: None,
             audit: Audit::default(),
             drift: Drift::default(),
+            latency: Latency::default(),
+            errors: Errors::default(),
+            spend: Above::default(),
             damaged_parts: 0,
         }
     }
@@ -81,6 +88,9 @@ impl Leader {
         self.damaged_parts = r.u64()?;
         self.audit = Audit::decode(r)?;
         self.drift = Drift::decode(r)?;
+        self.latency = Latency::decode(r)?;
+        self.errors = Errors::decode(r)?;
+        self.spend = Above::decode(r)?;
         if r.is_at_end() {
             Ok(())
         } else {
@@ -95,6 +105,9 @@ impl Leader {
         w.u64(self.damaged_parts);
         self.audit.encode(&mut w);
         self.drift.encode(&mut w);
+        self.latency.encode(&mut w);
+        self.errors.encode(&mut w);
+        self.spend.encode(&mut w);
         Checkpoint {
             as_of: 0,
             fmt: FORMAT,
@@ -149,6 +162,7 @@ impl Leader {
         }
         for part in late.values() {
             self.audit.late(part);
+            self.spend.late(part);
         }
         self.step(&now, partial, &mut out);
         self.merged = Some(minute);
@@ -169,6 +183,10 @@ impl Leader {
         let at = Time::from_minute(part.minute + 1).plus_ms(CLOSE_AFTER_MS);
         self.audit.minute(&self.config, part, at, !partial, out);
         self.drift.minute(&self.config, part, at, true, out);
+        // A left-out partition makes rates and medians lean to the others': learnt, not judged.
+        self.latency.minute(&self.config, part, at, !partial, out);
+        self.errors.minute(&self.config, part, at, !partial, out);
+        self.spend.minute(&self.config, part, at, !partial, out);
     }
 
     /// Judges the candidates whose minute is closed; each row is changed and must be written back.

@@ -7,6 +7,9 @@
 //! makes tickets, never pages (measured: at one false alarm per user-month a page would be right
 //! one time in twenty).
 
+use std::collections::BTreeMap;
+
+use super::part::{self, MinutePart, Spender};
 use super::partition::Subject;
 use super::wire::{Damaged, Reader, Writer};
 use super::{DetectConfig, DetectorId, Finding, config, finding_id};
@@ -143,12 +146,7 @@ impl Baseline {
         #[expect(clippy::cast_precision_loss, reason = "a baseline needs seven digits")]
         let w = weight as f32;
         if bin < open {
-            // Late by less than the ring: the window knows it, the baseline's past does not change.
-            let back = usize::try_from(open - bin).unwrap_or(usize::MAX);
-            if back <= RING && back <= self.closed as usize {
-                let i = (self.at + RING + 1 - back) % RING;
-                self.ring[i] += w;
-            }
+            self.late(end, weight);
             return step;
         }
         self.open += w;
@@ -156,6 +154,22 @@ impl Baseline {
             step.alarm = self.judge(bin, config);
         }
         step
+    }
+
+    /// Adds spending to a bin that has closed: the windows know it, what was learnt stays.
+    pub(super) fn late(&mut self, end: Time, weight: i64) {
+        let bin = end.0.div_euclid(BIN_MS);
+        let Some(open) = self.bin else { return };
+        #[expect(clippy::cast_precision_loss, reason = "a baseline needs seven digits")]
+        let w = weight as f32;
+        if bin >= open {
+            self.open += w;
+            return;
+        }
+        let back = usize::try_from(open - bin).unwrap_or(usize::MAX);
+        if back <= RING && back <= self.closed as usize {
+            self.ring[(self.at + RING + 1 - back) % RING] += w;
+        }
     }
 
     /// Closes bins up to `bin`, feeding pauses as zeros; the z of the first bin closed.
@@ -433,5 +447,279 @@ impl Alarm {
             f64::from(self.usual) / 1e12,
             self.score
         )
+    }
+}
+
+/// Spenders above the user that have a baseline; beyond it the longest unused is forgotten.
+const MAX_SPENDERS: usize = 4_096;
+/// Tenants with co-elevation.
+const MAX_TENANTS: usize = 1_024;
+/// Minutes over which co-elevation is taken.
+const ELEVATION_MINUTES: usize = 60;
+/// Closed bins needed in that time.
+const ELEVATION_BINS: u64 = 60;
+/// Score of co-elevation from which it fires.
+const ELEVATION_Z: f64 = 6.0;
+/// Minutes until co-elevation has learnt: two days.
+const ELEVATION_LEARN: u32 = 2 * 1_440;
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct AboveOne {
+    born: i64,
+    last: i64,
+    baseline: Baseline,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct CoElevation {
+    /// Newest first.
+    ring: std::collections::VecDeque<part::Elevation>,
+    minutes: u32,
+    mean: f64,
+    var: f64,
+    told: Option<i64>,
+}
+
+/// Spending of keys, tenants and models, and co-elevation of users: the leader's part.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Above {
+    spenders: BTreeMap<Spender, AboveOne>,
+    tenants: BTreeMap<SmolStr, CoElevation>,
+}
+
+impl Above {
+    pub(super) fn minute(
+        &mut self,
+        config: &DetectConfig,
+        part: &MinutePart,
+        at: Time,
+        fire: bool,
+        out: &mut Vec<Finding>,
+    ) {
+        let end = Time::from_minute(part.minute + 1).minus_ms(1);
+        for (who, weight) in &part.spend {
+            if !self.spenders.contains_key(who) && self.spenders.len() >= MAX_SPENDERS {
+                let oldest = self
+                    .spenders
+                    .iter()
+                    .min_by_key(|(n, s)| (s.last, (*n).clone()))
+                    .map(|(n, _)| n.clone());
+                if let Some(n) = oldest {
+                    self.spenders.remove(&n);
+                }
+            }
+            let s = self
+                .spenders
+                .entry(who.clone())
+                .or_insert_with(|| AboveOne {
+                    born: part.minute,
+                    ..AboveOne::default()
+                });
+            s.last = part.minute;
+            let weight = i64::try_from(*weight).unwrap_or(i64::MAX);
+            let step = s.baseline.add(end, weight, &config.spend);
+            let learning = (part.minute - s.born) * 60_000 < config.spend.learn_ms;
+            if let Some(alarm) = step.alarm
+                && !learning
+                && fire
+            {
+                out.push(above_finding(config, who, part.minute, at, &alarm));
+            }
+        }
+        for tenant in part.elevation.keys() {
+            if self.tenants.len() < MAX_TENANTS || self.tenants.contains_key(tenant) {
+                self.tenants.entry(tenant.clone()).or_default();
+            }
+        }
+        for (tenant, t) in &mut self.tenants {
+            let now = part.elevation.get(tenant).copied().unwrap_or_default();
+            if let Some((z, users, raised)) = t.step(now)
+                && fire
+                && t.told.is_none_or(|m| part.minute - m >= 60)
+            {
+                t.told = Some(part.minute);
+                out.push(elevation_finding(
+                    config,
+                    tenant,
+                    part.minute,
+                    at,
+                    (z, users, raised),
+                ));
+            }
+        }
+    }
+
+    /// Late spending reaches the baselines.
+    pub(super) fn late(&mut self, part: &MinutePart) {
+        let end = Time::from_minute(part.minute + 1).minus_ms(1);
+        for (who, weight) in &part.spend {
+            if let Some(s) = self.spenders.get_mut(who) {
+                let weight = i64::try_from(*weight).unwrap_or(i64::MAX);
+                s.baseline.late(end, weight);
+            }
+        }
+    }
+
+    pub(super) fn encode(&self, w: &mut Writer) {
+        w.len(self.spenders.len());
+        for (who, s) in &self.spenders {
+            who.encode(w);
+            w.i64(s.born);
+            w.i64(s.last);
+            s.baseline.encode(w);
+        }
+        w.len(self.tenants.len());
+        for (tenant, t) in &self.tenants {
+            w.str(tenant);
+            w.u64(u64::from(t.minutes));
+            w.f64(t.mean);
+            w.f64(t.var);
+            w.option(t.told, Writer::i64);
+            w.len(t.ring.len());
+            for e in &t.ring {
+                w.u64(e.users);
+                w.i64(e.z_milli);
+                w.u64(e.raised);
+            }
+        }
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let mut a = Self::default();
+        for _ in 0..r.len()? {
+            let who = Spender::decode(r)?;
+            let one = AboveOne {
+                born: r.i64()?,
+                last: r.i64()?,
+                baseline: Baseline::decode(r)?,
+            };
+            a.spenders.insert(who, one);
+        }
+        for _ in 0..r.len()? {
+            let tenant = r.str()?;
+            let mut t = CoElevation {
+                minutes: r.small()?,
+                mean: r.f64()?,
+                var: r.f64()?,
+                told: r.option(Reader::i64)?,
+                ..CoElevation::default()
+            };
+            for _ in 0..r.len()? {
+                t.ring.push_back(part::Elevation {
+                    users: r.u64()?,
+                    z_milli: r.i64()?,
+                    raised: r.u64()?,
+                });
+            }
+            a.tenants.insert(tenant, t);
+        }
+        Ok(a)
+    }
+}
+
+impl CoElevation {
+    /// Takes a minute; (score, bins, share of raised users) where it is far above the usual.
+    fn step(&mut self, now: part::Elevation) -> Option<(f64, u64, f64)> {
+        self.ring.push_front(now);
+        self.ring.truncate(ELEVATION_MINUTES);
+        let users: u64 = self.ring.iter().map(|e| e.users).sum();
+        if users < ELEVATION_BINS {
+            return None;
+        }
+        let sum: i64 = self.ring.iter().map(|e| e.z_milli).sum();
+        let raised: u64 = self.ring.iter().map(|e| e.raised).sum();
+        let mean = sum as f64 / 1_000.0 / users as f64;
+        // Chance makes small crowds vary more.
+        let sd = self.var.sqrt().max(0.05) + 1.0 / (users as f64).sqrt();
+        let z = (mean - self.mean) / sd;
+        let n = f64::from(self.minutes) + 1.0;
+        let a = (1.0f64 / 10_080.0).max(1.0 / n);
+        let d = (mean - self.mean).clamp(-4.0 * sd, 4.0 * sd);
+        self.mean += a * d;
+        self.var = (1.0 - a) * (self.var + a * d * d);
+        self.minutes = self.minutes.saturating_add(1);
+        (self.minutes > ELEVATION_LEARN && z >= ELEVATION_Z)
+            .then(|| (z, users, raised as f64 / users as f64))
+    }
+}
+
+fn above_finding(
+    config: &DetectConfig,
+    who: &Spender,
+    minute: i64,
+    at: Time,
+    alarm: &Alarm,
+) -> Finding {
+    let (tenant, subject, model) = match who {
+        Spender::Key(tenant, key) => (tenant.clone(), smol_str::format_smolstr!("key:{key}"), None),
+        Spender::Tenant(tenant) => (
+            tenant.clone(),
+            smol_str::format_smolstr!("tenant:{tenant}"),
+            None,
+        ),
+        Spender::Model(model) => (
+            SmolStr::default(),
+            smol_str::format_smolstr!("model:{model}"),
+            Some(model.clone()),
+        ),
+    };
+    let (severity, stage) = grade(alarm);
+    Finding {
+        id: finding_id(
+            DetectorId::Spend,
+            RULE,
+            VERSION,
+            &subject,
+            &minute.to_le_bytes(),
+        ),
+        detector: DetectorId::Spend,
+        rule: SmolStr::new_static(RULE),
+        version: VERSION,
+        severity,
+        stage: config.stage(DetectorId::Spend, stage),
+        tenant,
+        subject,
+        at,
+        start: alarm.since,
+        end: Time::from_minute(minute + 1),
+        user: None,
+        model,
+        gateway: None,
+        event: None,
+        reason: alarm.reason(),
+        resolve_after_ms: RESOLVE_AFTER_MS,
+    }
+}
+
+fn elevation_finding(
+    config: &DetectConfig,
+    tenant: &SmolStr,
+    minute: i64,
+    at: Time,
+    (z, users, raised): (f64, u64, f64),
+) -> Finding {
+    let rule = "spend-co-elevation";
+    let subject = smol_str::format_smolstr!("tenant:{tenant}");
+    Finding {
+        id: finding_id(DetectorId::Spend, rule, 1, &subject, &minute.to_le_bytes()),
+        detector: DetectorId::Spend,
+        rule: SmolStr::new_static(rule),
+        version: 1,
+        severity: Severity::Medium,
+        stage: config.stage(DetectorId::Spend, Stage::Ticket),
+        tenant: tenant.clone(),
+        subject,
+        at,
+        start: Time::from_minute(minute - 59),
+        end: Time::from_minute(minute + 1),
+        user: None,
+        model: None,
+        gateway: None,
+        event: None,
+        reason: format!(
+            "many users spend a little more at once: {:.0} % of {users} user intervals of the last hour are raised, {z:.1} deviations above the usual",
+            100.0 * raised
+        ),
+        resolve_after_ms: RESOLVE_AFTER_MS,
     }
 }
