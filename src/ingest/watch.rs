@@ -23,7 +23,7 @@ use crate::telemetry::metrics;
 /// How long the brokers may take to answer at start.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause between two rounds of questions.
-const ROUND: Duration = Duration::from_millis(500);
+const ROUND: Duration = Duration::from_secs(1);
 /// How long one answer may take.
 const ASK: Duration = Duration::from_secs(2);
 /// How long a probe waits for the first record of a partition.
