@@ -6,8 +6,8 @@
 
 use crate::decode::encode;
 use crate::event::{
-    ApiKey, Event, Features, Hit, KeyClass, Kid, Pseudonym, Sketch, SmolStr,
-    Time, Usage, UsageState, hash16,
+    ApiKey, Event, Features, Hit, KeyClass, Kid, Pseudonym, Sketch, SmolStr, Time, Usage,
+    UsageState, hash16,
 };
 
 /// What the workload looks like.
@@ -54,14 +54,42 @@ pub struct Made {
 
 /// Models with a price, two versions each.
 const MODELS: [(&str, &str, [&str; 2]); 8] = [
-    ("openai", "gpt-4o", ["gpt-4o-2024-08-06", "gpt-4o-2024-11-20"]),
-    ("openai", "gpt-4o-mini", ["gpt-4o-mini-2024-07-18", "gpt-4o-mini"]),
+    (
+        "openai",
+        "gpt-4o",
+        ["gpt-4o-2024-08-06", "gpt-4o-2024-11-20"],
+    ),
+    (
+        "openai",
+        "gpt-4o-mini",
+        ["gpt-4o-mini-2024-07-18", "gpt-4o-mini"],
+    ),
     ("openai", "gpt-4.1", ["gpt-4.1-2025-04-14", "gpt-4.1"]),
-    ("openai", "gpt-4.1-mini", ["gpt-4.1-mini-2025-04-14", "gpt-4.1-mini"]),
-    ("anthropic", "claude-sonnet-4", ["claude-sonnet-4-20250514", "claude-sonnet-4-0"]),
-    ("anthropic", "claude-3-5-haiku", ["claude-3-5-haiku-20241022", "claude-3-5-haiku-latest"]),
-    ("google", "gemini-2.5-pro", ["gemini-2.5-pro", "gemini-2.5-pro-preview-06-05"]),
-    ("google", "gemini-2.5-flash", ["gemini-2.5-flash", "gemini-2.5-flash-preview-05-20"]),
+    (
+        "openai",
+        "gpt-4.1-mini",
+        ["gpt-4.1-mini-2025-04-14", "gpt-4.1-mini"],
+    ),
+    (
+        "anthropic",
+        "claude-sonnet-4",
+        ["claude-sonnet-4-20250514", "claude-sonnet-4-0"],
+    ),
+    (
+        "anthropic",
+        "claude-3-5-haiku",
+        ["claude-3-5-haiku-20241022", "claude-3-5-haiku-latest"],
+    ),
+    (
+        "google",
+        "gemini-2.5-pro",
+        ["gemini-2.5-pro", "gemini-2.5-pro-preview-06-05"],
+    ),
+    (
+        "google",
+        "gemini-2.5-flash",
+        ["gemini-2.5-flash", "gemini-2.5-flash-preview-05-20"],
+    ),
 ];
 const GATEWAYS: u32 = 4;
 const TENANTS: u32 = 10;
@@ -126,8 +154,8 @@ impl Workload {
     /// An event of one user, for workloads with their own law.
     pub fn event_of(&mut self, user: u32, now: Time) -> Made {
         self.made += 1;
-        let finding = self.shape.finding_every > 0
-            && self.rng.u32(0..self.shape.finding_every) == 0;
+        let finding =
+            self.shape.finding_every > 0 && self.rng.u32(0..self.shape.finding_every) == 0;
         let partition = i32::try_from(user).unwrap_or(0) % self.shape.partitions.max(1);
         let event = self.event(user, partition, finding, now);
         let key = event.user.map(|u| u.to_string()).unwrap_or_default();
@@ -143,7 +171,8 @@ impl Workload {
     fn event(&mut self, user: u32, partition: i32, finding: bool, now: Time) -> Event {
         let gateway = user % GATEWAYS;
         let lane = u32::try_from(partition).unwrap_or(0);
-        let at = (gateway * u32::try_from(self.shape.partitions.max(1)).unwrap_or(1) + lane) as usize;
+        let at =
+            (gateway * u32::try_from(self.shape.partitions.max(1)).unwrap_or(1) + lane) as usize;
         let seq = self.seq.get_mut(at).map_or(0, |s| {
             *s += 1;
             *s - 1
@@ -255,7 +284,12 @@ mod tests {
         for i in 0..500 {
             let (x, y) = (a.next(now), b.next(now));
             assert_eq!(x.value, y.value);
-            assert!((850..=1_000).contains(&x.value.len()), "{}: {}", x.value.len(), x.value);
+            assert!(
+                (850..=1_000).contains(&x.value.len()),
+                "{}: {}",
+                x.value.len(),
+                x.value
+            );
             let raw = RawRecord {
                 topic: "t",
                 partition: x.partition,

@@ -28,7 +28,9 @@ pub enum ReadError {
         said: String,
     },
     /// Nothing came for a while though something must.
-    #[error("topic {topic} partition {partition}: nothing arrived behind offset {offset} of {high}")]
+    #[error(
+        "topic {topic} partition {partition}: nothing arrived behind offset {offset} of {high}"
+    )]
     Stalled {
         /// Which.
         topic: String,
@@ -57,20 +59,31 @@ pub fn read_topic(
     };
     let mut client = config.reader();
     // A fetch of a stopped broker must not hide behind a group.
-    client.set("group.id", "veilwatch-read").set("auto.offset.reset", "earliest");
+    client
+        .set("group.id", "veilwatch-read")
+        .set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = client.create().map_err(|e| said(&e))?;
-    let metadata = consumer.fetch_metadata(Some(topic), ASK).map_err(|e| said(&e))?;
+    let metadata = consumer
+        .fetch_metadata(Some(topic), ASK)
+        .map_err(|e| said(&e))?;
     let partitions: Vec<i32> = metadata
         .topics()
         .iter()
-        .flat_map(|t| t.partitions().iter().map(rdkafka::metadata::MetadataPartition::id))
+        .flat_map(|t| {
+            t.partitions()
+                .iter()
+                .map(rdkafka::metadata::MetadataPartition::id)
+        })
         .collect();
     let mut ends = Vec::new();
     for p in partitions {
-        let (low, high) = consumer.fetch_watermarks(topic, p, ASK).map_err(|e| said(&e))?;
+        let (low, high) = consumer
+            .fetch_watermarks(topic, p, ASK)
+            .map_err(|e| said(&e))?;
         ends.push((p, high));
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, p, Offset::Offset(low)).map_err(|e| said(&e))?;
+        list.add_partition_offset(topic, p, Offset::Offset(low))
+            .map_err(|e| said(&e))?;
         consumer.assign(&list).map_err(|e| said(&e))?;
         let (mut next, mut moved) = (low, Instant::now());
         while next < high {

@@ -1,39 +1,35 @@
 //! Turns the configuration into the parts of the pipeline: rules, prices, keys, budgets, routes.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::account::period::UnknownZone;
-use crate::account::{Books, Budget, Grain, Limit, PeriodKind, Prices, Scope, Unit, Zone};
-use crate::config::{BudgetSetting, Config, budgets};
-use crate::decide::route::{Field, Matcher, Route, Routes};
+use crate::account::{Books, Budget, Prices};
+use crate::config::{Config, core};
+use crate::decide::Routes;
 use crate::decode::Decoder;
-use crate::detect::fact::{Fact, FactKind};
+use crate::deliver::Named;
 use crate::detect::{DetectConfig, DetectorId, Facts};
-use crate::event::{SmolStr, Stage};
+use crate::event::SmolStr;
 use crate::ingest::TopicMode;
-use crate::rule::{self, Area, Known, RuleSet};
+use crate::rule::{self, Known, RuleSet};
+use crate::seal::Sealer;
 use crate::seal::key::Keys;
-use crate::store::{Store, StoreConfig, StoreError, budget::budget_name, schema};
+use crate::store::{Store, StoreConfig, StoreError, schema};
 
 /// Why the parts cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Rules have errors.
-    #[error("the rules in {dir} have errors, see `veilwatch rules check {dir}`: {first}")]
+    #[error("the rules in {place} have errors, see `veilwatch rules check`: {first}")]
     Rules {
         /// Where.
-        dir: PathBuf,
+        place: String,
         /// The first of them.
         first: String,
     },
     /// The key file is wrong. Says nothing of its content.
     #[error("seal.key_file: {0}")]
     Keys(String),
-    /// A time zone is unknown.
-    #[error(transparent)]
-    Zone(#[from] UnknownZone),
-    /// A matcher, sink or detector name is wrong.
+    /// A setting that only the part itself can judge.
     #[error("{key}: {what}")]
     Setting {
         /// Which key.
@@ -52,59 +48,56 @@ pub struct Parts {
     /// Limits as configured.
     pub budgets: Vec<Budget>,
     /// Routing tree.
-    pub routes: Arc<Routes>,
-    /// Keys of trusted sources.
-    keys: Option<Arc<Keys>>,
+    pub routes: Routes,
+    /// Where notifications go.
+    pub sinks: Vec<Named>,
+    /// Seals texts of trusted sources.
+    sealer: Option<Arc<Sealer>>,
 }
 
 impl Parts {
-    /// Reads files and checks what only their content can show.
+    /// Checks what only the parts themselves can judge.
     ///
     /// # Errors
-    /// The file and what is wrong with it.
+    /// The key or file and what is wrong with it.
     pub fn build(config: &Config) -> Result<Self, BuildError> {
-        let rules = rules(config)?;
-        let mut detect = DetectConfig {
-            facts: facts(&rules),
-            ..DetectConfig::default()
-        };
         for name in &config.detect.off {
-            let Some(d) = DetectorId::parse(name) else {
+            if DetectorId::parse(name).is_none() {
                 let known: Vec<&str> = DetectorId::ALL.iter().map(|d| d.as_str()).collect();
                 return Err(BuildError::Setting {
                     key: "detect.off".into(),
                     what: format!("\"{name}\" is not a detector; one of {}", known.join(", ")),
                 });
-            };
-            detect.stages.insert(d, Stage::Shadow);
-        }
-        let budgets = config
-            .budgets
-            .iter()
-            .map(budget)
-            .collect::<Result<Vec<_>, _>>()?;
-        let keys = match &config.seal_key {
-            Some(text) => {
-                let keys = Keys::parse(text.reveal());
-                Some(Arc::new(keys.map_err(|e| BuildError::Keys(e.to_string()))?))
             }
-            None => None,
-        };
+        }
+        let rules = rules(config)?;
+        let budgets = core::budgets(&config.budgets);
+        let sinks = config.sinks.iter().map(|s| {
+            s.build().map_err(|(key, what)| BuildError::Setting {
+                key: format!("deliver.sink {}: {key}", s.name),
+                what,
+            })
+        });
+        let sealer = config.seal_key.as_ref().map(|text| {
+            let keys = Keys::parse(text.reveal()).map_err(|e| BuildError::Keys(e.to_string()))?;
+            Ok(Arc::new(Sealer::new(keys)))
+        });
         Ok(Self {
             books: Arc::new(Books::new(Prices::shipped(), &budgets)),
-            detect: Arc::new(detect),
-            routes: Arc::new(routes(config)?),
+            detect: Arc::new(core::detect(&config.detect, Facts::from_rules(&rules))),
+            routes: core::routes(&config.routes, &config.sinks),
+            sinks: sinks.collect::<Result<_, _>>()?,
+            sealer: sealer.transpose()?,
             budgets,
-            keys,
         })
     }
 
     /// A decoder for a source, and the id of the key of its audit leaves.
     pub(super) fn decoder(&self, mode: TopicMode) -> (Decoder, SmolStr) {
-        match (&self.keys, mode) {
-            (Some(keys), TopicMode::Trusted) => {
-                let kid = SmolStr::new(keys.active_content().kid().as_str());
-                (Decoder::trusted(keys.clone()), kid)
+        match (&self.sealer, mode) {
+            (Some(sealer), TopicMode::Trusted) => {
+                let kid = SmolStr::new(sealer.keys().active_content().kid().as_str());
+                (Decoder::trusted(sealer.clone()), kid)
             }
             _ => (Decoder::sealed(), SmolStr::default()),
         }
@@ -146,146 +139,22 @@ pub fn store_config(config: &Config) -> StoreConfig {
 
 fn rules(config: &Config) -> Result<RuleSet, BuildError> {
     let known = Known::default();
-    let (dir, loaded) = match &config.rules {
+    let (place, loaded) = match &config.rules {
         Some(r) => (
-            r.dir.clone(),
+            r.dir.display().to_string(),
             rule::load(&r.files, &config.overrides, &known),
         ),
         None if config.overrides.is_empty() => return Ok(RuleSet::built_in(&known)),
         None => (
-            PathBuf::from("rules.overrides"),
+            "rules.overrides".to_owned(),
             rule::load(&rule::pack::sources(), &config.overrides, &known),
         ),
     };
     match loaded {
         Ok((set, _)) => Ok(set),
         Err(problems) => Err(BuildError::Rules {
-            dir,
+            place,
             first: problems.first().map_or_else(String::new, |p| p.line()),
         }),
     }
-}
-
-/// What detect must know about the rules whose ids stand in sealed hits.
-pub fn facts(rules: &RuleSet) -> Facts {
-    Facts::new(rules.rules().iter().map(|r| {
-        let kind = match r.area {
-            Area::Injection => FactKind::Injection,
-            Area::Pii => FactKind::Pii,
-            Area::Secret => FactKind::Secret,
-        };
-        let fact = Fact {
-            kind,
-            severity: r.level,
-            stage: r.stage,
-            entity: r.kind.clone(),
-            typed: r.typed,
-            linkable: match kind {
-                FactKind::Pii => !r.validators.is_empty(),
-                FactKind::Secret => r.typed,
-                _ => false,
-            },
-            version: r.version,
-        };
-        (r.id.clone(), fact)
-    }))
-}
-
-fn budget(b: &BudgetSetting) -> Result<Budget, BuildError> {
-    let wrong = |what: String| BuildError::Setting {
-        key: "budget".into(),
-        what,
-    };
-    let scope =
-        Scope::parse(&b.scope).ok_or_else(|| wrong(format!("scope \"{}\" is unknown", b.scope)))?;
-    let kind = PeriodKind::parse(&b.period)
-        .ok_or_else(|| wrong(format!("period \"{}\" is unknown", b.period)))?;
-    let zone = b.zone.as_deref().map(Zone::named).transpose()?;
-    let limit = match b.limit {
-        budgets::Limit::Tokens(n) => Limit {
-            unit: Unit::Tokens,
-            amount: i128::from(n),
-        },
-        budgets::Limit::Pico(n) => Limit {
-            unit: Unit::Usd,
-            amount: n,
-        },
-    };
-    let subject = (b.subject != "*" || scope == Scope::Everyone).then(|| SmolStr::new(&b.subject));
-    let name = match &zone {
-        Some(z) => format!("{}@{}", b.period, z.name()),
-        None => b.period.clone(),
-    };
-    Ok(Budget {
-        id: budget_name(scope, subject.as_deref(), &name, limit.unit),
-        scope,
-        subject,
-        grain: Grain { kind, zone },
-        limit,
-        thresholds: b
-            .thresholds
-            .iter()
-            .filter_map(|t| u32::try_from(*t).ok())
-            .collect(),
-    })
-}
-
-fn routes(config: &Config) -> Result<Routes, BuildError> {
-    let all: Vec<SmolStr> = config.sinks.iter().map(|s| SmolStr::new(&s.name)).collect();
-    let mut routes = Routes::single(if config.routes.is_empty() {
-        all
-    } else {
-        Vec::new()
-    });
-    routes.storm_limit = crate::decide::route::DEFAULT_STORM_LIMIT;
-    for (i, r) in config.routes.iter().enumerate() {
-        let setting = |what: String| BuildError::Setting {
-            key: format!("deliver.route[{i}]"),
-            what,
-        };
-        let mut matchers = Vec::new();
-        let mut stage = None;
-        for (field, value) in &r.matchers {
-            if field == "stage" {
-                stage = match value.as_str() {
-                    "page" => Some(Stage::Page),
-                    "ticket" => Some(Stage::Ticket),
-                    _ => return Err(setting("match.stage: write \"page\" or \"ticket\"".into())),
-                };
-                continue;
-            }
-            let m = Matcher::parse(&format!("{field}={value}"))
-                .map_err(|e| setting(format!("match.{field}: {e}")))?;
-            matchers.push(m);
-        }
-        let group_by = if r.group_by.is_empty() {
-            vec![Field::Key]
-        } else {
-            r.group_by
-                .iter()
-                .map(|f| {
-                    Field::parse(f)
-                        .ok_or_else(|| setting(format!("group_by: \"{f}\" is not a field")))
-                })
-                .collect::<Result<_, _>>()?
-        };
-        let ms = |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        routes.root.children.push(Route {
-            name: smol_str::format_smolstr!("root/{i}"),
-            matchers,
-            sinks: r.sinks.iter().map(SmolStr::new).collect(),
-            group_by,
-            group_wait_ms: r
-                .group_wait
-                .map_or(crate::decide::route::DEFAULT_GROUP_WAIT_MS, ms),
-            group_interval_ms: ms(r.group_interval),
-            repeat_interval_ms: ms(r.repeat_interval),
-            min_severity: r.min_severity,
-            stage,
-            carry_on: r.proceed,
-            escalate: None,
-            children: Vec::new(),
-        });
-    }
-    Ok(routes)
 }

@@ -78,7 +78,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     let (feedback, hear) = mpsc::channel();
     let (inboxes, workers) = workers(config, &parts, &store, &health, &feedback, &mut background);
     background.spawn(look_at_halted(store.clone(), feedback, stopped.clone()));
-    parts.spawn_background(config, &store, &health, &stopped, &mut background)?;
+    parts.spawn_background(&store, &health, &stopped, &mut background);
 
     let mut ended = stopped.clone();
     let routes = crate::telemetry::http::routes(health.clone());
