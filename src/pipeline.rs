@@ -68,6 +68,8 @@ pub(super) struct Worker {
     poisoned: BTreeSet<(TopicPartition, i64)>,
     panics: Vec<Instant>,
     generation: u64,
+    /// How long to wait before taking back what another process claimed.
+    foreign_wait: Duration,
 }
 
 impl Worker {
@@ -293,8 +295,11 @@ impl Worker {
             || self.in_flight.iter().flatten().any(|(t, _)| t == tp);
         if p.claim == claim && p.applied == offset && !busy {
             let (store, tp) = (self.store.clone(), tp.clone());
+            let (feedback, after) = (self.feedback.clone(), self.foreign_wait);
             self.runtime.spawn(async move {
-                commit::idle_watermark(&store, &tp, claim, offset, asked).await;
+                if !commit::idle_watermark(&store, &tp, claim, offset, asked).await {
+                    let _ = feedback.send(Feedback::Reclaim { tp, claim, after });
+                }
             });
         }
     }

@@ -304,7 +304,9 @@ impl<K: Claims> Poller<K> {
                 self.reclaim(&tp, Some(claim));
             }
             Feedback::Reclaim { tp, claim, after } => {
-                self.later.push((Instant::now() + after, tp, claim));
+                if self.later.iter().all(|(_, _, c)| *c != claim) {
+                    self.later.push((Instant::now() + after, tp, claim));
+                }
             }
             Feedback::Resume { tp } => {
                 let slots = self.shared.slots();

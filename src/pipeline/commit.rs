@@ -204,18 +204,23 @@ pub(super) async fn load_users(
     out
 }
 
-/// Says in Postgres that a partition has nothing more, while the answer from Kafka is fresh.
+/// Says in Postgres that a partition has nothing more, while the answer from Kafka is fresh. False:
+/// the row has another claim or offset (another owner, or a database that went back in time).
 pub(super) async fn idle_watermark(
     store: &Store,
     tp: &TopicPartition,
     claim: Uuid,
     next: i64,
     asked: Instant,
-) {
+) -> bool {
     if asked.elapsed() > FRESH {
-        return;
+        return true;
     }
-    if let Err(error) = store.idle_watermark(tp, claim, next).await {
-        tracing::debug!(%error, "idle watermark not moved");
+    match store.idle_watermark(tp, claim, next).await {
+        Ok(ours) => ours,
+        Err(error) => {
+            tracing::debug!(%error, "idle watermark not moved");
+            true
+        }
     }
 }

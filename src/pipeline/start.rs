@@ -160,6 +160,7 @@ fn workers(
             poisoned: Default::default(),
             panics: Vec::new(),
             generation: 0,
+            foreign_wait,
         };
         let spawned = std::thread::Builder::new()
             .name(format!("worker-{n}"))
