@@ -21,8 +21,6 @@ const NOTIFIER_TICK: Duration = Duration::from_millis(500);
 const AWAY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the outbox for the metrics.
 const REPORT: Duration = Duration::from_secs(5);
-/// How long a row waits that was claimed though the sink takes only more severe ones now.
-const PUT_BACK: Duration = Duration::from_secs(1);
 
 type Stopped = tokio::sync::watch::Receiver<bool>;
 
@@ -188,11 +186,7 @@ impl Outbox for StoreOutbox {
     ) -> Result<Vec<Claimed<outbox::Claimed>>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut out = Vec::new();
-        for ticket in self.0.outbox_claim(sink, limit).await? {
-            if ticket.severity < floor {
-                self.0.outbox_release(&ticket, PUT_BACK).await?;
-                continue;
-            }
+        for ticket in self.0.outbox_claim(sink, limit, floor).await? {
             let Ok(notification) = serde_json::from_value(ticket.payload.clone()) else {
                 self.0
                     .outbox_park(&ticket, "written by a version that this one cannot read")

@@ -12,7 +12,9 @@ use crate::event::SmolStr;
 use crate::ingest::TopicMode;
 use crate::rule::{self, Known, RuleSet};
 use crate::seal::Sealer;
+use crate::seal::engine::{Engine, known_validators};
 use crate::seal::key::Keys;
+use crate::seal::model::Model;
 use crate::store::{Store, StoreConfig, StoreError, schema};
 
 /// Why the parts cannot be built.
@@ -80,7 +82,8 @@ impl Parts {
         });
         let sealer = config.seal_key.as_ref().map(|text| {
             let keys = Keys::parse(text.reveal()).map_err(|e| BuildError::Keys(e.to_string()))?;
-            Ok(Arc::new(Sealer::new(keys)))
+            let engine = Engine::new(&rules, Model::shipped().ok());
+            Ok(Arc::new(Sealer::new(keys, Arc::new(engine))))
         });
         Ok(Self {
             books: Arc::new(Books::new(Prices::shipped(), &budgets)),
@@ -138,7 +141,12 @@ pub fn store_config(config: &Config) -> StoreConfig {
 }
 
 fn rules(config: &Config) -> Result<RuleSet, BuildError> {
-    let known = Known::default();
+    let names = known_validators();
+    let known = Known {
+        validators: Some(&names),
+        compiled_in: config.rules.is_none(),
+        ..Known::default()
+    };
     let (place, loaded) = match &config.rules {
         Some(r) => (
             r.dir.display().to_string(),
