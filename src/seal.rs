@@ -10,6 +10,7 @@ pub mod reading;
 pub mod sketch;
 pub mod text;
 pub mod value;
+pub mod verdict;
 
 pub use key::{Domain, Key, Keys};
 pub use sketch::{Scratch, Sealer};

@@ -3,6 +3,7 @@
 use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -10,9 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::lines;
 use super::rules::RuleArgs;
 use crate::cli::EXIT_FINDINGS;
-use crate::event::{Role, Side, SmolStr, Stage};
+use crate::decode::{Decoder, RawRecord, bare, to_json};
+use crate::event::{Role, Side, SmolStr, Stage, Time};
 use crate::seal::engine::{Engine, Found, Scratch, ValueKind};
 use crate::seal::text::Text;
+use crate::seal::verdict::Judge;
+use crate::seal::{self, Keys, Sealer};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -106,14 +110,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     });
     let mut out = BufWriter::with_capacity(1 << 16, out.lock());
     let mut input = lines::open(&args.file)?;
-    let mut scanner = Scanner::new(engine, args.sealed);
+    let mut scanner = Scanner::new(engine, args.sealed)?;
     let (mut bad, mut found) = (false, false);
     while let Some((number, line)) = input
         .next_line()
         .with_context(|| format!("cannot read {}", args.file.display()))?
     {
         let result = match line {
-            Ok(line) => parse(line).map(|line| scanner.scan(number, &line)),
+            Ok(line) => parse(line).and_then(|line| scanner.scan(number, line)),
             Err(e) => Err(e.to_string()),
         };
         match result {
@@ -161,19 +165,51 @@ fn parse(line: &str) -> Result<Line, String> {
 
 /// Scans lines, in the open or through the seal.
 struct Scanner {
-    engine: Engine,
+    engine: Arc<Engine>,
     scratch: Scratch,
+    sealed: Option<Sealed>,
+}
+
+/// The way through the seal: a random key that nobody keeps, the wire form, and the rules' names.
+struct Sealed {
+    sealer: Sealer,
+    scratch: seal::Scratch,
+    decoder: Decoder,
+    judge: Judge,
 }
 
 impl Scanner {
-    fn new(engine: Engine, _sealed: bool) -> Self {
-        Self {
+    fn new(engine: Engine, sealed: bool) -> anyhow::Result<Self> {
+        let engine = Arc::new(engine);
+        let sealed = if sealed {
+            Some(Sealed {
+                sealer: Sealer::new(
+                    Keys::single(super::key::random_secret()?),
+                    Arc::clone(&engine),
+                ),
+                scratch: seal::Scratch::default(),
+                decoder: Decoder::sealed(),
+                judge: Judge::new(&engine),
+            })
+        } else {
+            None
+        };
+        Ok(Self {
             engine,
             scratch: Scratch::default(),
+            sealed,
+        })
+    }
+
+    /// Scans one line. Sealed, the text is dropped before anything is judged.
+    fn scan(&mut self, number: u64, line: Line) -> Result<Output, String> {
+        match &mut self.sealed {
+            None => Ok(self.open(number, &line)),
+            Some(sealed) => sealed.scan(number, line),
         }
     }
 
-    fn scan(&mut self, number: u64, line: &Line) -> Output {
+    fn open(&mut self, number: u64, line: &Line) -> Output {
         let scan = self
             .engine
             .scan(line.text.expose(), line.role, line.side, &mut self.scratch);
@@ -194,6 +230,59 @@ impl Scanner {
             pii: part(ValueKind::Pii),
             secrets: part(ValueKind::Secret),
         }
+    }
+}
+
+impl Sealed {
+    fn scan(&mut self, number: u64, line: Line) -> Result<Output, String> {
+        let sketch =
+            self.sealer
+                .sketch(line.text.expose(), line.role, line.side, &mut self.scratch);
+        let event = to_json(&bare::event(number, line.role, line.side, sketch));
+        drop(line);
+        let event = self
+            .decoder
+            .decode(&RawRecord {
+                topic: "file",
+                partition: 0,
+                offset: 0,
+                append: Time(0),
+                key: None,
+                value: Some(event.as_bytes()),
+                headers: &[],
+            })
+            .map_err(|d| d.to_string())?;
+        let verdict = event
+            .sketches()
+            .next()
+            .map(|(_, _, s)| self.judge.judge(s))
+            .unwrap_or_default();
+        let part = |kind: ValueKind| {
+            verdict
+                .values
+                .iter()
+                .filter(|v| v.kind == kind)
+                .flat_map(|v| {
+                    let one = || Value {
+                        kind: v.entity.clone(),
+                        typed: (kind == ValueKind::Secret).then_some(v.typed),
+                        start: None,
+                        end: None,
+                    };
+                    std::iter::repeat_with(one).take(v.n as usize)
+                })
+                .collect()
+        };
+        Ok(Output {
+            line: number,
+            pii: part(ValueKind::Pii),
+            secrets: part(ValueKind::Secret),
+            injection: Injection {
+                verdict: verdict.injection.verdict,
+                score: verdict.injection.score,
+                rules: verdict.injection.rules,
+            },
+        })
     }
 }
 
