@@ -31,7 +31,9 @@ pub mod maintain;
 pub mod notifier;
 pub mod outbox;
 pub mod private;
+pub mod report;
 pub mod schema;
+pub mod seed;
 pub mod silence;
 mod value;
 

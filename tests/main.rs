@@ -2,11 +2,7 @@
 mod architecture;
 mod decode;
 mod deliver;
-mod faults;
 mod ingest;
-mod pipeline;
 mod postgres;
-mod reference;
-mod rig;
 mod seal;
 mod store;

@@ -205,7 +205,7 @@ fn notice(sink: &str, since: Time, kind: NotificationKind, why: &str) -> Notice 
             at_ms: now().0,
             findings: 1,
             reason: why.to_owned(),
-            runbook: "deploy/runbooks/sink-broken.md".to_owned(),
+            runbook: "deploy/runbooks/deliver.md".to_owned(),
             silence_command: format!("veilwatch silence add subject=sink:{sink} -d 2h -c \"why\""),
         },
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::traffic::{Call, MODELS};
 use crate::decode::{Decoder, RawRecord, encode};
 use crate::event::{Pseudonym, Time, hash16};
+use crate::seal::Sealer;
 use crate::seal::key::{Domain, Keys};
 
 /// Partitions of each topic of the demo.
@@ -55,10 +56,14 @@ impl std::fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// A gateway that seals (`sealing`) or publishes texts. `boot` names this start of it.
-    pub fn new(name: &'static str, boot: &str, keys: Arc<Keys>, sealing: bool) -> Self {
-        let sealer = sealing
-            .then(|| Decoder::trusted(Arc::new(crate::seal::Sealer::built_in((*keys).clone()))));
+    /// A gateway that seals with `sealer`, or publishes texts. `boot` names this start of it.
+    pub fn new(
+        name: &'static str,
+        boot: &str,
+        keys: Arc<Keys>,
+        sealer: Option<&Arc<Sealer>>,
+    ) -> Self {
+        let sealer = sealer.map(|s| Decoder::trusted(Arc::clone(s)));
         Self {
             name,
             boot: boot.to_owned(),
@@ -187,6 +192,10 @@ impl Gateway {
             "tools": call.tools.iter().map(|t| json!({"name": t})).collect::<Vec<_>>(),
             "context": context,
         });
+        if call.rollup {
+            event["at"] = end.to_string().into();
+            event["latency"] = Value::Null;
+        }
         if failed {
             event["error"] = "upstream_error".into();
         }

@@ -519,7 +519,7 @@ mod tests {
             assert!(CROWD.iter().all(|u| u.name != a.name));
         }
         let keys = std::sync::Arc::new(crate::seal::key::Keys::development());
-        let labels = labels(&Gateway::new("gw", "b", keys, true));
+        let labels = labels(&Gateway::new("gw", "b", keys, None));
         let scenes = scenes((20_000, 40_000));
         for (i, label) in labels.iter().enumerate() {
             assert!(scenes.iter().any(|s| s.label == i), "{}", label.name);

@@ -157,6 +157,8 @@ pub struct Call {
     pub context: Vec<(Role, Option<&'static str>, String)>,
     /// The answer.
     pub response: Option<String>,
+    /// Stands for many calls of the past: it has no latency of its own.
+    pub rollup: bool,
 }
 
 impl Call {
@@ -296,6 +298,7 @@ impl Traffic {
             request: Some(self.prompts.draw()),
             context,
             response: Some(self.answers.draw()),
+            rollup: false,
         }
     }
 

@@ -1,0 +1,373 @@
+//! Runs the demo from curtain to curtain, with a commentary.
+//!
+//! Ctrl-C ends the traffic; what was put in by then is still judged and accounted for. A second one
+//! ends at once. Either way everything that was started is stopped and removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::closing::{Account, Arrived, Published, account, judged_at};
+use super::console::{Console, Shared};
+use super::live::{Live, Voice, look, now};
+use super::script::{Scene, Step, labels, scenes};
+use super::stage::Stage;
+use super::traffic::{CROWD, HISTORY_DAYS, MODELS, Traffic};
+use super::{DemoError, gateway_of, gateways, history};
+use crate::account::Prices;
+use crate::config::{self, Config};
+use crate::detect::Facts;
+use crate::event::Time;
+use crate::rule::{Known, RuleSet};
+use crate::seal::Sealer;
+
+/// Pause between two looks at what was found.
+const LOOK: Duration = Duration::from_millis(500);
+/// Longest wait for the monitor to apply what was published.
+const DRAIN: Duration = Duration::from_secs(30);
+/// A minute in which something is judged as a whole must have this much left when it begins.
+const ENOUGH_OF_A_MINUTE_MS: i64 = 16_000;
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long the traffic lasts.
+    pub time: Duration,
+    /// Open the console in a browser.
+    pub open: bool,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
+
+/// Runs everything. True if the account at the end is clean.
+pub async fn run(options: &Options) -> Result<bool, DemoError> {
+    let voice = Voice {
+        json: options.json,
+        board: Shared::default(),
+    };
+    let mut stop = Box::pin(async {
+        let _ = tokio::signal::ctrl_c().await;
+    });
+    let mut stage = tokio::select! {
+        stage = set(&voice, options) => stage?,
+        () = &mut stop => return Err(DemoError::said("interrupted before the curtain; everything is cleaned up")),
+    };
+    let show = perform(&mut stage, &voice, options);
+    let result = tokio::select! {
+        r = show => r,
+        // `perform` listens too and ends in order; this one is the second Ctrl-C.
+        () = async { (&mut stop).await; let _ = tokio::signal::ctrl_c().await; } => {
+            Err(DemoError::said("interrupted"))
+        }
+    };
+    stage.stop_monitor().await;
+    if result.is_err() {
+        voice.raw(&stage.log_tail());
+    }
+    voice.say("end", "everything that was started is stopped and removed");
+    result
+}
+
+async fn set(voice: &Voice, options: &Options) -> Result<Stage, DemoError> {
+    voice.say(
+        "setup",
+        "starting a private Postgres, an embedded broker, a mailbox and a webhook receiver",
+    );
+    let mut stage = Stage::set().await?;
+    let config =
+        Config::load(&stage.config()).map_err(|e| DemoError::new("the configuration", e))?;
+    let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
+    let detect = Arc::new(config::core::detect(&config.detect, facts));
+    let keys = Arc::clone(&stage.keys);
+    let learnt = tokio::task::spawn_blocking(move || {
+        history::learn(&keys, &detect, &Prices::shipped(), now())
+    })
+    .await
+    .map_err(|e| DemoError::new("cannot learn the history", e))?;
+    let seeded = stage
+        .store
+        .seed(
+            &learnt.partitions,
+            &learnt.leader,
+            learnt.merged_through,
+            now(),
+        )
+        .await
+        .map_err(|e| DemoError::new("cannot store what was learnt", e))?;
+    if !seeded {
+        return Err(DemoError::said("the private database was not empty"));
+    }
+    let found: Vec<String> = learnt
+        .found
+        .iter()
+        .map(|(d, n)| format!("{n} by {d}"))
+        .collect();
+    voice.say(
+        "history",
+        &format!(
+            "learnt {HISTORY_DAYS} thinned days through the pure core: {} events; findings in them: {}",
+            learnt.events,
+            if found.is_empty() { "none".to_owned() } else { found.join(", ") }
+        ),
+    );
+    stage.start_monitor().await?;
+    voice.say(
+        "setup",
+        &format!(
+            "the monitor is ready; metrics on http://{}/metrics",
+            stage.http
+        ),
+    );
+    voice.raw(&format!(
+        "\n  database   psql '{}'\n             SELECT detector, rule, severity, subject, reason FROM incidents ORDER BY opened_at DESC;\n             SELECT topic, partition, records, events, dead_letters, lost_records FROM completeness;\n             SELECT subject, used, limit_in_force, used_percent FROM budgets WHERE current;\n",
+        stage.database()
+    ));
+    let _ = options;
+    Ok(stage)
+}
+
+async fn perform(stage: &mut Stage, voice: &Voice, options: &Options) -> Result<bool, DemoError> {
+    let console = Console::start(voice.board.clone())
+        .await
+        .map_err(|e| DemoError::new("cannot start the console", e))?;
+    let page = format!("http://{}/", console.address);
+    voice.say("console", &format!("console on {page}"));
+    if options.open {
+        open_browser(&page);
+    }
+    let sealer = Arc::new(Sealer::built_in((*stage.keys).clone()));
+    let mut live = Live {
+        traffic: Traffic::new(u64::from(std::process::id())),
+        gateways: gateways(&stage.keys, &sealer, "live"),
+        publisher: stage.publisher()?,
+        labels: Vec::new(),
+        slow: BTreeMap::new(),
+        counted: Published::default(),
+        told: BTreeSet::new(),
+        mails: 0,
+        calls: 0,
+    };
+    live.labels = labels(&live.gateways[0]);
+    voice.say(
+        "traffic",
+        &format!(
+            "{} users, {} models, 3 gateways: two seal next to the traffic, one still sends texts to a trusted topic",
+            CROWD.len(),
+            MODELS.len()
+        ),
+    );
+    let interrupted = play(&mut live, stage, voice, options).await?;
+    settle(&mut live, stage, voice, interrupted).await?;
+    let account = close(&live, stage).await?;
+    if options.json {
+        let line = json!({"kind": "summary", "account": account});
+        let _ = writeln!(std::io::stdout().lock(), "{line}");
+    } else {
+        voice.raw(&account.text());
+    }
+    Ok(account.is_clean())
+}
+
+/// The window for what is judged by the minute, relative to the start: within one clock minute.
+fn minute_window(start: Time, time_ms: i64) -> (i64, i64) {
+    let into = start.0.rem_euclid(60_000);
+    let left = 60_000 - into;
+    let begin = if left >= ENOUGH_OF_A_MINUTE_MS + 4_000 {
+        4_000
+    } else {
+        left + 500
+    };
+    let end = Time(start.0 + begin).0.div_euclid(60_000) * 60_000 + 60_000 - start.0 - 2_000;
+    (begin, end.min(begin.max(time_ms - 1_000)))
+}
+
+/// Traffic and scenes. True if it was interrupted.
+async fn play(
+    live: &mut Live,
+    stage: &mut Stage,
+    voice: &Voice,
+    options: &Options,
+) -> Result<bool, DemoError> {
+    let start = Instant::now();
+    let time_ms = i64::try_from(options.time.as_millis()).unwrap_or(i64::MAX);
+    let mut due: BTreeMap<(i64, usize), Due> = BTreeMap::new();
+    for (n, scene) in scenes(minute_window(now(), time_ms))
+        .into_iter()
+        .enumerate()
+    {
+        due.insert((scene.at, n), Due::Scene(scene));
+    }
+    let mut serial = due.len();
+    let (mut next_call, mut next_look) = (0i64, 0i64);
+    loop {
+        let next = due.keys().next().map_or(i64::MAX, |k| k.0);
+        let wake = next.min(next_call).min(next_look).min(time_ms);
+        let at = start + Duration::from_millis(u64::try_from(wake).unwrap_or(0));
+        tokio::select! {
+            () = sleep_until(at) => {}
+            _ = tokio::signal::ctrl_c() => {
+                voice.say("interrupt", "Ctrl-C: the traffic ends, what was put in is still judged (again to end at once)");
+                return Ok(true);
+            }
+        }
+        let ms = i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX);
+        if ms >= time_ms {
+            return Ok(false);
+        }
+        while let Some(entry) = due.first_entry().filter(|e| e.key().0 <= ms) {
+            match entry.remove() {
+                Due::Scene(scene) => {
+                    introduce(live, voice, &scene);
+                    for (after, step) in scene.steps(&mut live.traffic) {
+                        due.insert(
+                            (scene.at + after, serial),
+                            Due::Step(scene.label, Box::new(step)),
+                        );
+                        serial += 1;
+                    }
+                }
+                Due::Step(label, step) => live.step(label, *step),
+            }
+        }
+        if next_call <= ms {
+            let (gap, call) = live.traffic.next_call();
+            let user = CROWD.iter().position(|u| *u == call.user).unwrap_or(0);
+            live.publish(gateway_of(user), call);
+            next_call = ms + i64::try_from(gap).unwrap_or(200).max(1);
+        }
+        if next_look <= ms {
+            look(live, stage, voice).await;
+            if stage.monitor_ended() {
+                return Err(DemoError::said("the monitor ended by itself"));
+            }
+            next_look = ms + i64::try_from(LOOK.as_millis()).unwrap_or(500);
+        }
+    }
+}
+
+enum Due {
+    Scene(Scene),
+    Step(usize, Box<Step>),
+}
+
+fn introduce(live: &Live, voice: &Voice, scene: &Scene) {
+    if let Some(label) = live.labels.get(scene.label) {
+        let mark = if label.must { "put in" } else { "control" };
+        voice.say(
+            "injected",
+            &format!(">> {mark}: {}: {}", label.name, label.caption),
+        );
+    }
+}
+
+/// Waits until everything published is applied, what was put in is judged, and messages are sent.
+async fn settle(
+    live: &mut Live,
+    stage: &mut Stage,
+    voice: &Voice,
+    interrupted: bool,
+) -> Result<(), DemoError> {
+    live.publisher
+        .flush(Duration::from_secs(10))
+        .map_err(|e| DemoError::new("the broker does not take the last events", e))?;
+    let wanted = i64::try_from(live.counted.events).unwrap_or(i64::MAX);
+    let limit = Instant::now() + DRAIN;
+    while Instant::now() < limit {
+        look(live, stage, voice).await;
+        let totals = stage.store.report_totals().await.unwrap_or_default();
+        if totals.events >= wanted
+            && i64::try_from(live.counted.garbage).is_ok_and(|g| totals.dead_letters >= g)
+        {
+            break;
+        }
+        sleep(LOOK).await;
+    }
+    let judged = live
+        .labels
+        .iter()
+        .filter(|l| l.by_minute)
+        .filter_map(|l| l.began)
+        .map(judged_at)
+        .max();
+    let wait = judged.map_or(0, |at| at.since_ms(now()).max(0));
+    if wait > 0 && !interrupted {
+        voice.say(
+            "settle",
+            &format!(
+                "the traffic has ended; {} s until its last minute closes and is judged",
+                wait / 1000
+            ),
+        );
+    }
+    let until = Instant::now() + Duration::from_millis(u64::try_from(wait).unwrap_or(0));
+    loop {
+        look(live, stage, voice).await;
+        let open = live
+            .labels
+            .iter()
+            .any(|l| l.must && l.by_minute && l.began.is_some());
+        if Instant::now() >= until || !open {
+            break;
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            _ = tokio::signal::ctrl_c() => break,
+        }
+    }
+    // The last messages are on their way.
+    sleep(Duration::from_secs(2)).await;
+    look(live, stage, voice).await;
+    Ok(())
+}
+
+async fn close(live: &Live, stage: &Stage) -> Result<Account, DemoError> {
+    let read = |e| DemoError::new("cannot read the result", e);
+    let incidents = stage.store.report_incidents().await.map_err(read)?;
+    let totals = stage.store.report_totals().await.map_err(read)?;
+    let calls = stage.receiver.calls();
+    let accepted: BTreeSet<&str> = calls
+        .iter()
+        .filter(|c| c.status < 300)
+        .map(|c| c.id.as_str())
+        .collect();
+    let arrived = Arrived {
+        mails: stage.mailbox.mails().len(),
+        calls: accepted.len(),
+        forged: calls.iter().filter(|c| !c.genuine).count(),
+        retried: calls
+            .iter()
+            .filter(|c| c.status >= 300 && accepted.contains(c.id.as_str()))
+            .count(),
+    };
+    Ok(account(
+        &live.labels,
+        &incidents,
+        totals,
+        live.counted,
+        arrived,
+    ))
+}
+
+/// Opens the page if there is a desktop; says nothing if there is none.
+fn open_browser(url: &str) {
+    let program = if cfg!(target_os = "macos") {
+        "open"
+    } else {
+        "xdg-open"
+    };
+    let desktop = cfg!(target_os = "macos")
+        || std::env::var_os("DISPLAY").is_some()
+        || std::env::var_os("WAYLAND_DISPLAY").is_some();
+    if desktop {
+        let _ = std::process::Command::new(program)
+            .arg(url)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+    }
+}
