@@ -1,1 +1,3 @@
-//! Measures speed, memory and scale as ratios against ceilings of the same run.
+//! Measuring the program: the seeded workload, the reference run, the bench and the chaos run.
+
+pub mod workload;

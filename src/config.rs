@@ -16,6 +16,7 @@ mod sections;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use budgets::BudgetSetting;
@@ -24,6 +25,7 @@ pub use init::EXAMPLE;
 pub use reader::{Problem, Reader, Source};
 
 use crate::ingest::IngestConfig;
+use crate::rule;
 use crate::telemetry::{Secret, TelemetryConfig};
 
 /// Everything `run` needs, checked.
@@ -35,12 +37,12 @@ pub struct Config {
     pub store: StoreSetting,
     /// Where `/livez /readyz /metrics` are served. Loopback by default.
     pub http: SocketAddr,
-    /// The key ring of trusted sources.
-    pub seal_key_file: Option<PathBuf>,
+    /// The key ring of trusted sources, as its file says.
+    pub seal_key: Option<Secret>,
     /// Rules that replace the compiled-in ones.
-    pub rules_dir: Option<PathBuf>,
+    pub rules: Option<RuleFiles>,
     /// Files that tune rules by id.
-    pub rules_overrides: Vec<PathBuf>,
+    pub overrides: Vec<Arc<rule::Source>>,
     /// Detectors.
     pub detect: DetectSetting,
     /// Work between Kafka and Postgres.
@@ -53,6 +55,21 @@ pub struct Config {
     pub budgets: Vec<BudgetSetting>,
     /// Logs, metrics, traces.
     pub telemetry: TelemetryConfig,
+}
+
+/// A directory of rules, read.
+#[derive(Clone)]
+pub struct RuleFiles {
+    /// Where they stand.
+    pub dir: PathBuf,
+    /// Their texts.
+    pub files: Vec<Arc<rule::Source>>,
+}
+
+impl std::fmt::Debug for RuleFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({} files)", self.dir.display(), self.files.len())
+    }
 }
 
 /// `[store]`.
@@ -194,8 +211,8 @@ impl Config {
         let ingest = sections::ingest(root.section("ingest"));
         let store = sections::store(root.section("store"));
         let http = sections::http(root.section("http"));
-        let seal_key_file = sections::seal(root.section("seal"));
-        let (rules_dir, rules_overrides) = sections::rules(root.section("rules"));
+        let seal_key = sections::seal(root.section("seal"));
+        let (rules, overrides) = sections::rules(root.section("rules"));
         let detect = sections::detect(root.section("detect"));
         let pipeline = sections::pipeline(root.section("pipeline"));
         let (sinks, routes) = delivery::read(root.section("deliver"), source.env);
@@ -208,7 +225,7 @@ impl Config {
                 .iter()
                 .any(|t| t.mode == crate::ingest::TopicMode::Trusted)
         });
-        if let (Some(_), false, None) = (&ingest, !trusted, &seal_key_file) {
+        if let (Some(_), false, None) = (&ingest, !trusted, &seal_key) {
             reader.problem(
                 0,
                 "seal.key_file",
@@ -216,7 +233,7 @@ impl Config {
                 "create one with `veilwatch key new` and name it",
             );
         }
-        if let (Some(_), false, Some(_)) = (&ingest, trusted, &seal_key_file) {
+        if let (Some(_), false, Some(_)) = (&ingest, trusted, &seal_key) {
             reader.problem(0, "seal.key_file", "is given though every topic is sealed: who reads sealed data must not hold the key", "remove it");
         }
         let problems = reader.into_problems();
@@ -225,9 +242,9 @@ impl Config {
                 ingest,
                 store,
                 http,
-                seal_key_file,
-                rules_dir,
-                rules_overrides,
+                seal_key,
+                rules,
+                overrides,
                 detect,
                 pipeline,
                 sinks,

@@ -15,6 +15,7 @@ mod context;
 pub mod errors;
 pub mod inbox;
 pub mod publish;
+pub mod read;
 pub mod settings;
 mod slot;
 mod watch;
@@ -26,7 +27,7 @@ pub use consumer::{Ended, Handle, spawn};
 pub use inbox::Inbox;
 pub use settings::{Assignment, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
 use uuid::Uuid;
-pub use watch::check_topics;
+pub use watch::{TopicError, check_topics};
 
 use crate::event::TopicPartition;
 
@@ -154,6 +155,14 @@ pub enum Feedback {
         tp: TopicPartition,
         /// The void claim.
         claim: Uuid,
+        /// Wait so long first: whoever claimed it may be its rightful owner, and the group will
+        /// tell us.
+        after: std::time::Duration,
+    },
+    /// An operator has looked at a halted partition: claim it anew.
+    Resume {
+        /// The partition.
+        tp: TopicPartition,
     },
     /// The partition must stop.
     Halt {

@@ -2,7 +2,11 @@
 mod architecture;
 mod decode;
 mod deliver;
+mod faults;
 mod ingest;
+mod pipeline;
 mod postgres;
+mod reference;
+mod rig;
 mod seal;
 mod store;

@@ -345,6 +345,12 @@ impl<'r, 'a> Section<'r, 'a> {
         self.str(key).map(|p| self.reader.path(&p))
     }
 
+    /// Paths, relative to the configuration's directory.
+    pub fn paths(&self, key: &str) -> Vec<PathBuf> {
+        let list = self.strings(key).unwrap_or_default();
+        list.iter().map(|p| self.reader.path(p)).collect()
+    }
+
     /// The content of a file named by `key`, which must be readable.
     pub fn file(&self, key: &str) -> Option<String> {
         let path = self.path(key)?;

@@ -4,12 +4,14 @@
 //! where a needed key is missing or wrong (then a problem says so).
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Section;
-use super::{DetectSetting, KeepEvents, PipelineSetting, Retention, StoreSetting};
+use super::{DetectSetting, KeepEvents, PipelineSetting, Retention, RuleFiles, StoreSetting};
 use crate::ingest::{Assignment, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
+use crate::rule;
 use crate::telemetry::{Secret, TelemetryConfig};
 
 const MS: Duration = Duration::from_millis(1);
@@ -297,36 +299,73 @@ pub(super) fn http(s: Section<'_, '_>) -> Option<SocketAddr> {
     parsed.ok()
 }
 
-pub(super) fn seal(s: Section<'_, '_>) -> Option<PathBuf> {
-    let file = s.path("key_file");
-    if let Some(f) = &file
-        && !f.is_file()
-    {
-        s.problem(
-            "key_file",
-            format!("{} is not a file", f.display()),
-            "create one with `veilwatch key new`",
-        );
-    }
+pub(super) fn seal(s: Section<'_, '_>) -> Option<Secret> {
+    let text = s.file("key_file").map(Secret::new);
     s.finish();
-    file
+    text
 }
 
-pub(super) fn rules(s: Section<'_, '_>) -> (Option<PathBuf>, Vec<PathBuf>) {
+pub(super) fn rules(s: Section<'_, '_>) -> (Option<RuleFiles>, Vec<Arc<rule::Source>>) {
     let dir = s.path("dir");
-    if let Some(d) = &dir
-        && !d.is_dir()
-    {
-        s.problem(
-            "dir",
-            format!("{} is not a directory", d.display()),
-            "check the path, or remove it to use the compiled-in rules",
-        );
+    let files = dir.and_then(|dir| {
+        let mut files = Vec::new();
+        match read_rules(&dir, &mut files) {
+            Ok(()) if files.is_empty() => {
+                s.problem(
+                    "dir",
+                    format!("{} has no .yml files", dir.display()),
+                    "check the path, or remove it to use the compiled-in rules",
+                );
+                None
+            }
+            Ok(()) => Some(RuleFiles { dir, files }),
+            Err(e) => {
+                s.problem(
+                    "dir",
+                    format!("cannot read {}: {e}", dir.display()),
+                    "check the path, or remove it to use the compiled-in rules",
+                );
+                None
+            }
+        }
+    });
+    let mut overrides = Vec::new();
+    for path in s.paths("overrides") {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => overrides.push(source(&path, text)),
+            Err(e) => s.problem(
+                "overrides",
+                format!("cannot read {}: {e}", path.display()),
+                "check the path",
+            ),
+        }
     }
-    let overrides = s.strings("overrides").unwrap_or_default();
-    let overrides = overrides.into_iter().map(PathBuf::from).collect();
     s.finish();
-    (dir, overrides)
+    (files, overrides)
+}
+
+/// All rule files below a directory, in the order of their names.
+fn read_rules(dir: &Path, out: &mut Vec<Arc<rule::Source>>) -> std::io::Result<()> {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)?
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            read_rules(&path, out)?;
+        } else if path.extension().is_some_and(|e| e == "yml") {
+            let text = std::fs::read_to_string(&path)?;
+            out.push(source(&path, text));
+        }
+    }
+    Ok(())
+}
+
+fn source(path: &Path, text: String) -> Arc<rule::Source> {
+    Arc::new(rule::Source {
+        path: path.to_string_lossy().into_owned(),
+        text,
+    })
 }
 
 pub(super) fn detect(s: Section<'_, '_>) -> DetectSetting {

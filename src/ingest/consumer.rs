@@ -116,6 +116,7 @@ pub fn spawn<K: Claims>(
                 consumer,
                 feedback,
                 hinted: Instant::now(),
+                later: Vec::new(),
             };
             let ended = poller.run(&flag);
             if ended == Ended::Stopped {
@@ -135,6 +136,8 @@ struct Poller<K: Claims> {
     consumer: BaseConsumer<Context<K>>,
     feedback: mpsc::Receiver<Feedback>,
     hinted: Instant,
+    /// Claims to be made anew, and when.
+    later: Vec<(Instant, TopicPartition, uuid::Uuid)>,
 }
 
 impl<K: Claims> Poller<K> {
@@ -245,6 +248,11 @@ impl<K: Claims> Poller<K> {
         while let Ok(f) = self.feedback.try_recv() {
             self.hear(f);
         }
+        let due = |l: &(Instant, _, _)| l.0 <= Instant::now();
+        while let Some(i) = self.later.iter().position(due) {
+            let (_, tp, claim) = self.later.swap_remove(i);
+            self.reclaim(&tp, Some(claim));
+        }
         let mut resume = TopicPartitionList::new();
         let mut pause = TopicPartitionList::new();
         let (mut paused, mut buffered) = (0u32, 0);
@@ -292,7 +300,22 @@ impl<K: Claims> Poller<K> {
                     s.progress = Instant::now();
                 }
             }
-            Feedback::Reclaim { tp, claim } => self.reclaim(&tp, Some(claim)),
+            Feedback::Reclaim { tp, claim, after } if after.is_zero() => {
+                self.reclaim(&tp, Some(claim));
+            }
+            Feedback::Reclaim { tp, claim, after } => {
+                if self.later.iter().all(|(_, _, c)| *c != claim) {
+                    self.later.push((Instant::now() + after, tp, claim));
+                }
+            }
+            Feedback::Resume { tp } => {
+                let slots = self.shared.slots();
+                let halted = slots.iter().any(|s| s.tp == tp && s.halted.is_some());
+                drop(slots);
+                if halted {
+                    self.reclaim(&tp, None);
+                }
+            }
             Feedback::Halt {
                 tp, claim, reason, ..
             } => {

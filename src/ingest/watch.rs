@@ -23,7 +23,7 @@ use crate::telemetry::metrics;
 /// How long the brokers may take to answer at start.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause between two rounds of questions.
-const ROUND: Duration = Duration::from_millis(500);
+const ROUND: Duration = Duration::from_secs(1);
 /// How long one answer may take.
 const ASK: Duration = Duration::from_secs(2);
 /// How long a probe waits for the first record of a partition.
@@ -195,8 +195,8 @@ pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
             };
             shared.health.set("kafka", answered, detail);
         }
-        if shared.oversize.swap(false, Ordering::Relaxed) {
-            probe(shared);
+        if shared.oversize.load(Ordering::Relaxed) && probe(shared) {
+            shared.oversize.store(false, Ordering::Relaxed);
         }
         std::thread::sleep(ROUND);
     }
@@ -225,17 +225,22 @@ fn report<K: Claims>(shared: &Shared<K>, tp: &TopicPartition, high: i64, asked: 
     }
 }
 
-/// Reads each partition by itself until one of them shows the same error: that one is halted, by
-/// name, and the others go on.
-fn probe<K: Claims>(shared: &Shared<K>) {
-    let list: Vec<(TopicPartition, i64, i64)> = {
+/// Reads each partition that is behind by itself: the one that shows the same error is halted, by
+/// name, and the others go on. False where that is still open: librdkafka says it only once, so the
+/// suspicion stays until a partition was found or none is behind.
+fn probe<K: Claims>(shared: &Shared<K>) -> bool {
+    let (known, list): (bool, Vec<(TopicPartition, i64)>) = {
         let slots = shared.slots();
         let live = slots
             .iter()
             .filter(|s| s.halted.is_none() && s.next < s.high);
-        live.map(|s| (s.tp.clone(), s.next, s.high)).collect()
+        (
+            slots.iter().all(|s| s.high > 0 || s.next == 0),
+            live.map(|s| (s.tp.clone(), s.next)).collect(),
+        )
     };
-    for (tp, next, _) in list {
+    let mut found = known && list.is_empty();
+    for (tp, next) in list {
         if !is_oversize(&shared.config, &tp, next) {
             continue;
         }
@@ -243,8 +248,10 @@ fn probe<K: Claims>(shared: &Shared<K>) {
         if let Some(s) = slots.iter_mut().find(|s| s.tp == tp && s.next == next) {
             s.halt("oversize");
             s.pause_wanted = true;
+            found = true;
         }
     }
+    found
 }
 
 fn is_oversize(config: &IngestConfig, tp: &TopicPartition, offset: i64) -> bool {

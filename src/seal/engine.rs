@@ -288,7 +288,14 @@ impl Engine {
             if let Some(raw) = pages.raw {
                 let (stamps, stamp) = (&mut scratch.stamps, scratch.stamp);
                 sweep(&plan.digits, raw, &pages.zones, &mut called, stamps, stamp);
-                sweep(&plan.always, raw, &[(0, raw.len())], &mut called, stamps, stamp);
+                sweep(
+                    &plan.always,
+                    raw,
+                    &[(0, raw.len())],
+                    &mut called,
+                    stamps,
+                    stamp,
+                );
             }
             called.sort_unstable();
             self.judge(&called, kind, (role, side), at, view, &pages, found, tally);
@@ -300,7 +307,10 @@ impl Engine {
     }
 
     /// The rules called, against what they see of one reading.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one scan, taken apart for borrowing")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one scan, taken apart for borrowing"
+    )]
     fn judge(
         &self,
         called: &[u16],
@@ -484,7 +494,13 @@ impl<'a> Pages<'a> {
         let zones = raw
             .filter(|_| digits)
             .map_or_else(Vec::new, |r| evaluate::digit_zones(r, engine.zone_reach()));
-        let ascii = |text: &str| if at == 0 { readings.ascii } else { text.is_ascii() };
+        let ascii = |text: &str| {
+            if at == 0 {
+                readings.ascii
+            } else {
+                text.is_ascii()
+            }
+        };
         Self {
             raw,
             raw_map,

@@ -151,7 +151,10 @@ fn rank(c: &Candidate, rule: &Rule) -> impl Ord + use<> {
 }
 
 /// The accepted span that overlaps this one, if any.
-fn covering(taken: &BTreeMap<usize, usize>, (start, end): (usize, usize)) -> Option<(usize, usize)> {
+fn covering(
+    taken: &BTreeMap<usize, usize>,
+    (start, end): (usize, usize),
+) -> Option<(usize, usize)> {
     taken
         .range(..end.max(start + 1))
         .next_back()

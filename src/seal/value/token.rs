@@ -93,13 +93,36 @@ pub(super) fn mixed_case(text: &str) -> bool {
 /// with digits, symbols or (inside the word) capitals.
 pub(super) fn password_like(text: &str) -> bool {
     const WORDS: [&str; 17] = [
-        "password", "passwd", "passphrase", "pass", "pwd", "secret", "token", "apikey", "api_key", "api-key", "access_token", "credentials", "authtoken", "auth_token", "username", "yourpass",
+        "password",
+        "passwd",
+        "passphrase",
+        "pass",
+        "pwd",
+        "secret",
+        "token",
+        "apikey",
+        "api_key",
+        "api-key",
+        "access_token",
+        "credentials",
+        "authtoken",
+        "auth_token",
+        "username",
+        "yourpass",
         "mypassword",
     ];
     let lower = text.to_ascii_lowercase();
-    let symbols = text.bytes().any(|b| b.is_ascii_punctuation() && !matches!(b, b'_' | b'-' | b'.'));
-    let inner_capitals = text.as_bytes().windows(2).filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase()).count();
-    let mixed = letters_and_digits(text) || (symbols && text.bytes().any(|b| b.is_ascii_alphabetic())) || (inner_capitals >= 2 && !camel_words(text));
+    let symbols = text
+        .bytes()
+        .any(|b| b.is_ascii_punctuation() && !matches!(b, b'_' | b'-' | b'.'));
+    let inner_capitals = text
+        .as_bytes()
+        .windows(2)
+        .filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase())
+        .count();
+    let mixed = letters_and_digits(text)
+        || (symbols && text.bytes().any(|b| b.is_ascii_alphabetic()))
+        || (inner_capitals >= 2 && !camel_words(text));
     mixed && !WORDS.contains(&lower.trim_matches(|c: char| !c.is_ascii_alphabetic()))
 }
 

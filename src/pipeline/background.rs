@@ -1,0 +1,230 @@
+//! What one process of the fleet does for all: merge closed minutes, decide notifications; and what
+//! every process does: deliver, and say how it goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::build::Parts;
+use crate::deliver::{Backoff, Claimed, Fleet, Mark, Message, Outbox};
+use crate::event::{Severity, SmolStr};
+use crate::store::leader::LeaderTask;
+use crate::store::notifier::NotifierTask;
+use crate::store::{Store, StoreError, outbox};
+use crate::telemetry::{Health, metrics};
+
+/// Pause between two ticks of the leader: a minute closes 10 s after its end, so that a fraction of
+/// a second more does not matter.
+const LEADER_TICK: Duration = Duration::from_millis(500);
+/// Longest pause between two ticks of the notifier; a commit with changes wakes it at once.
+const NOTIFIER_TICK: Duration = Duration::from_millis(500);
+/// Pause after Postgres failed.
+const AWAY: Duration = Duration::from_secs(1);
+/// Pause between two looks at the outbox for the metrics.
+const REPORT: Duration = Duration::from_secs(5);
+
+type Stopped = tokio::sync::watch::Receiver<bool>;
+
+impl Parts {
+    /// Starts the tasks; they end when `stopped` says so.
+    pub(super) fn spawn_background(
+        &self,
+        store: &Store,
+        health: &Health,
+        stopped: &Stopped,
+        tasks: &mut tokio::task::JoinSet<()>,
+    ) {
+        let leader = LeaderTask::new(store.clone(), self.detect.clone());
+        tasks.spawn(lead(leader, stopped.clone()));
+        let outbox = Arc::new(StoreOutbox(store.clone()));
+        let fleet = Fleet::start(&outbox, &self.sinks, Backoff::default());
+        let notifier = NotifierTask::new(store.clone(), self.routes.clone());
+        tasks.spawn(notify(
+            notifier,
+            store.clone(),
+            fleet.wake.clone(),
+            stopped.clone(),
+        ));
+        tasks.spawn(wake_sinks(
+            store.clone(),
+            fleet.wake.clone(),
+            stopped.clone(),
+        ));
+        tasks.spawn(report(store.clone(), health.clone(), stopped.clone()));
+        let mut stopped = stopped.clone();
+        tasks.spawn(async move {
+            let _ = stopped.wait_for(|s| *s).await;
+            fleet.stop().await;
+        });
+    }
+}
+
+/// Waits for `pause` or the end. True at the end.
+async fn stops(stopped: &mut Stopped, pause: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        _ = stopped.wait_for(|s| *s) => true,
+        () = pause => false,
+    }
+}
+
+async fn lead(mut leader: LeaderTask, mut stopped: Stopped) {
+    loop {
+        let pause = match leader.tick().await {
+            Ok(_) => LEADER_TICK,
+            Err(error) => {
+                tracing::warn!(%error, "leader: will retry");
+                AWAY
+            }
+        };
+        metrics()
+            .leader
+            .set(&[], f64::from(u8::from(leader.leads())));
+        if stops(&mut stopped, tokio::time::sleep(pause)).await {
+            break;
+        }
+    }
+    if let Err(error) = leader.give_up().await {
+        tracing::debug!(%error, "the leader's lease lapses by itself");
+    }
+}
+
+async fn notify(
+    mut notifier: NotifierTask,
+    store: Store,
+    wake: Arc<tokio::sync::Notify>,
+    mut stopped: Stopped,
+) {
+    let mut changes = None;
+    loop {
+        let pause = match notifier.tick().await {
+            Ok(tick) => {
+                metrics().notifier.set(&[], f64::from(u8::from(tick.leads)));
+                if tick.queued > 0 {
+                    wake.notify_waiters();
+                }
+                if tick.more {
+                    Duration::ZERO
+                } else {
+                    NOTIFIER_TICK
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "notifier: will retry");
+                changes = None;
+                AWAY
+            }
+        };
+        if changes.is_none() {
+            changes = store.watch_changes().await.ok();
+        }
+        let wait = async {
+            match &mut changes {
+                Some(c) if !pause.is_zero() => c.wait(pause).await,
+                _ => tokio::time::sleep(pause).await,
+            }
+        };
+        if stops(&mut stopped, wait).await {
+            break;
+        }
+    }
+    if let Err(error) = notifier.give_up().await {
+        tracing::debug!(%error, "the notifier's lease lapses by itself");
+    }
+}
+
+/// Other processes may hold the notifier: their rows wake our sinks too.
+async fn wake_sinks(store: Store, wake: Arc<tokio::sync::Notify>, mut stopped: Stopped) {
+    loop {
+        let Ok(mut rows) = store.watch_outbox().await else {
+            if stops(&mut stopped, tokio::time::sleep(AWAY)).await {
+                return;
+            }
+            continue;
+        };
+        for _ in 0..600 {
+            if stops(&mut stopped, rows.wait(REPORT)).await {
+                return;
+            }
+            wake.notify_waiters();
+        }
+    }
+}
+
+async fn report(store: Store, health: Health, mut stopped: Stopped) {
+    const STATES: [&str; 6] = ["pending", "claimed", "sent", "parked", "expired", "grouped"];
+    while !stops(&mut stopped, tokio::time::sleep(REPORT)).await {
+        match store.outbox_backlog().await {
+            Ok(sinks) => {
+                metrics().postgres_up.set(&[], 1.0);
+                health.set("postgres", true, "answering");
+                for s in sinks {
+                    for (state, n) in STATES.iter().zip(s.by_state) {
+                        #[expect(clippy::cast_precision_loss, reason = "a gauge of rows")]
+                        metrics().outbox.set(&[&s.sink, state], n as f64);
+                    }
+                }
+            }
+            Err(error) => {
+                metrics().postgres_up.set(&[], 0.0);
+                health.set("postgres", false, error.to_string());
+            }
+        }
+    }
+}
+
+/// The sinks' workers on Postgres' outbox.
+struct StoreOutbox(Store);
+
+impl Outbox for StoreOutbox {
+    type Error = StoreError;
+    type Ticket = outbox::Claimed;
+
+    async fn claim(
+        &self,
+        sink: &str,
+        limit: usize,
+        floor: Severity,
+    ) -> Result<Vec<Claimed<outbox::Claimed>>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut out = Vec::new();
+        for ticket in self.0.outbox_claim(sink, limit, floor).await? {
+            let Ok(notification) = serde_json::from_value(ticket.payload.clone()) else {
+                self.0
+                    .outbox_park(&ticket, "written by a version that this one cannot read")
+                    .await?;
+                continue;
+            };
+            let id = format!("{}-{}", ticket.dedup_key, ticket.seq);
+            out.push(Claimed {
+                attempts: ticket.attempts,
+                message: Message { id, notification },
+                ticket,
+            });
+        }
+        Ok(out)
+    }
+
+    async fn holds(&self, c: &Claimed<outbox::Claimed>) -> Result<bool, StoreError> {
+        self.0.outbox_holds(&c.ticket).await
+    }
+
+    async fn mark(&self, c: &Claimed<outbox::Claimed>, mark: &Mark) -> Result<bool, StoreError> {
+        let sink: &SmolStr = &c.ticket.sink;
+        match mark {
+            Mark::Sent => {
+                let marked = self.0.outbox_sent(&c.ticket).await?;
+                let stale = marked == outbox::Marked::Stale;
+                let outcome = if stale { "repeated" } else { "sent" };
+                metrics().sends.inc(&[sink, outcome]);
+                Ok(!stale)
+            }
+            Mark::Failed { pause, why } => {
+                metrics().sends.inc(&[sink, "retried"]);
+                self.0.outbox_failed(&c.ticket, *pause, why).await
+            }
+            Mark::Parked { why } => {
+                metrics().sends.inc(&[sink, "parked"]);
+                self.0.outbox_park(&c.ticket, why).await
+            }
+        }
+    }
+}

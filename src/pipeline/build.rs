@@ -1,0 +1,168 @@
+//! Turns the configuration into the parts of the pipeline: rules, prices, keys, budgets, routes.
+
+use std::sync::Arc;
+
+use crate::account::{Books, Budget, Prices};
+use crate::config::{Config, core};
+use crate::decide::Routes;
+use crate::decode::Decoder;
+use crate::deliver::Named;
+use crate::detect::{DetectConfig, DetectorId, Facts};
+use crate::event::SmolStr;
+use crate::ingest::TopicMode;
+use crate::rule::{self, Known, RuleSet};
+use crate::seal::Sealer;
+use crate::seal::engine::{Engine, known_validators};
+use crate::seal::key::Keys;
+use crate::seal::model::Model;
+use crate::store::{Store, StoreConfig, StoreError, schema};
+
+/// Why the parts cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Rules have errors.
+    #[error("the rules in {place} have errors, see `veilwatch rules check`: {first}")]
+    Rules {
+        /// Where.
+        place: String,
+        /// The first of them.
+        first: String,
+    },
+    /// The key file is wrong. Says nothing of its content.
+    #[error("seal.key_file: {0}")]
+    Keys(String),
+    /// A setting that only the part itself can judge.
+    #[error("{key}: {what}")]
+    Setting {
+        /// Which key.
+        key: String,
+        /// What is wrong and what to do.
+        what: String,
+    },
+}
+
+/// What the stages are configured with, built once and shared by all workers.
+pub struct Parts {
+    /// Prices and ledgers.
+    pub books: Arc<Books>,
+    /// Detectors.
+    pub detect: Arc<DetectConfig>,
+    /// Limits as configured.
+    pub budgets: Vec<Budget>,
+    /// Routing tree.
+    pub routes: Routes,
+    /// Where notifications go.
+    pub sinks: Vec<Named>,
+    /// Seals texts of trusted sources.
+    sealer: Option<Arc<Sealer>>,
+}
+
+impl Parts {
+    /// Checks what only the parts themselves can judge.
+    ///
+    /// # Errors
+    /// The key or file and what is wrong with it.
+    pub fn build(config: &Config) -> Result<Self, BuildError> {
+        for name in &config.detect.off {
+            if DetectorId::parse(name).is_none() {
+                let known: Vec<&str> = DetectorId::ALL.iter().map(|d| d.as_str()).collect();
+                return Err(BuildError::Setting {
+                    key: "detect.off".into(),
+                    what: format!("\"{name}\" is not a detector; one of {}", known.join(", ")),
+                });
+            }
+        }
+        let rules = rules(config)?;
+        let budgets = core::budgets(&config.budgets);
+        let sinks = config.sinks.iter().map(|s| {
+            s.build().map_err(|(key, what)| BuildError::Setting {
+                key: format!("deliver.sink {}: {key}", s.name),
+                what,
+            })
+        });
+        let sealer = config.seal_key.as_ref().map(|text| {
+            let keys = Keys::parse(text.reveal()).map_err(|e| BuildError::Keys(e.to_string()))?;
+            let engine = Engine::new(&rules, Model::shipped().ok());
+            Ok(Arc::new(Sealer::new(keys, Arc::new(engine))))
+        });
+        Ok(Self {
+            books: Arc::new(Books::new(Prices::shipped(), &budgets)),
+            detect: Arc::new(core::detect(&config.detect, Facts::from_rules(&rules))),
+            routes: core::routes(&config.routes, &config.sinks),
+            sinks: sinks.collect::<Result<_, _>>()?,
+            sealer: sealer.transpose()?,
+            budgets,
+        })
+    }
+
+    /// A decoder for a source, and the id of the key of its audit leaves.
+    pub(super) fn decoder(&self, mode: TopicMode) -> (Decoder, SmolStr) {
+        match (&self.sealer, mode) {
+            (Some(sealer), TopicMode::Trusted) => {
+                let kid = SmolStr::new(sealer.keys().active_content().kid().as_str());
+                (Decoder::trusted(sealer.clone()), kid)
+            }
+            _ => (Decoder::sealed(), SmolStr::default()),
+        }
+    }
+
+    /// Connects to Postgres, creates or upgrades the tables where allowed, and makes the configured
+    /// limits hold.
+    ///
+    /// # Errors
+    /// Unreachable, refused, too old, not migrated: each with its remedy.
+    pub(super) async fn connect(&self, config: &Config) -> Result<Store, StoreError> {
+        let s = store_config(config);
+        if config.store.migrate {
+            schema::migrate(&s).await?;
+        }
+        let store = Store::connect(s).await?;
+        store.sync_budgets(&self.budgets).await?;
+        Ok(store)
+    }
+}
+
+/// The store's configuration.
+pub fn store_config(config: &Config) -> StoreConfig {
+    let mut s = StoreConfig::new(config.store.url.reveal());
+    s.max_connections = config.store.max_connections;
+    s.owner = format!(
+        "{}/{}",
+        rustix::system::uname().nodename().to_string_lossy(),
+        std::process::id()
+    );
+    s.hold = config.detect.hold;
+    let days = |d: u32| u16::try_from(d).unwrap_or(u16::MAX);
+    s.keep.events = days(config.store.retention.events);
+    s.keep.dead_letters = days(config.store.retention.events);
+    s.keep.findings = days(config.store.retention.findings);
+    s.keep.minutes = days(config.store.retention.minutes);
+    s
+}
+
+fn rules(config: &Config) -> Result<RuleSet, BuildError> {
+    let names = known_validators();
+    let known = Known {
+        validators: Some(&names),
+        compiled_in: config.rules.is_none(),
+        ..Known::default()
+    };
+    let (place, loaded) = match &config.rules {
+        Some(r) => (
+            r.dir.display().to_string(),
+            rule::load(&r.files, &config.overrides, &known),
+        ),
+        None if config.overrides.is_empty() => return Ok(RuleSet::built_in(&known)),
+        None => (
+            "rules.overrides".to_owned(),
+            rule::load(&rule::pack::sources(), &config.overrides, &known),
+        ),
+    };
+    match loaded {
+        Ok((set, _)) => Ok(set),
+        Err(problems) => Err(BuildError::Rules {
+            place,
+            first: problems.first().map_or_else(String::new, |p| p.line()),
+        }),
+    }
+}

@@ -1,0 +1,226 @@
+//! The asynchronous half of a worker: reads users' rows, commits groups, moves idle watermarks.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::claims::Lost;
+use crate::event::{Pseudonym, TopicPartition};
+use crate::store::batch::Fence;
+use crate::store::claim::StoredUser;
+use crate::store::{Commit, PartitionBatch, Store, StoreError};
+use crate::telemetry::{Health, metrics};
+
+/// First pause after Postgres failed; doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// An answer about a partition's end counts so long: the watermark it allows is one second old.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Batches that are committed together.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) generation: u64,
+    pub(super) batches: Vec<PartitionBatch>,
+}
+
+/// What became of a group.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) generation: u64,
+    pub(super) committed: Vec<(TopicPartition, Uuid, i64)>,
+    pub(super) lost: Vec<Lost>,
+    /// Postgres refuses the content, and would again.
+    pub(super) unwritable: Vec<(TopicPartition, Uuid)>,
+}
+
+/// Commits groups in order until the worker is gone.
+pub(super) async fn run(
+    store: Store,
+    mut groups: tokio::sync::mpsc::Receiver<Group>,
+    done: mpsc::Sender<Done>,
+    health: Health,
+    foreign_wait: Duration,
+) {
+    while let Some(group) = groups.recv().await {
+        let generation = group.generation;
+        let names: Vec<(TopicPartition, Uuid, i64)> = group
+            .batches
+            .iter()
+            .map(|b| (b.tp.clone(), b.claim_id, b.hi))
+            .collect();
+        let halted = halts(&group.batches);
+        let newest = group.batches.iter().map(|b| b.last_ts_ms).max();
+        let started = Instant::now();
+        let answer = match until_answered(&store, group.batches.into(), &health).await {
+            Ok(commit) => {
+                observe(&commit, started, newest);
+                mark_halted(&store, halted).await;
+                settle(generation, names, commit, foreign_wait)
+            }
+            Err(error) => {
+                metrics().batches.inc(&["failed"]);
+                tracing::error!(%error, "postgres refuses a batch");
+                Done {
+                    generation,
+                    committed: Vec::new(),
+                    lost: Vec::new(),
+                    unwritable: names
+                        .into_iter()
+                        .map(|(tp, claim, _)| (tp, claim))
+                        .collect(),
+                }
+            }
+        };
+        if done.send(answer).is_err() {
+            return;
+        }
+    }
+}
+
+/// Tries until Postgres takes or refuses the batches; trouble on the way only delays.
+async fn until_answered(
+    store: &Store,
+    batches: Arc<[PartitionBatch]>,
+    health: &Health,
+) -> Result<Commit, StoreError> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match store.commit(batches.clone()).await {
+            Ok(c) => {
+                metrics().postgres_up.set(&[], 1.0);
+                health.set("postgres", true, "committing");
+                return Ok(c);
+            }
+            Err(e) if e.is_transient() => {
+                metrics().batches.inc(&["retried"]);
+                metrics().postgres_up.set(&[], 0.0);
+                health.set("postgres", false, e.to_string());
+                tracing::warn!(error = %e, "commit failed, will retry");
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn settle(
+    generation: u64,
+    names: Vec<(TopicPartition, Uuid, i64)>,
+    commit: Commit,
+    foreign_wait: Duration,
+) -> Done {
+    let mut done = Done {
+        generation,
+        committed: Vec::new(),
+        lost: Vec::new(),
+        unwritable: Vec::new(),
+    };
+    for (tp, claim, hi) in names {
+        match commit.fenced.iter().find(|(t, _)| *t == tp) {
+            None => done.committed.push((tp, claim, hi)),
+            Some((_, fence)) => {
+                metrics().batches.inc(&["fenced"]);
+                tracing::warn!(topic = %tp.topic, partition = tp.partition, ?fence, "batch refused by its fence");
+                let wait = match fence {
+                    Fence::Claimed => foreign_wait,
+                    Fence::Moved { .. } | Fence::Gone => Duration::ZERO,
+                };
+                done.lost.push(Lost { tp, claim, wait });
+            }
+        }
+    }
+    done
+}
+
+fn observe(commit: &Commit, started: Instant, newest_ms: Option<i64>) {
+    let m = metrics();
+    m.batches.inc(&["committed"]);
+    m.commit_seconds.observe(&[], started.elapsed());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    if let (Some(ms), Ok(now)) = (newest_ms.and_then(|n| u64::try_from(n).ok()), now) {
+        let age = now.saturating_sub(Duration::from_millis(ms));
+        m.batch_age_seconds.observe(&[], age);
+    }
+    m.crossings.add(&["any"], commit.crossings);
+}
+
+/// Partitions of the group that stop here, and why.
+fn halts(batches: &[PartitionBatch]) -> Vec<(TopicPartition, &'static str)> {
+    let stops = batches.iter().filter_map(|b| {
+        let f = b
+            .effects
+            .findings
+            .iter()
+            .find(|f| f.rule == "audit-halted")?;
+        let why = ["oversize", "truncated", "corrupt", "panics", "unwritable"];
+        let why = why
+            .into_iter()
+            .find(|w| f.reason.contains(&format!("({w})")));
+        Some((b.tp.clone(), why.unwrap_or("unknown")))
+    });
+    stops.collect()
+}
+
+async fn mark_halted(store: &Store, halted: Vec<(TopicPartition, &'static str)>) {
+    for (tp, why) in halted {
+        metrics()
+            .halted
+            .set(&[&tp.topic, &tp.partition.to_string(), why], 1.0);
+        tracing::error!(topic = %tp.topic, partition = tp.partition, why, "partition halted: it needs an operator");
+        if let Err(error) = store.set_halted(&tp, Some(why)).await {
+            tracing::warn!(%error, "cannot mark the partition as halted");
+        }
+    }
+}
+
+/// Reads users' rows of several partitions at once; trouble on the way only delays.
+pub(super) async fn load_users(
+    store: &Store,
+    wanted: Vec<(TopicPartition, Vec<Pseudonym>)>,
+) -> Vec<(TopicPartition, Vec<Pseudonym>, Vec<StoredUser>)> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for (tp, users) in wanted {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                match store.load_users(&tp, &users).await {
+                    Ok(rows) => return (tp, users, rows),
+                    Err(error) => {
+                        metrics().postgres_up.set(&[], 0.0);
+                        tracing::warn!(%error, "cannot read users' rows, will retry");
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                }
+            }
+        });
+    }
+    let mut out = tasks.join_all().await;
+    out.sort_by(|a, b| a.0.cmp(&b.0));
+    out
+}
+
+/// Says in Postgres that a partition has nothing more, while the answer from Kafka is fresh. False:
+/// the row has another claim or offset (another owner, or a database that went back in time).
+pub(super) async fn idle_watermark(
+    store: &Store,
+    tp: &TopicPartition,
+    claim: Uuid,
+    next: i64,
+    asked: Instant,
+) -> bool {
+    if asked.elapsed() > FRESH {
+        return true;
+    }
+    match store.idle_watermark(tp, claim, next).await {
+        Ok(ours) => ours,
+        Err(error) => {
+            tracing::debug!(%error, "idle watermark not moved");
+            true
+        }
+    }
+}

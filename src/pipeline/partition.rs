@@ -1,0 +1,396 @@
+//! One partition on its way: decode, detect, account, and what belongs to the offset.
+
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::checkpoint::{Last, Schedule, Turn};
+use super::claims::Claimed as ClaimedState;
+use super::report;
+use crate::account::{self, Books};
+use crate::decode::{Decoder, RawRecord, audit};
+use crate::detect::{Checkpoint, PartitionState, UserRow};
+use crate::event::{Event, Position, Pseudonym, SmolStr, Time, TopicPartition};
+use crate::ingest::{Batch, Claimed, Fingerprint, Gap};
+use crate::store::claim::StoredUser;
+use crate::store::{DeadLetterRow, GapRow, PartitionBatch};
+use crate::telemetry::metrics;
+
+/// A record's own time may be ahead of our clock by this much (`CreateTime` topics); what is beyond
+/// is cut, or one forged time would stop the partition's clock for ever.
+const MAX_AHEAD_MS: i64 = 5 * 60_000;
+/// The reason of a record that made a detector panic.
+const PANICKED: &str = "detector_panic";
+
+/// Something to be done for a partition, in order.
+#[derive(Debug)]
+pub(super) enum Work {
+    Batch(Batch),
+    Gap {
+        tp: TopicPartition,
+        claim: Uuid,
+        gap: Gap,
+    },
+    Halt {
+        tp: TopicPartition,
+        claim: Uuid,
+        offset: i64,
+        reason: &'static str,
+    },
+}
+
+impl Work {
+    pub(super) fn tp(&self) -> &TopicPartition {
+        match self {
+            Self::Batch(b) => &b.tp,
+            Self::Gap { tp, .. } | Self::Halt { tp, .. } => tp,
+        }
+    }
+    pub(super) fn claim(&self) -> Uuid {
+        match self {
+            Self::Batch(b) => b.claim,
+            Self::Gap { claim, .. } | Self::Halt { claim, .. } => *claim,
+        }
+    }
+}
+
+/// A batch after decode.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) tp: TopicPartition,
+    lo: i64,
+    hi: i64,
+    replay: bool,
+    events: Vec<(Position, Box<Event>)>,
+    dead: Vec<DeadLetterRow>,
+    records: u32,
+    bytes: u64,
+    append: Time,
+    chain: audit::Link,
+    last: Option<Fingerprint>,
+    gap: Option<Gap>,
+    halt: Option<(i64, &'static str)>,
+}
+
+/// State of one partition.
+pub(super) struct Partition {
+    tp: TopicPartition,
+    pub(super) claim: Uuid,
+    decoder: Decoder,
+    kid: SmolStr,
+    state: PartitionState,
+    /// Append time so far: the running maximum of the records' timestamps.
+    append: Time,
+    chain: audit::Link,
+    last: Fingerprint,
+    /// First offset that is not committed.
+    pub(super) applied: i64,
+    /// First offset that was not handed to the commit task.
+    handed: i64,
+    /// Commit alone: a group with this partition was refused.
+    pub(super) solo: bool,
+    /// Rows that a replay pushed out of memory; the next batch carries them.
+    carried: Vec<UserRow>,
+    /// Rows on their way to Postgres, by the group that carries them.
+    unwritten: HashMap<Pseudonym, (u64, UserRow)>,
+    written: Last,
+}
+
+impl Partition {
+    pub(super) fn new(
+        tp: TopicPartition,
+        (decoder, kid): (Decoder, SmolStr),
+        claim: Claimed<ClaimedState>,
+        schedule: &mut Schedule,
+    ) -> Self {
+        let solo = schedule.solo.remove(&tp);
+        Self {
+            tp,
+            claim: claim.id,
+            decoder,
+            kid,
+            append: claim.state.append,
+            chain: claim.state.chain,
+            last: claim.state.last,
+            state: claim.state.state,
+            applied: claim.next_offset,
+            handed: claim.next_offset,
+            solo,
+            carried: Vec::new(),
+            unwritten: HashMap::new(),
+            written: schedule.join(),
+        }
+    }
+
+    /// Decodes the records and links them into the audit chain.
+    ///
+    /// # Errors
+    /// The offset of a record that made the decoder panic.
+    pub(super) fn decode(
+        &mut self,
+        work: Work,
+        poisoned: &BTreeSet<(TopicPartition, i64)>,
+    ) -> Result<Decoded, i64> {
+        let mut d = Decoded {
+            tp: self.tp.clone(),
+            lo: self.applied,
+            hi: self.applied,
+            replay: false,
+            events: Vec::new(),
+            dead: Vec::new(),
+            records: 0,
+            bytes: 0,
+            append: self.append,
+            chain: self.chain,
+            last: None,
+            gap: None,
+            halt: None,
+        };
+        let batch = match work {
+            Work::Batch(b) => b,
+            Work::Gap { gap, .. } => {
+                (d.lo, d.hi, d.gap) = (gap.lo, gap.hi, Some(gap));
+                return Ok(d);
+            }
+            Work::Halt { offset, reason, .. } => {
+                // Nothing is applied: the finding stands at the place where the partition stopped.
+                let lo = self.handed;
+                (d.lo, d.hi, d.halt) = (lo, lo, Some((offset, reason)));
+                return Ok(d);
+            }
+        };
+        (d.lo, d.hi, d.replay, d.last) = (batch.lo, batch.hi, batch.replay, batch.last());
+        d.events.reserve(batch.len());
+        let latest = now().plus_ms(MAX_AHEAD_MS);
+        let at = Cell::new(batch.lo);
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            for r in batch.records() {
+                at.set(r.offset);
+                d.append = d.append.max(r.ts.min(latest));
+                d.records = d.records.saturating_add(1);
+                d.bytes += (r.value.map_or(0, <[u8]>::len) + r.key.map_or(0, <[u8]>::len)) as u64;
+                let raw = RawRecord {
+                    topic: &batch.tp.topic,
+                    partition: batch.tp.partition,
+                    offset: r.offset,
+                    append: d.append,
+                    key: r.key,
+                    value: r.value,
+                    headers: &r.headers,
+                };
+                let known =
+                    !poisoned.is_empty() && poisoned.contains(&(batch.tp.clone(), r.offset));
+                let refused = if known {
+                    d.dead.push(panicked(&raw));
+                    None
+                } else {
+                    match self.decoder.decode(&raw) {
+                        Ok(event) => {
+                            let position = Position {
+                                offset: r.offset,
+                                append: d.append,
+                            };
+                            d.events.push((position, event));
+                            None
+                        }
+                        Err(dead) => {
+                            d.dead.push(DeadLetterRow {
+                                offset: r.offset,
+                                append: d.append,
+                                reason: SmolStr::new_static(dead.reason.as_str()),
+                                path: dead.path.as_deref().unwrap_or_default().to_owned(),
+                                byte: dead.byte,
+                                bytes: dead.bytes,
+                                gateway: None,
+                            });
+                            Some(dead.reason)
+                        }
+                    }
+                };
+                if !batch.replay {
+                    d.chain = audit::step(&d.chain, &self.decoder.audit_leaf(&raw, refused));
+                }
+            }
+        }));
+        if done.is_err() {
+            return Err(at.get());
+        }
+        Ok(d)
+    }
+
+    /// Users whose rows must be read before this batch is observed; those on their way to Postgres
+    /// are brought back at once.
+    pub(super) fn missing_users(&mut self, d: &Decoded) -> Vec<Pseudonym> {
+        let mut missing = self.state.missing_users(d.events.iter().map(|(_, e)| &**e));
+        missing.retain(|u| match self.unwritten.get(u) {
+            Some((_, row)) => {
+                self.state
+                    .load_user(*u, Some((row.as_of, &row.state)), false);
+                false
+            }
+            None => match self.carried.iter().rposition(|r| r.user == *u) {
+                Some(i) => {
+                    let row = self.carried.swap_remove(i);
+                    self.state
+                        .load_user(*u, Some((row.as_of, &row.state)), false);
+                    false
+                }
+                None => true,
+            },
+        });
+        missing
+    }
+
+    /// Gives the detectors what Postgres has of these users.
+    pub(super) fn load_users(&mut self, missing: &[Pseudonym], rows: &[StoredUser]) {
+        metrics().user_rows.add(&["loaded"], rows.len() as u64);
+        let found: HashMap<Pseudonym, &StoredUser> = rows.iter().map(|r| (r.user, r)).collect();
+        for user in missing {
+            let row = found.get(user);
+            if row.is_some_and(|r| r.copy) {
+                metrics().learning_copies.inc(&[&self.tp.topic]);
+            }
+            let bytes = row.map(|r| (r.as_of, r.state.as_slice()));
+            if !self
+                .state
+                .load_user(*user, bytes, row.is_some_and(|r| r.copy))
+            {
+                metrics().log_drops.inc(&["user state"]);
+            }
+        }
+    }
+
+    /// Takes the events through detect and account. `None` for a replay.
+    ///
+    /// # Errors
+    /// The offset of a record that made a detector panic.
+    pub(super) fn observe(
+        &mut self,
+        d: Decoded,
+        books: &Books,
+        checkpoints: &mut Turn,
+    ) -> Result<Option<PartitionBatch>, i64> {
+        let mut batch = account::Batch::default();
+        let at = Cell::new(d.lo);
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            for (position, event) in &d.events {
+                at.set(position.offset);
+                trap(event);
+                batch.apply(&mut self.state, books, *position, event);
+            }
+            batch.finish(&mut self.state)
+        }));
+        let Ok(applied) = done else {
+            return Err(at.get());
+        };
+        self.append = d.append;
+        let mut effects = applied.effects;
+        if d.replay {
+            metrics()
+                .replayed
+                .add(&[&self.tp.topic], u64::from(d.records));
+            self.carried.append(&mut effects.user_rows);
+            return Ok(None);
+        }
+        let prev = std::mem::replace(&mut self.chain, d.chain);
+        self.last = d.last.unwrap_or(self.last);
+        self.handed = d.hi;
+        if !self.carried.is_empty() {
+            let mut rows = std::mem::take(&mut self.carried);
+            // A row pushed out again since is newer.
+            rows.retain(|r| effects.user_rows.iter().all(|e| e.user != r.user));
+            effects.user_rows.append(&mut rows);
+        }
+        if let Some(gap) = &d.gap {
+            metrics()
+                .gaps
+                .add(&[&self.tp.topic, gap.reason], report::width(gap));
+            effects.findings.push(report::gap(&self.tp, gap, now()));
+        }
+        if let Some((offset, reason)) = d.halt {
+            effects
+                .findings
+                .push(report::halt(&self.tp, offset, reason, now()));
+        }
+        let checkpoint = (d.records > 0 && checkpoints.take(&mut self.written))
+            .then(|| self.checkpoint(d.hi, &mut effects.user_rows));
+        report::count(&self.tp, &effects.counters, &d.dead, d.records, d.bytes);
+        Ok(Some(PartitionBatch {
+            tp: d.tp,
+            claim_id: self.claim,
+            lo: d.lo,
+            hi: d.hi,
+            records: d.records,
+            watermark: self.append,
+            last_ts_ms: self.last.ts_ms,
+            last_crc: self.last.crc,
+            chain_prev: prev,
+            chain_head: self.chain,
+            kid: self.kid.clone(),
+            dead_letters: d.dead,
+            gaps: d.gap.iter().map(gap_row).collect(),
+            effects,
+            ledger: applied.ledger,
+            checkpoint,
+        }))
+    }
+
+    fn checkpoint(&mut self, as_of: i64, rows: &mut Vec<UserRow>) -> Checkpoint {
+        let (c, mut dirty) = self.state.checkpoint(as_of);
+        rows.retain(|r| dirty.iter().all(|d| d.user != r.user));
+        rows.append(&mut dirty);
+        metrics().checkpoints.inc(&[]);
+        super::claims::wrap(c, self.append)
+    }
+
+    /// Keeps the rows of a group until it is committed: whoever comes back meanwhile is read from
+    /// here.
+    pub(super) fn hold_rows(&mut self, rows: &[UserRow], generation: u64) {
+        metrics().user_rows.add(&["written"], rows.len() as u64);
+        for r in rows {
+            self.unwritten.insert(r.user, (generation, r.clone()));
+        }
+    }
+
+    /// The group is committed: its rows can be read from Postgres.
+    pub(super) fn release_rows(&mut self, generation: u64) {
+        self.unwritten.retain(|_, (g, _)| *g > generation);
+    }
+}
+
+fn gap_row(gap: &Gap) -> GapRow {
+    GapRow {
+        lo: gap.lo,
+        hi: gap.hi,
+        reason: SmolStr::new_static(gap.reason),
+    }
+}
+
+fn panicked(r: &RawRecord<'_>) -> DeadLetterRow {
+    DeadLetterRow {
+        offset: r.offset,
+        append: r.append,
+        reason: SmolStr::new_static(PANICKED),
+        path: String::new(),
+        byte: None,
+        bytes: r.value.map_or(0, <[u8]>::len) as u64,
+        gateway: None,
+    }
+}
+
+/// Wall-clock time, for what has no time of its own.
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Time(since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// The fault tests' way to make a detector panic (F42).
+#[cfg(any(test, feature = "chaos"))]
+fn trap(event: &Event) {
+    assert!(!event.id.starts_with("veilwatch-panic"), "as asked");
+}
+#[cfg(not(any(test, feature = "chaos")))]
+fn trap(_: &Event) {}

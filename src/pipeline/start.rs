@@ -1,0 +1,256 @@
+//! Starts the whole and stops it again.
+//!
+//! Order of the start: what an operator can get wrong first (configuration, database, topics), each
+//! with a clear error; then the parts, last the consumer. Order of the stop: the consumer hands over
+//! what it has, workers commit it, the leases are given up; all within a deadline, after which the
+//! process may end at any point: nothing is lost, work is only done again.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use super::build::{BuildError, Parts};
+use super::checkpoint::Schedule;
+use super::claims::PostgresClaims;
+use super::{Worker, commit};
+use crate::config::Config;
+use crate::event::TopicPartition;
+use crate::ingest::{self, Ended, Feedback, Inbox};
+use crate::store::{Store, StoreError};
+use crate::telemetry::{Health, metrics};
+
+/// Of the shutdown deadline, kept for leaving the group and closing connections.
+const CLOSING: Duration = Duration::from_secs(4);
+/// Pause between two looks at partitions that an operator may have freed.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Why the pipeline does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Rules, keys, prices, sinks.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Postgres.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Kafka's topics.
+    #[error(transparent)]
+    Topics(#[from] ingest::TopicError),
+    /// Kafka's client.
+    #[error("{0}")]
+    Ingest(String),
+    /// No address, thread or task.
+    #[error("cannot listen on http.listen {0}: {1}; choose another port")]
+    Http(std::net::SocketAddr, std::io::Error),
+}
+
+/// The running pipeline.
+pub struct Running {
+    consumer: ingest::Handle,
+    workers: Vec<std::thread::JoinHandle<()>>,
+    background: tokio::task::JoinSet<()>,
+    stop: tokio::sync::watch::Sender<bool>,
+    store: Store,
+    deadline: Duration,
+    /// Where `/livez /readyz /metrics` are.
+    pub http: std::net::SocketAddr,
+}
+
+/// Starts everything that `run` does.
+///
+/// # Errors
+/// Whatever is missing or wrong, with what to do about it.
+pub async fn start(config: &Config, health: Health) -> Result<Running, StartError> {
+    let parts = Arc::new(Parts::build(config)?);
+    let store = parts.connect(config).await?;
+    health.set("postgres", true, "connected");
+    metrics().postgres_up.set(&[], 1.0);
+    let wanted = config.ingest.clone();
+    let topics = tokio::task::spawn_blocking(move || ingest::check_topics(&wanted))
+        .await
+        .map_err(|e| StartError::Ingest(e.to_string()))??;
+    for (topic, partitions) in &topics {
+        tracing::info!(topic, partitions, "consuming");
+    }
+    health.set("kafka", false, "joining the group");
+
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut background = tokio::task::JoinSet::new();
+    let (feedback, hear) = mpsc::channel();
+    let (inboxes, workers) = workers(config, &parts, &store, &health, &feedback, &mut background);
+    background.spawn(look_at_halted(store.clone(), feedback, stopped.clone()));
+    parts.spawn_background(&store, &health, &stopped, &mut background);
+
+    let mut ended = stopped.clone();
+    let routes = crate::telemetry::http::routes(health.clone());
+    let http = crate::telemetry::http::serve(config.http, routes, async move {
+        let _ = ended.wait_for(|s| *s).await;
+    })
+    .await
+    .map_err(|e| StartError::Http(config.http, e))?;
+
+    let claims = PostgresClaims {
+        store: store.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        detect: parts.detect.clone(),
+        accept_truncation: config.ingest.accept_truncation,
+    };
+    let consumer = ingest::spawn(
+        config.ingest.clone(),
+        Arc::new(claims),
+        inboxes,
+        hear,
+        health,
+        config.pipeline.shutdown.saturating_sub(CLOSING),
+    )
+    .map_err(StartError::Ingest)?;
+    Ok(Running {
+        consumer,
+        workers,
+        background,
+        stop,
+        store,
+        deadline: config.pipeline.shutdown,
+        http,
+    })
+}
+
+type Inboxes = Vec<Inbox<super::claims::Claimed>>;
+
+fn workers(
+    config: &Config,
+    parts: &Arc<Parts>,
+    store: &Store,
+    health: &Health,
+    feedback: &mpsc::Sender<Feedback>,
+    background: &mut tokio::task::JoinSet<()>,
+) -> (Inboxes, Vec<std::thread::JoinHandle<()>>) {
+    let mut inboxes = Vec::new();
+    let mut threads = Vec::new();
+    let runtime = tokio::runtime::Handle::current();
+    for n in 0..config.pipeline.workers {
+        let inbox = Inbox::default();
+        let (commits, groups) = tokio::sync::mpsc::channel(1);
+        let (tell, done) = mpsc::channel();
+        // A zombie learns of its loss within a session timeout; taking the partition back before
+        // would only fence its new owner.
+        let foreign_wait = config.ingest.session_timeout;
+        background.spawn(commit::run(
+            store.clone(),
+            groups,
+            tell,
+            health.clone(),
+            foreign_wait,
+        ));
+        let worker = Worker {
+            inbox: inbox.clone(),
+            parts: parts.clone(),
+            store: store.clone(),
+            runtime: runtime.clone(),
+            partitions: Default::default(),
+            backlog: Default::default(),
+            leaving: Vec::new(),
+            commits,
+            done,
+            in_flight: Default::default(),
+            feedback: feedback.clone(),
+            schedule: Schedule::new(
+                config.pipeline.checkpoint_records,
+                config.pipeline.checkpoint_every,
+            ),
+            poisoned: Default::default(),
+            panics: Vec::new(),
+            generation: 0,
+            foreign_wait,
+        };
+        let spawned = std::thread::Builder::new()
+            .name(format!("worker-{n}"))
+            .spawn(move || worker.run());
+        match spawned {
+            Ok(t) => {
+                threads.push(t);
+                inboxes.push(inbox);
+            }
+            Err(error) => tracing::error!(%error, n, "cannot start a worker"),
+        }
+    }
+    (inboxes, threads)
+}
+
+/// Tells the consumer when an operator has freed a halted partition.
+async fn look_at_halted(
+    store: Store,
+    feedback: mpsc::Sender<Feedback>,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut halted: Vec<TopicPartition> = Vec::new();
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|s| *s) => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let Ok(rows) = store.partitions().await else {
+            continue;
+        };
+        let (now, free): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.halted.is_some());
+        for r in free.into_iter().filter(|r| halted.contains(&r.tp)) {
+            for why in ["oversize", "truncated", "corrupt", "panics", "unwritable"] {
+                metrics()
+                    .halted
+                    .remove(&[&r.tp.topic, &r.tp.partition.to_string(), why]);
+            }
+            let _ = feedback.send(Feedback::Resume { tp: r.tp });
+        }
+        halted = now.into_iter().map(|r| r.tp).collect();
+    }
+}
+
+impl Running {
+    /// Waits until the consumer ends by itself, which it does only when it cannot go on.
+    pub async fn failed(&self) {
+        while !self.consumer.is_finished() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The store, for those who look beside (tests, bench).
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Drains and stops, within the configured deadline.
+    pub async fn stop(self) -> Ended {
+        let deadline = Instant::now() + self.deadline;
+        let Self {
+            consumer,
+            workers,
+            mut background,
+            stop,
+            store,
+            ..
+        } = self;
+        consumer.stop();
+        let ended = tokio::task::spawn_blocking(move || {
+            let ended = consumer.join();
+            for w in workers {
+                while !w.is_finished() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            ended
+        });
+        let ended = match ended.await {
+            Ok(e) => e,
+            Err(e) => Ended::Failed(e.to_string()),
+        };
+        let _ = stop.send(true);
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(500));
+        let all = async { while background.join_next().await.is_some() {} };
+        if tokio::time::timeout(left, all).await.is_err() {
+            tracing::warn!("background tasks did not end in time");
+        }
+        let _ = tokio::time::timeout(Duration::from_millis(500), store.close()).await;
+        ended
+    }
+}

@@ -1,0 +1,349 @@
+//! Faults of `reliability.md` §1.2 by id, on `run` processes: whatever happens, Postgres equals the
+//! single-threaded reference.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use sqlx::postgres::PgPool;
+
+use veilwatch::store::private::Stop;
+
+use crate::pipeline::judge;
+use crate::rig::{Rig, runtime, signal, small, tail};
+
+const BUDGET: &str = "[[budget]]\nscope = \"tenant\"\nperiod = \"day\"\ntokens = 100000\n";
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Waits for the end of a process.
+fn ended(child: &mut Child, limit: Duration) -> ExitStatus {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().expect("waited") {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "still running after {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+async fn pool(rig: &Rig, first: &mut Child) -> PgPool {
+    let pool = rig.pool().await;
+    let deadline = Instant::now() + seconds(30);
+    // The first process creates the tables.
+    while rig.applied(&pool).await == 0 {
+        assert!(
+            first.try_wait().expect("waited").is_none(),
+            "ended early:\n{}",
+            tail(&rig.logs(), 20)
+        );
+        assert!(
+            Instant::now() < deadline,
+            "nothing applied:\n{}",
+            tail(&rig.logs(), 40)
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    pool
+}
+
+#[test]
+fn f01_f19_killed_and_terminated_processes_lose_and_double_nothing() {
+    let rig = Rig::new(4);
+    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    runtime().block_on(async {
+        let mut workload = small(11, 4);
+        rig.publish(&mut workload, 500);
+        let mut child = rig.spawn("a", &config, &[]);
+        let pool = pool(&rig, &mut child).await;
+        let mut total = 500;
+        for round in 0..3u64 {
+            rig.publish(&mut workload, 700);
+            total += 700;
+            // Somewhere in the middle of the work.
+            rig.wait_applied(&pool, total - 600, seconds(60)).await;
+            if round == 1 {
+                // F19: a drain ends within the deadline, with success.
+                let asked = Instant::now();
+                signal(&child, Signal::TERM);
+                let status = ended(&mut child, seconds(12));
+                assert!(
+                    status.success(),
+                    "{status} after {:?}\n{}",
+                    asked.elapsed(),
+                    tail(&rig.logs(), 30)
+                );
+            } else {
+                signal(&child, Signal::KILL);
+                ended(&mut child, seconds(5));
+            }
+            child = rig.spawn("a", &config, &[]);
+        }
+        rig.wait_applied(&pool, total, seconds(60)).await;
+        // Liveness: a fresh event on each partition.
+        rig.publish(&mut workload, 40);
+        rig.wait_applied(&pool, total + 40, seconds(20)).await;
+        signal(&child, Signal::TERM);
+        assert!(ended(&mut child, seconds(12)).success());
+        let o = judge(&rig, BUDGET, &BTreeSet::new()).await;
+        assert_eq!(o.events, u64::try_from(total + 40).expect("positive"));
+    });
+}
+
+#[test]
+fn f03_f06_a_stopped_owner_and_overlapping_owners_change_nothing() {
+    let rig = Rig::new(4);
+    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    runtime().block_on(async {
+        let mut workload = small(12, 4);
+        rig.publish(&mut workload, 1_000);
+        let mut a = rig.spawn("a", &config, &[]);
+        let pool = pool(&rig, &mut a).await;
+        // Stopped in the middle; the group gives its partitions to another process.
+        signal(&a, Signal::STOP);
+        let mut b = rig.spawn("b", &config, &[]);
+        rig.publish(&mut workload, 1_000);
+        rig.wait_applied(&pool, 2_000, seconds(60)).await;
+        // The zombie wakes with batches in its hands: its compare-and-set must fail.
+        signal(&a, Signal::CONT);
+        rig.publish(&mut workload, 500);
+        rig.wait_applied(&pool, 2_500, seconds(60)).await;
+        // F06: a process of another group takes the same partitions while they are owned.
+        let other = rig
+            .config_text(BUDGET)
+            .replace("group = \"test\"", "group = \"other\"");
+        let other = rig.write_config("c.toml", &other);
+        let mut c = rig.spawn("c", &other, &[]);
+        rig.publish(&mut workload, 1_500);
+        rig.wait_applied(&pool, 4_000, seconds(90)).await;
+        for p in [&mut a, &mut b, &mut c] {
+            signal(p, Signal::TERM);
+        }
+        for p in [&mut a, &mut b, &mut c] {
+            ended(p, seconds(15));
+        }
+        let o = judge(&rig, BUDGET, &BTreeSet::new()).await;
+        assert_eq!(o.events, 4_000);
+        assert!(
+            rig.logs().contains("batch refused by its fence"),
+            "no fence was met"
+        );
+    });
+}
+
+#[test]
+fn f21_f22_sessions_ended_and_postgres_crashed() {
+    let rig = Rig::new(4);
+    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    runtime().block_on(async {
+        let mut workload = small(13, 4);
+        rig.publish(&mut workload, 500);
+        let mut a = rig.spawn("a", &config, &[]);
+        let pool = pool(&rig, &mut a).await;
+        let mut total = 500;
+        for round in 0..6 {
+            rig.publish(&mut workload, 400);
+            total += 400;
+            if round == 3 {
+                rig.postgres.crash_and_resume().expect("crashed and resumed");
+            } else {
+                let _ = sqlx::query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()",
+                )
+                .execute(&pool)
+                .await;
+            }
+        }
+        rig.wait_applied(&pool, total, seconds(60)).await;
+        assert!(a.try_wait().expect("waited").is_none(), "it lives:\n{}", tail(&rig.logs(), 20));
+        signal(&a, Signal::TERM);
+        assert!(ended(&mut a, seconds(12)).success());
+        judge(&rig, BUDGET, &BTreeSet::new()).await;
+    });
+}
+
+#[test]
+fn f25_a_database_that_goes_back_in_time() {
+    let rig = Rig::new(2);
+    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    runtime().block_on(async {
+        let mut workload = small(14, 2);
+        rig.publish(&mut workload, 800);
+        let mut a = rig.spawn("a", &config, &[]);
+        let pool = pool(&rig, &mut a).await;
+        rig.wait_applied(&pool, 800, seconds(60)).await;
+        pool.close().await;
+        rig.postgres.stop(Stop::Fast).expect("stopped");
+        rig.postgres.save_copy().expect("copied");
+        rig.postgres.resume().expect("resumed");
+        let pool = rig.pool().await;
+        rig.publish(&mut workload, 600);
+        rig.wait_applied(&pool, 1_400, seconds(60)).await;
+        pool.close().await;
+        // Acknowledged commits vanish: offsets and results go back together.
+        rig.postgres.stop(Stop::Immediate).expect("stopped");
+        rig.postgres.restore_copy().expect("restored");
+        rig.postgres.resume().expect("resumed");
+        let pool = rig.pool().await;
+        rig.wait_applied(&pool, 1_400, seconds(60)).await;
+        rig.publish(&mut workload, 100);
+        rig.wait_applied(&pool, 1_500, seconds(60)).await;
+        signal(&a, Signal::TERM);
+        ended(&mut a, seconds(15));
+        judge(&rig, BUDGET, &BTreeSet::new()).await;
+    });
+}
+
+#[test]
+fn f05_members_that_come_and_go() {
+    let rig = Rig::new(4);
+    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    runtime().block_on(async {
+        let mut workload = small(15, 4);
+        rig.publish(&mut workload, 500);
+        let mut a = rig.spawn("a", &config, &[]);
+        let pool = pool(&rig, &mut a).await;
+        let mut total = 500;
+        for _ in 0..4 {
+            let mut guest = rig.spawn("guest", &config, &[]);
+            rig.publish(&mut workload, 300);
+            total += 300;
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            signal(&guest, Signal::TERM);
+            ended(&mut guest, seconds(15));
+        }
+        rig.wait_applied(&pool, total, seconds(60)).await;
+        signal(&a, Signal::TERM);
+        assert!(ended(&mut a, seconds(12)).success());
+        judge(&rig, BUDGET, &BTreeSet::new()).await;
+    });
+}
+
+#[test]
+fn f37_skipping_by_command_lets_the_partition_go_on() {
+    let rig = Rig::new(2);
+    let config = rig.write_config("a.toml", &rig.config_text(""));
+    runtime().block_on(async {
+        let mut workload = small(16, 1);
+        rig.publish(&mut workload, 50);
+        rig.publish_raw(1, &[vec![b'x'; 20 * 1024 * 1024]]);
+        let mut a = rig.spawn("a", &config, &[]);
+        let pool = pool(&rig, &mut a).await;
+        let deadline = Instant::now() + seconds(60);
+        loop {
+            let halted: Option<String> =
+                sqlx::query_scalar("SELECT halted FROM vw.stream_partition WHERE part = 1")
+                    .fetch_optional(&pool)
+                    .await
+                    .expect("asked")
+                    .flatten();
+            if halted.as_deref() == Some("oversize") {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "never halted: {halted:?}\n{}",
+                tail(&rig.logs(), 30)
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        rig.wait_applied(&pool, 50, seconds(20)).await;
+        let skip = Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+            .args([
+                "offsets",
+                "skip",
+                "--topic",
+                &rig.topic,
+                "--partition",
+                "1",
+                "--from",
+                "0",
+                "--to",
+                "1",
+            ])
+            .args([
+                "--reason",
+                "oversize record",
+                "--author",
+                "test",
+                "--config",
+            ])
+            .arg(&config)
+            .output()
+            .expect("skipped");
+        assert!(
+            skip.status.success(),
+            "{}",
+            String::from_utf8_lossy(&skip.stderr)
+        );
+        // The embedded broker drops the big record only now, behind the skip.
+        rig.publish_raw(1, &[b"not json".to_vec()]);
+        rig.wait_applied(&pool, 52, seconds(30)).await;
+        let gap: (i64, i64, String) =
+            sqlx::query_as("SELECT lo, hi, reason FROM vw.stream_gap WHERE part = 1")
+                .fetch_one(&pool)
+                .await
+                .expect("a gap row");
+        assert_eq!((gap.0, gap.1), (0, 1));
+        let alerts: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM vw.finding WHERE rule = 'audit-halted'")
+                .fetch_one(&pool)
+                .await
+                .expect("counted");
+        assert_eq!(alerts, 1);
+        signal(&a, Signal::TERM);
+        ended(&mut a, seconds(15));
+    });
+}
+
+#[test]
+fn errors_at_start_name_what_to_do() {
+    let rig = Rig::new(1);
+    let check = |text: &str, expected: &[&str]| {
+        let config = rig.write_config("bad.toml", text);
+        let asked = Instant::now();
+        let out = Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+            .args(["run", "--config"])
+            .arg(&config)
+            .output()
+            .expect("ran");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(3), "{said}");
+        assert!(asked.elapsed() < seconds(25), "took {:?}", asked.elapsed());
+        for e in expected {
+            assert!(said.contains(e), "{e} is not in: {said}");
+        }
+        assert!(!said.contains("s3cr3t"), "a password is shown: {said}");
+    };
+    let good = rig.config_text("");
+    check(
+        &good.replace(&rig.topic, "absent"),
+        &["topic absent does not exist", "create it"],
+    );
+    check(
+        &good.replace(&rig.broker.address(), "127.0.0.1:1"),
+        &[
+            "no kafka broker answers at 127.0.0.1:1",
+            "check ingest.brokers",
+        ],
+    );
+    let url = rig.postgres.url("postgres");
+    check(
+        &good.replace(&url, "postgres://u:s3cr3t@127.0.0.1:1/x"),
+        &["127.0.0.1:1"],
+    );
+    let password = url
+        .split(':')
+        .nth(2)
+        .and_then(|r| r.split('@').next())
+        .expect("a password");
+    check(&good.replace(password, "s3cr3t"), &["password"]);
+    check(
+        &good.replace("batch_records", "batch_record"),
+        &["ingest.batch_record: is not a known key; did you mean batch_records?"],
+    );
+}
