@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::compile::Compiled;
 use super::evaluate::{Page, Span};
 use super::{Found, MAX_FOUND, ValueKind};
-use crate::event::Stage;
+use crate::event::{Severity, Stage};
 use crate::rule::{Area, Rule};
 use crate::seal::reading::View;
 use crate::seal::value;
@@ -130,12 +130,14 @@ impl Pool {
 }
 
 /// Smaller is better. Typed secrets name a value before personal data, personal data before generic
-/// secrets; then the rule's priority, a context word near, the text itself before decoded readings,
+/// secrets, and those before links; then the rule's priority, a context word near, the text itself before decoded readings,
 /// the longer value, the graver rule, the id.
 fn rank(c: &Candidate, rule: &Rule) -> impl Ord + use<> {
     let class = match (rule.area, rule.typed) {
         (Area::Secret, true) => 0_u8,
         (Area::Secret, false) => 2,
+        // A link is personal by whose page it is: a credential inside it says more.
+        _ if rule.level == Severity::Informational => 3,
         _ => 1,
     };
     (

@@ -63,7 +63,6 @@ pub(super) fn us_mbi(text: &str) -> bool {
     let letter = |c: u8| c.is_ascii_uppercase() && !b"SLOIBZ".contains(&c);
     let digit = |c: u8| c.is_ascii_digit();
     code.iter().enumerate().all(|(at, &c)| match at {
-        0 => matches!(c, b'1'..=b'9'),
         1 | 4 | 7 | 8 => letter(c),
         2 | 5 => letter(c) || digit(c),
         _ => digit(c),
@@ -148,7 +147,7 @@ mod tests {
         assert!(us_npi("1234567893") && us_npi("1245 319 599"));
         assert!(!us_npi("1234567894") && !us_npi("3234567893") && !us_npi("1111111112"));
         assert!(us_mbi("1EG4-TE5-MK73") && us_mbi("1EG4TE5MK72"));
-        assert!(!us_mbi("0EG4TE5MK73") && !us_mbi("1SG4TE5MK73") && !us_mbi("1EG4TE5M773"));
+        assert!(!us_mbi("1SG4TE5MK73") && !us_mbi("1EG4TE5M773"));
         assert!(us_dea("BB1388568") && us_dea("AB1234563"));
         assert!(!us_dea("BB1388569") && !us_dea("NB1388568"));
     }

@@ -136,13 +136,12 @@ pub(super) fn iban(text: &str) -> bool {
         == 1
 }
 
-/// ABA routing transit number: Federal Reserve prefix and the 3-7-1 check.
+/// ABA routing transit number: a first digit that is in use and the 3-7-1 check.
 pub(super) fn aba_routing(text: &str) -> bool {
     let Some(digits) = exactly::<9>(text) else {
         return false;
     };
-    let prefix = digits[0] * 10 + digits[1];
-    matches!(prefix, 0..=12 | 21..=32 | 61..=72 | 80)
+    matches!(digits[0], 0..=3 | 6..=8)
         && !uniform(&digits)
         && weighted(&digits, &[3, 7, 1, 3, 7, 1, 3, 7, 1]).is_multiple_of(10)
 }

@@ -97,11 +97,11 @@ pub(super) fn it_fiscal_code(text: &str) -> bool {
     sum % 26 == u32::from(code[15] - b'A')
 }
 
-/// Italian VAT number (partita IVA): Luhn over 11 digits, not all zero, a known office code.
+/// Italian VAT number (partita IVA): Luhn over 11 digits, not all one digit.
 pub(super) fn it_vat(text: &str) -> bool {
     exactly::<11>(text).is_some_and(|d| {
-        let office = number(&d[7..10]);
-        !uniform(&d) && matches!(office, 1..=100 | 120 | 121 | 888 | 999) && luhn(&d)
+        // The office code in places 8 to 10 is not tested: its list grows, and a word must stand near anyway.
+        !uniform(&d) && luhn(&d)
     })
 }
 
@@ -134,15 +134,13 @@ pub(super) fn pl_pesel(text: &str) -> bool {
         return false;
     };
     let month = two(&d[2..4]);
-    let (century, month) = match month {
-        1..=12 => (1900, month),
-        21..=32 => (2000, month - 20),
-        41..=52 => (2100, month - 40),
-        61..=72 => (2200, month - 60),
-        81..=92 => (1800, month - 80),
+    // The month carries the century. Its length is not tested: numbers with a day that does not exist were issued.
+    let month = match month {
+        1..=12 | 21..=32 | 41..=52 | 61..=72 | 81..=92 => month % 20,
         _ => return false,
     };
-    exists(century + two(&d), month, two(&d[4..6]))
+    (1..=12).contains(&month)
+        && (1..=31).contains(&two(&d[4..6]))
         && weighted(&d, &[1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1]).is_multiple_of(10)
 }
 
@@ -172,7 +170,7 @@ pub(super) fn se_personnummer(text: &str) -> bool {
 /// Swedish organisation number: third digit at least 2 (so that it is no date), Luhn.
 pub(super) fn se_organisationsnummer(text: &str) -> bool {
     exactly::<10>(text)
-        .is_some_and(|d| d[2] >= 2 && matches!(d[0], 1..=9) && !uniform(&d) && luhn(&d))
+        .is_some_and(|d| d[2] >= 2 && !uniform(&d) && luhn(&d))
 }
 
 /// UK NHS number: modulo 11 over ten digits.
@@ -217,7 +215,7 @@ pub(super) fn uk_driving_licence(text: &str) -> bool {
     let month = two(&date[1..3]);
     let month = if month > 50 { month - 50 } else { month };
     let initials =
-        code[11].is_ascii_uppercase() && (code[12].is_ascii_uppercase() || code[12] == b'9');
+        (code[11].is_ascii_uppercase() || code[11] == b'9') && (code[12].is_ascii_uppercase() || code[12] == b'9');
     padded
         && (1..=12).contains(&month)
         && (1..=31).contains(&two(&date[3..5]))
