@@ -63,15 +63,26 @@ impl Regex {
     /// The compiled regex; `None` if it does not compile, which loading excludes.
     pub(super) fn get(&self) -> Option<&meta::Regex> {
         self.built
-            .get_or_init(|| build(&[self.pattern.source.as_str()], REGEX_CACHE))
+            .get_or_init(|| {
+                build(
+                    &[self.pattern.source.as_str()],
+                    REGEX_CACHE,
+                    regex_automata::MatchKind::LeftmostFirst,
+                )
+            })
             .as_ref()
     }
 }
 
-fn build(sources: &[&str], cache: usize) -> Option<meta::Regex> {
+fn build(
+    sources: &[&str],
+    cache: usize,
+    kind: regex_automata::MatchKind,
+) -> Option<meta::Regex> {
     meta::Regex::builder()
         .configure(
             meta::Config::new()
+                .match_kind(kind)
                 .nfa_size_limit(Some(SIZE_LIMIT * sources.len().max(1)))
                 .hybrid_cache_capacity(cache)
                 .onepass(false),
@@ -381,7 +392,8 @@ fn sweep(sources: &[(&Regex, u16)]) -> Sweep {
         .map(|(r, _)| r.pattern.source.as_str())
         .collect();
     Sweep {
-        set: build(&texts, SWEEP_CACHE),
+        // All: with leftmost-first a pattern that another one pre-empts at the same place is not reported.
+        set: build(&texts, SWEEP_CACHE, regex_automata::MatchKind::All),
         rules: sources.iter().map(|(_, rule)| *rule).collect(),
         reach: sources.iter().map(|(r, _)| r.reach()).max().unwrap_or(0),
     }
