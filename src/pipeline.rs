@@ -62,7 +62,7 @@ pub(super) struct Worker {
     commits: tokio::sync::mpsc::Sender<Group>,
     done: mpsc::Receiver<Done>,
     in_flight: VecDeque<Vec<(TopicPartition, Uuid)>>,
-    feedback: mpsc::Sender<Feedback>,
+    feedback: mpsc::SyncSender<Feedback>,
     schedule: Schedule,
     /// Records that made a detector panic: they become dead letters on the next way past them.
     poisoned: BTreeSet<(TopicPartition, i64)>,

@@ -1,10 +1,12 @@
 //! The integration tests, one binary (each further one would link the whole program again).
 mod architecture;
+mod chaos;
 mod decode;
 mod deliver;
 mod faults;
 mod ingest;
 mod pipeline;
+mod planted;
 mod postgres;
 mod reference;
 mod rig;

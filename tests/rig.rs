@@ -38,22 +38,20 @@ pub struct Rig {
     pub broker: Broker,
     pub postgres: PrivatePostgres,
     pub dir: tempfile::TempDir,
-    pub partitions: i32,
     pub topic: String,
 }
 
 impl Rig {
     pub fn new(partitions: i32) -> Self {
         let broker = EmbeddedBroker::start(&[(TOPIC.into(), partitions)]).expect("broker");
-        Self::with(Broker::Embedded(broker), TOPIC.into(), partitions)
+        Self::with(Broker::Embedded(broker), TOPIC.into())
     }
 
-    pub fn with(broker: Broker, topic: String, partitions: i32) -> Self {
+    pub fn with(broker: Broker, topic: String) -> Self {
         Self {
             broker,
             postgres: PrivatePostgres::start(Options::default()).expect("postgres"),
             dir: tempfile::tempdir().expect("directory"),
-            partitions,
             topic,
         }
     }
@@ -155,7 +153,7 @@ format = "json"
             .append(true)
             .open(self.dir.path().join(format!("{name}.log")))
             .expect("log");
-        Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+        Command::new(program())
             .args(["run", "--config"])
             .arg(config)
             .envs(env.iter().copied())
@@ -211,6 +209,12 @@ format = "json"
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// The program under test; `VEILWATCH_CHAOS_BIN` names another build of it.
+fn program() -> PathBuf {
+    std::env::var_os("VEILWATCH_CHAOS_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_veilwatch").into(), PathBuf::from)
 }
 
 /// The last lines of a text.

@@ -39,7 +39,7 @@ pub(super) struct Done {
 pub(super) async fn run(
     store: Store,
     mut groups: tokio::sync::mpsc::Receiver<Group>,
-    done: mpsc::Sender<Done>,
+    done: mpsc::SyncSender<Done>,
     health: Health,
     foreign_wait: Duration,
 ) {

@@ -23,6 +23,10 @@ const CLOSING: Duration = Duration::from_secs(4);
 /// Pause between two looks at partitions that an operator may have freed.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Messages to the poll thread that may wait; it reads them every 100 ms at the latest, and a group of
+/// batches makes one for each of its partitions.
+const FEEDBACK: usize = 65_536;
+
 /// Why the pipeline does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -75,7 +79,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
 
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut background = tokio::task::JoinSet::new();
-    let (feedback, hear) = mpsc::channel();
+    let (feedback, hear) = mpsc::sync_channel(FEEDBACK);
     let (inboxes, workers) = workers(config, &parts, &store, &health, &feedback, &mut background);
     background.spawn(look_at_halted(store.clone(), feedback, stopped.clone()));
     parts.spawn_background(&store, &health, &stopped, &mut background);
@@ -121,7 +125,7 @@ fn workers(
     parts: &Arc<Parts>,
     store: &Store,
     health: &Health,
-    feedback: &mpsc::Sender<Feedback>,
+    feedback: &mpsc::SyncSender<Feedback>,
     background: &mut tokio::task::JoinSet<()>,
 ) -> (Inboxes, Vec<std::thread::JoinHandle<()>>) {
     let mut inboxes = Vec::new();
@@ -130,7 +134,7 @@ fn workers(
     for n in 0..config.pipeline.workers {
         let inbox = Inbox::default();
         let (commits, groups) = tokio::sync::mpsc::channel(1);
-        let (tell, done) = mpsc::channel();
+        let (tell, done) = mpsc::sync_channel(2 * super::AHEAD + 2);
         // A zombie learns of its loss within a session timeout; taking the partition back before
         // would only fence its new owner.
         let foreign_wait = config.ingest.session_timeout;
@@ -179,7 +183,7 @@ fn workers(
 /// Tells the consumer when an operator has freed a halted partition.
 async fn look_at_halted(
     store: Store,
-    feedback: mpsc::Sender<Feedback>,
+    feedback: mpsc::SyncSender<Feedback>,
     mut stopped: tokio::sync::watch::Receiver<bool>,
 ) {
     let mut halted: Vec<TopicPartition> = Vec::new();
