@@ -78,8 +78,11 @@ impl Drop for Guard {
 /// # Errors
 /// A filter that does not parse, or an endpoint that is not an address.
 pub fn start(config: &TelemetryConfig) -> Result<Guard, TelemetryError> {
+    // sqlx tells the text of slow statements, a page for a migration; the exporter's own connections
+    // must not trace themselves. What the operator names comes last and wins.
+    let quiet = "sqlx=error,h2=error,hyper=error,tonic=error,tower=error";
     let filter = EnvFilter::builder()
-        .parse(&config.log)
+        .parse(format!("{quiet},{}", config.log))
         .map_err(|e| TelemetryError::Filter(e.to_string()))?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = if config.json {
@@ -95,10 +98,13 @@ pub fn start(config: &TelemetryConfig) -> Result<Guard, TelemetryError> {
         None => None,
     };
     let traces = providers.as_ref().map(|p| p.layer());
+    // One filter for all layers: with a filter of each layer, an event that is disabled swallows the
+    // next enabled one of its thread when an optional layer is absent.
     // A second start (tests) keeps the first subscriber.
     let _ = tracing_subscriber::registry()
+        .with(filter)
         .with(traces)
-        .with(lines.with_filter(filter))
+        .with(lines)
         .try_init();
     Ok(Guard { providers })
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::claims::Lost;
@@ -53,7 +54,9 @@ pub(super) async fn run(
         let halted = halts(&group.batches);
         let newest = group.batches.iter().map(|b| b.last_ts_ms).max();
         let started = Instant::now();
-        let answer = match until_answered(&store, group.batches.into(), &health).await {
+        let span = tracing::info_span!("commit", batches = group.batches.len(), generation);
+        let tried = until_answered(&store, group.batches.into(), &health);
+        let answer = match tried.instrument(span).await {
             Ok(commit) => {
                 observe(&commit, started, newest);
                 mark_halted(&store, halted).await;

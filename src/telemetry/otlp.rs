@@ -56,18 +56,12 @@ pub(super) fn start(
 }
 
 impl Providers {
-    /// The layer that turns this crate's spans into OTLP spans. Others (HTTP clients, the
-    /// exporter itself) stay out: an export must not trace itself.
+    /// The layer that turns spans into OTLP spans.
     pub(super) fn layer<S>(&self) -> impl tracing_subscriber::Layer<S> + use<S>
     where
         S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
     {
-        use tracing_subscriber::Layer as _;
-        tracing_opentelemetry::layer()
-            .with_tracer(self.tracers.tracer("veilwatch"))
-            .with_filter(tracing_subscriber::filter::filter_fn(|m| {
-                m.target().starts_with("veilwatch")
-            }))
+        tracing_opentelemetry::layer().with_tracer(self.tracers.tracer("veilwatch"))
     }
 
     /// Sends what is left, as far as the collector takes it.
