@@ -345,3 +345,109 @@ fn sealed_scan_agrees_with_the_open_one() {
     }
     assert!(seen.0 >= 2 && seen.1 >= 3 && seen.2 >= 1, "{seen:?}");
 }
+
+/// Test vectors for sealers in other languages. Every row states its input and the canonical form, so
+/// that each step can be checked alone.
+fn vectors() -> Value {
+    use veilwatch::seal::canonical;
+    use veilwatch::seal::key::{Domain, Key, Purpose};
+    use veilwatch::seal::print::{Printer, Prints, Words};
+    use veilwatch::seal::{digest, sketch};
+
+    let secret: [u8; 32] = std::array::from_fn(|i| u8::try_from(i).unwrap_or_default());
+    let key = Key::derived(secret, Purpose::All);
+    let keys = Keys::single(secret);
+    let identities: Vec<Value> = [
+        (Domain::User, " Alice@Example.COM "),
+        (Domain::User, "employee-4711"),
+        (Domain::User, "Ame\u{301}lie"),
+        (Domain::Key, "sk-0123456789"),
+        (Domain::Session, "7f000001"),
+        (Domain::Net, "192.0.2.17"),
+        (Domain::Net, "2001:DB8:0:0:1::17"),
+        (Domain::Net, "::ffff:192.0.2.17"),
+        (
+            Domain::Args,
+            "{\"query\": \"late orders\", \"limit\": 10.0, \"ids\": [3, 1e21, 0.0000001]}",
+        ),
+        (Domain::Source, "https://wiki.example.com/page"),
+    ]
+    .into_iter()
+    .map(|(domain, value)| {
+        json!({
+            "domain": domain.as_str(),
+            "value": value,
+            "canonical": *canonical::identity(domain, value),
+            "pseudonym": keys.pseudonym(domain, None, value).to_string(),
+        })
+    })
+    .collect();
+    let values: Vec<Value> = [
+        ("CREDIT_CARD", "4111 1111 1111 1111"),
+        ("US_SSN", "536-22-1234"),
+        ("EMAIL_ADDRESS", "Alice@example.com"),
+        ("IP_ADDRESS", "192.0.2.17"),
+        ("github-pat", "ghp_0123456789abcdefghijABCDEFGHIJ012345"),
+    ]
+    .into_iter()
+    .map(|(kind, value)| {
+        let canonical = veilwatch::seal::value::canonical(kind, value);
+        let pseudonym = sketch::value_pseudonym(&key, &kind.into(), &canonical).to_string();
+        json!({"type": kind, "value": value, "canonical": canonical, "pseudonym": pseudonym})
+    })
+    .collect();
+    let texts: Vec<Value> = [
+        "the quick brown fox",
+        "the quick brown fox jumps over the lazy dog and runs away into the dark and silent forest at night",
+        "the canary is vwc7k2m9q4x8z1p6t3n5 and nobody may ever say it",
+        "größe und straße stehen in diesem satz neben einem langen text",
+    ]
+    .into_iter()
+    .map(|normalised| {
+        let mut prints = Prints::default();
+        let words = Printer::new(&key).add(normalised, &mut Words::default(), &mut prints);
+        let bytes: Vec<u8> = prints.smallest(64).iter().flat_map(|p| p.to_le_bytes()).collect();
+        json!({
+            "normalised": normalised,
+            "words": words,
+            "digest": digest::digest(&key, normalised).to_string(),
+            "prints": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes),
+        })
+    })
+    .collect();
+    json!({
+        "key": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, secret),
+        "kid": key.kid().as_str(),
+        "key_file_line": key.line().trim_end(),
+        "identities": identities,
+        "values": values,
+        "texts": texts,
+        "audit": {
+            "offset": 7, "key": "k", "value": "v",
+            "leaf": blake3_hex(&decode::audit::leaf(7, Some(b"k"), Some(b"v"))),
+            "keyed_leaf": blake3_hex(&decode::audit::keyed_leaf(&key.audit_leaf_key(), 7, Some(b"k"), Some(b"v"))),
+            "refused_leaf": blake3_hex(&decode::audit::refused_leaf(7, Some(b"k"), Some(b"v"))),
+        },
+        "signature": {
+            "kid": "g1", "secret": "s3cret", "value": "value",
+            "header": decode::signature::sign(veilwatch::event::Kid::parse("g1").expect("kid"), b"s3cret", b"value"),
+        },
+    })
+}
+
+fn blake3_hex(bytes: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*bytes).to_hex().to_string()
+}
+
+#[test]
+fn published_vectors_hold() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/seal-vectors.json");
+    if std::env::var_os("UPDATE_VECTORS").is_some() {
+        let text = serde_json::to_string_pretty(&vectors()).expect("JSON");
+        std::fs::write(path, text + "\n").expect("writes");
+    }
+    let published: Value =
+        serde_json::from_str(&std::fs::read_to_string(path).expect("vectors")).expect("JSON");
+    // A change here breaks every gateway's sealer: new vectors need a new version of the contract.
+    assert_eq!(published, vectors());
+}

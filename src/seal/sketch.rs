@@ -3,7 +3,6 @@
 //! The engine reads, matches and scores; what it found is keyed here. The digest is that of the
 //! folded reading; prints are those of every reading, decoded and repaired ones too.
 
-use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use zeroize::Zeroize as _;
@@ -16,9 +15,6 @@ use crate::event::{
     Hit, MAX_HITS, MAX_PRINTS, MAX_RESPONSE_PRINTS, MAX_VALUES, Pseudonym, Role, Side, Sketch,
     SmolStr,
 };
-
-/// Characters that separate the parts of a value and are no part of it.
-const SEPARATORS: [char; 8] = [' ', '-', '.', '/', '(', ')', '\u{a0}', '\u{2011}'];
 
 /// Seals texts and identities with one key ring and one set of rules. Shared by all threads; what a
 /// thread needs of its own is in [`Scratch`].
@@ -170,18 +166,12 @@ impl Sealer {
     }
 }
 
-/// Keyed hash of a found value: `type ‖ 0x00 ‖ value without separators`.
+/// Keyed hash of a found value in its one spelling ([`super::value::canonical`]): `type ‖ 0x00 ‖ value`.
 pub fn value_pseudonym(key: &super::Key, kind: &SmolStr, canonical: &str) -> Pseudonym {
-    let joined: Cow<'_, str> = if canonical.contains(SEPARATORS) {
-        canonical.replace(SEPARATORS, "").into()
-    } else {
-        canonical.into()
-    };
-    let p = key.pseudonym_of_parts(Domain::Value, &[kind.as_bytes(), &[0], joined.as_bytes()]);
-    if let Cow::Owned(mut s) = joined {
-        s.zeroize();
-    }
-    p
+    key.pseudonym_of_parts(
+        Domain::Value,
+        &[kind.as_bytes(), &[0], canonical.as_bytes()],
+    )
 }
 
 /// Unicode scalars. Counting bytes that start one vectorises.
