@@ -209,7 +209,7 @@ CREATE TABLE vw.ledger (
   unpriced_events   bigint NOT NULL,
   unpriced_tokens   bigint NOT NULL,
   PRIMARY KEY (width, subject, period)
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE TABLE vw.budget_limit (
   id          text COLLATE "C" PRIMARY KEY,

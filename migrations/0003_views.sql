@@ -29,13 +29,6 @@ CREATE FUNCTION vw.period_name(kind text, t timestamptz) RETURNS text LANGUAGE s
                        coalesce(substring(kind FROM '@.*$'), '') AS z) a) b
 $$;
 
--- The limit in force for a subject: the amount and what is raised at a time.
-CREATE FUNCTION vw.limit_in_force(b text, s text, amount numeric, t timestamptz) RETURNS numeric
-LANGUAGE sql STABLE AS $$
-  SELECT amount + coalesce(sum(r.extra), 0) FROM vw.budget_raise r
-   WHERE r.budget_id = b AND r.subject IN (s, '*') AND r.starts_at <= t AND r.expires_at > t
-$$;
-
 CREATE VIEW incidents AS
 SELECT vw.hex(key) AS incident_id, number, (ARRAY['open', 'acknowledged', 'resolved'])[state + 1] AS state,
        vw.severity_name(severity) AS severity, vw.stage_name(stage) AS stage, tenant, detector, rule, subject,
@@ -78,7 +71,9 @@ SELECT b.id AS budget_id, vw.scope_name(b.width) AS scope, l.subject, l.period,
   FROM vw.budget_limit b
   JOIN vw.ledger l ON l.width = b.width AND vw.period_kind(l.period) = b.period
                   AND (b.subject = '*' OR b.subject = l.subject)
- CROSS JOIN LATERAL (SELECT vw.limit_in_force(b.id, l.subject, b.amount, now()) AS limit_now) f
+ CROSS JOIN LATERAL (SELECT b.amount + coalesce(sum(r.extra), 0) AS limit_now FROM vw.budget_raise r
+                      WHERE r.budget_id = b.id AND r.subject IN (l.subject, '*')
+                        AND r.starts_at <= now() AND r.expires_at > now()) f
  WHERE b.enabled;
 
 CREATE VIEW usage_hourly AS

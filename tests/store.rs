@@ -1,6 +1,13 @@
 //! The store on a real Postgres. Fault cases carry their ids (`f21_…`).
 
+mod audit;
+mod budget;
 mod commit;
+mod fault;
+mod leader;
+mod notifier;
+mod outbox;
+mod schema;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -14,6 +14,13 @@ use super::{StoreError, big};
 use crate::account::{Crossing, LedgerDelta, LedgerKey, Period, Scope, Unit};
 use crate::event::{SmolStr, Time};
 
+/// Reads the rows that are about to change. `ON CONFLICT` reaches a row without reading its page by
+/// the index, and only such a read prunes the page: without it pages stay full of dead versions and
+/// updates stop being HOT (measured: 84 % instead of over 90 %).
+const PRUNE: &str = r#"
+SELECT count(l.events) FROM unnest($1::smallint[], $2::text[], $3::text[]) AS u (width, subject, period)
+  JOIN vw.ledger l ON l.width = u.width AND l.subject = u.subject COLLATE "C" AND l.period = u.period COLLATE "C""#;
+
 /// The usage added and the thresholds that it crossed. The first test is against the plain limit:
 /// raises only lift it, and most rows are far below. `ON CONFLICT` is what decides; `NOT EXISTS`
 /// only spares the attempt.
@@ -139,6 +146,13 @@ pub(super) async fn add(
     if c.width.is_empty() {
         return Ok(Vec::new());
     }
+    sqlx::query(PRUNE)
+        .bind(&c.width)
+        .bind(&c.subject)
+        .bind(&c.period)
+        .execute(&mut *conn)
+        .await
+        .map_err(StoreError::statement("could not read the ledgers"))?;
     let rows = sqlx::query(ADD)
         .bind(&c.width)
         .bind(&c.subject)

@@ -64,7 +64,8 @@ pub async fn migrate(config: &StoreConfig) -> Result<usize, StoreError> {
     check_version(&mut conn).await?;
     let before = applied(&mut conn).await?.len();
     tolerant()
-        .run(&mut conn)
+        // `run` would make this future impossible to spawn.
+        .run_direct(None, &mut conn, false)
         .await
         .map_err(|e| StoreError::Migration(e.to_string()))?;
     let after = applied(&mut conn).await?.len();

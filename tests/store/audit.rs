@@ -1,0 +1,139 @@
+//! The audit chain: every tampering is found and named.
+
+use veilwatch::store::audit::{Head, Verified};
+
+use super::*;
+use crate::postgres::Db;
+
+/// Ten batches of ten records on partition 0, five on partition 1.
+async fn chain() -> Db {
+    let db = Db::new().await;
+    for (partition, batches) in [(0, 10), (1, 5)] {
+        let mut owner = Owner::claim(&db.store, partition).await;
+        for _ in 0..batches {
+            let b = owner.batch(10);
+            owner.commit(&db.store, b).await;
+        }
+    }
+    db
+}
+
+async fn verify(db: &Db, heads: &[Head]) -> Vec<Verified> {
+    db.store.audit_verify(heads).await.expect("verify")
+}
+
+/// The offset of the first bad batch of partition 0; partition 1 must hold.
+async fn broken(db: &Db, heads: &[Head]) -> Option<i64> {
+    let v = verify(db, heads).await;
+    assert_eq!(v[1].broken, None);
+    v[0].broken.as_ref().map(|b| b.offset)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_chain_holds() {
+    let db = chain().await;
+    let heads = db.store.audit_heads().await.expect("heads");
+    let v = verify(&db, &heads).await;
+    assert_eq!(
+        (v[0].batches, v[0].records, v[0].from, v[0].to, v[0].heads),
+        (10, 100, 0, 100, 1)
+    );
+    assert_eq!(broken(&db, &heads).await, None);
+    // More batches after the export: the exported head stands within.
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let b = owner.batch(3);
+    owner.commit(&db.store, b).await;
+    assert_eq!(broken(&db, &heads).await, None);
+    // Skipped records are a gap that is accounted for.
+    assert!(
+        db.store
+            .skip_offsets(&tp(0), 103, 110, "too large", "ops")
+            .await
+            .expect("skip")
+    );
+    assert!(
+        !db.store
+            .skip_offsets(&tp(0), 103, 110, "again", "ops")
+            .await
+            .expect("skip")
+    );
+    assert_eq!(broken(&db, &heads).await, None);
+    let mut owner = Owner::claim(&db.store, 0).await;
+    assert_eq!(owner.next, 110);
+    let b = owner.batch(3);
+    owner.commit(&db.store, b).await;
+    let v = verify(&db, &heads).await;
+    assert_eq!((v[0].broken.as_ref(), v[0].gaps), (None, 7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_is_found() {
+    for column in ["h", "prev", "seal"] {
+        let db = chain().await;
+        db.run(&format!(
+            "UPDATE vw.audit_batch SET {column} = set_byte({column}, 3, get_byte({column}, 3) # 1) WHERE part = 0 AND lo = 40"
+        ))
+        .await;
+        assert_eq!(broken(&db, &[]).await, Some(40), "{column}");
+    }
+    let db = chain().await;
+    db.run("UPDATE vw.audit_batch SET n = 9 WHERE part = 0 AND lo = 40")
+        .await;
+    assert_eq!(broken(&db, &[]).await, Some(40), "a count");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_row_is_found() {
+    let db = chain().await;
+    db.run("DELETE FROM vw.audit_batch WHERE part = 0 AND lo = 40")
+        .await;
+    assert_eq!(broken(&db, &[]).await, Some(40));
+    // Also the first: the chain begins with a known head.
+    let db = chain().await;
+    db.run("DELETE FROM vw.audit_batch WHERE part = 0 AND lo = 90")
+        .await;
+    assert_eq!(broken(&db, &[]).await, Some(90));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_swapped_rows_are_found() {
+    let db = chain().await;
+    db.run(
+        "UPDATE vw.audit_batch a SET h = b.h, prev = b.prev, seal = b.seal FROM vw.audit_batch b
+          WHERE a.part = 0 AND b.part = 0 AND a.lo IN (30, 60) AND b.lo = 90 - a.lo",
+    )
+    .await;
+    assert_eq!(broken(&db, &[]).await, Some(30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_off_tail_is_caught_by_an_exported_head() {
+    let db = chain().await;
+    let heads = db.store.audit_heads().await.expect("heads");
+    db.run("DELETE FROM vw.audit_batch WHERE part = 0 AND lo >= 70")
+        .await;
+    assert_eq!(
+        broken(&db, &[]).await,
+        Some(70),
+        "the partition's row still tells"
+    );
+    // An administrator who also rewrites the partition's row.
+    db.run(
+        "UPDATE vw.stream_partition p SET next_offset = 70, chain = b.h, audit_seal = b.seal
+           FROM vw.audit_batch b WHERE p.part = 0 AND b.part = 0 AND b.lo = 60",
+    )
+    .await;
+    assert_eq!(
+        broken(&db, &[]).await,
+        None,
+        "a chain alone cannot show this"
+    );
+    let v = verify(&db, &heads).await;
+    let said = v[0].broken.as_ref().expect("caught");
+    assert_eq!(said.offset, 100);
+    assert!(
+        said.problem.contains("not in the chain"),
+        "{}",
+        said.problem
+    );
+}

@@ -1,0 +1,278 @@
+//! Ledgers are exact; thresholds fire once per period.
+
+use veilwatch::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit};
+use veilwatch::detect::DetectConfig;
+use veilwatch::store::LeaderTask;
+use veilwatch::store::budget::Raise;
+
+use super::*;
+use crate::postgres::Db;
+
+fn budget(id: &str, scope: Scope, tokens: i128) -> Budget {
+    Budget {
+        id: SmolStr::new(id),
+        scope,
+        subject: None,
+        grain: Grain::utc(PeriodKind::Day),
+        limit: Limit {
+            unit: Unit::Tokens,
+            amount: tokens,
+        },
+        thresholds: vec![50, 80, 100],
+    }
+}
+
+async fn percents(db: &Db) -> Vec<u32> {
+    let crossed = db.store.crossings().await.expect("crossings");
+    crossed.into_iter().map(|c| c.3).collect()
+}
+
+/// Now, as the database sees it: lowered limits are tested in the present period.
+async fn now(db: &Db) -> Time {
+    db.store.now().await.expect("now")
+}
+
+async fn spend(db: &Db, owner: &mut Owner, scope: Scope, subject: &str, n: u64) -> Commit {
+    let at = now(db).await;
+    let mut b = owner.batch(1);
+    b.watermark = at;
+    b.ledger.insert(ledger_key(scope, subject, at), tokens(n));
+    owner.commit(&db.store, b).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_threshold_fires_once_under_eight_writers() {
+    let db = Db::new().await;
+    let budgets = [
+        budget("acme-day", Scope::Tenant, 4_000),
+        budget("each-day", Scope::User, 400),
+    ];
+    db.store.sync_budgets(&budgets).await.expect("budgets");
+    let at = now(&db).await;
+    let mut tasks = Vec::new();
+    for partition in 0..8 {
+        let store = db.store.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut owner = Owner::claim(&store, partition).await;
+            let mut crossings = 0;
+            for i in 0..50u32 {
+                let mut b = owner.batch(10);
+                b.watermark = at;
+                b.ledger
+                    .insert(ledger_key(Scope::Tenant, "acme", at), tokens(10));
+                let who = format!("k7:{:022}", i % 10);
+                b.ledger
+                    .insert(ledger_key(Scope::User, &who, at), tokens(10));
+                crossings += owner.commit(&store, b).await.crossings;
+            }
+            crossings
+        }));
+    }
+    let mut crossings = 0;
+    for t in tasks {
+        crossings += t.await.expect("task");
+    }
+    // 8 × 50 × 10 tokens: the tenant reaches 100 % exactly; so does each of the ten users.
+    assert_eq!(crossings, 3 + 10 * 3);
+    assert_eq!(percents(&db).await.len(), 33);
+    let ledger = db.store.ledger().await.expect("ledger");
+    let tenant = ledger
+        .iter()
+        .find(|(k, _)| k.scope == Scope::Tenant)
+        .expect("row");
+    assert_eq!(
+        (tenant.1.tokens_input, tenant.1.events, tenant.1.cost_pico),
+        (4_000, 400, 4_000_000)
+    );
+    let findings = db
+        .number("SELECT count(*) FROM vw.finding WHERE detector = 'budget'")
+        .await;
+    assert_eq!(findings, 33);
+    let deadlocks = db
+        .store
+        .counters()
+        .deadlocks
+        .load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(deadlocks, 0, "the lock order holds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lowered_limit_is_tested_against_what_is_used() {
+    let db = Db::new().await;
+    db.store
+        .sync_budgets(&[budget("acme-day", Scope::Tenant, 10_000)])
+        .await
+        .expect("budgets");
+    let mut owner = Owner::claim(&db.store, 0).await;
+    spend(&db, &mut owner, Scope::Tenant, "acme", 1_000).await;
+    let mut leader = LeaderTask::new(db.store.clone(), Arc::new(DetectConfig::default()));
+    leader.tick().await.expect("tick");
+    assert_eq!(percents(&db).await, Vec::<u32>::new());
+    db.store
+        .set_budget(&budget("acme-day", Scope::Tenant, 1_250), "ops")
+        .await
+        .expect("set");
+    leader.keep_house_now();
+    let tick = leader.tick().await.expect("tick");
+    // 50 % and 80 %: one incident, opened and escalated.
+    assert_eq!((tick.findings.new, tick.findings.folded), (1, 1));
+    assert_eq!(percents(&db).await, vec![50, 80]);
+    leader.keep_house_now();
+    assert_eq!(leader.tick().await.expect("tick").findings.new, 0);
+    // The next token of usage crosses nothing that was told already.
+    spend(&db, &mut owner, Scope::Tenant, "acme", 1).await;
+    assert_eq!(percents(&db).await, vec![50, 80]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raise_lifts_the_limit_until_it_lapses() {
+    let db = Db::new().await;
+    db.store
+        .sync_budgets(&[budget("each-day", Scope::User, 100)])
+        .await
+        .expect("budgets");
+    let raise = Raise {
+        budget: "each-day".to_owned(),
+        subject: "k7:alice".to_owned(),
+        extra: 900,
+        expires: now(&db).await.plus_ms(3_600_000),
+        author: "ops".to_owned(),
+        reason: "migration".to_owned(),
+    };
+    db.store.raise_budget(&raise).await.expect("raise");
+    let mut owner = Owner::claim(&db.store, 0).await;
+    spend(&db, &mut owner, Scope::User, "k7:alice", 120).await;
+    assert_eq!(percents(&db).await, Vec::<u32>::new());
+    spend(&db, &mut owner, Scope::User, "k7:bob", 120).await;
+    assert_eq!(percents(&db).await, vec![50, 80, 100]);
+
+    let mut leader = LeaderTask::new(db.store.clone(), Arc::new(DetectConfig::default()));
+    leader.tick().await.expect("tick");
+    assert_eq!(percents(&db).await.len(), 3);
+    db.run("UPDATE vw.budget_raise SET starts_at = now() - interval '2 hours', expires_at = now() - interval '1 hour'").await;
+    leader.keep_house_now();
+    leader.tick().await.expect("tick");
+    assert_eq!(
+        percents(&db).await.len(),
+        6,
+        "alice's too, once the raise has lapsed"
+    );
+
+    let forever = Raise {
+        expires: now(&db).await.plus_ms(1_000 * 86_400_000),
+        ..raise.clone()
+    };
+    assert!(db.store.raise_budget(&forever).await.is_err());
+    let nobody = Raise {
+        budget: "none".to_owned(),
+        ..raise
+    };
+    let e = db
+        .store
+        .raise_budget(&nobody)
+        .await
+        .expect_err("no such budget");
+    assert!(e.to_string().contains("there is no budget `none`"), "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_of_the_config_replace_each_other_and_leave_those_set_by_hand() {
+    let db = Db::new().await;
+    let (a, b) = (budget("a", Scope::Tenant, 10), budget("b", Scope::User, 10));
+    db.store.sync_budgets(&[a, b.clone()]).await.expect("sync");
+    db.store
+        .set_budget(&budget("hand", Scope::Everyone, 10), "ops")
+        .await
+        .expect("set");
+    db.store.sync_budgets(&[b]).await.expect("sync");
+    let limits = db.store.limits().await.expect("limits");
+    let ids: Vec<&str> = limits.iter().map(|l| l.budget.as_str()).collect();
+    assert_eq!(ids, ["b", "hand"]);
+    assert_eq!(
+        (limits[0].scope.as_str(), limits[0].period.as_str()),
+        ("user", "day")
+    );
+    let mut owner = Owner::claim(&db.store, 0).await;
+    spend(&db, &mut owner, Scope::Tenant, "acme", 100).await;
+    assert_eq!(
+        percents(&db).await,
+        Vec::<u32>::new(),
+        "a disabled budget tells nothing"
+    );
+    spend(&db, &mut owner, Scope::User, "k7:a", 5).await;
+    let used = db.store.budget_use(Some("b"), None, 10).await.expect("use");
+    assert_eq!((used[0].used.as_str(), used[0].limit.as_str()), ("5", "10"));
+    assert!((used[0].percent - 50.0).abs() < 1e-9);
+    assert!(db.store.remove_budget("hand", "ops").await.expect("remove"));
+    assert!(!db.store.remove_budget("hand", "ops").await.expect("remove"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_is_exact_to_the_pico_dollar() {
+    let db = Db::new().await;
+    let mut usd = budget("usd", Scope::Everyone, 0);
+    usd.limit = Limit {
+        unit: Unit::Usd,
+        amount: 3,
+    };
+    db.store.sync_budgets(&[usd]).await.expect("budgets");
+    let mut owner = Owner::claim(&db.store, 0).await;
+    for _ in 0..3 {
+        let at = now(&db).await;
+        let mut b = owner.batch(1);
+        let mut d = tokens(1);
+        d.cost_pico = 1;
+        b.ledger.insert(ledger_key(Scope::Everyone, "*", at), d);
+        owner.commit(&db.store, b).await;
+    }
+    // 1 of 3 is 33 %, 2 is 66 %, 3 is 100 %: each threshold at the pico-dollar that reaches it.
+    assert_eq!(percents(&db).await, vec![50, 80, 100]);
+    let big = i128::from(i64::MAX) * 1_000_000;
+    let mut b = owner.batch(1);
+    let mut d = tokens(1);
+    d.cost_pico = big;
+    b.ledger.insert(
+        ledger_key(Scope::Everyone, "*", NOON.plus_ms(-86_400_000)),
+        d,
+    );
+    owner.commit(&db.store, b).await;
+    let ledger = db.store.ledger().await.expect("ledger");
+    assert!(ledger.values().any(|d| d.cost_pico == big));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f30_updates_of_a_ledger_stay_hot() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    // A batch touches some of the rows of each page, as it does in a table of many users.
+    for i in 0..60u32 {
+        let mut b = owner.batch(200);
+        for n in 0..2_000u32 {
+            if i == 0 || (n * 7 + i) % 10 == 0 {
+                b.ledger.insert(
+                    ledger_key(Scope::User, &format!("k7:{n:022}"), NOON),
+                    tokens(1),
+                );
+            }
+        }
+        owner.commit(&db.store, b).await;
+    }
+    // Counted in shared memory by each backend when it is idle; asking in a loop waits for that.
+    let query = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'ledger'";
+    for _ in 0..100 {
+        if db.number(query).await >= 11_800 {
+            break;
+        }
+        db.store.ping().await.expect("ping");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let updated = db.number(query).await;
+    let hot = db
+        .number("SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'ledger'")
+        .await;
+    assert!(updated >= 11_800, "{updated} updates were counted");
+    assert!(
+        hot * 10 > updated * 9,
+        "{hot} of {updated} updates were hot"
+    );
+}

@@ -1,0 +1,266 @@
+//! The leader: closes minutes, holds them, leaves partitions out, is taken over.
+
+use std::time::Duration;
+
+use veilwatch::detect::part::MinutePart;
+use veilwatch::detect::value::Candidate;
+use veilwatch::detect::{DetectConfig, ValueRow};
+use veilwatch::store::{LeaderTask, LeaderTick};
+
+use super::*;
+use crate::postgres::Db;
+
+fn part(minute: i64, late: bool) -> Vec<u8> {
+    MinutePart {
+        minute,
+        late,
+        ..MinutePart::default()
+    }
+    .encode()
+}
+
+/// Commits a part of a minute and moves the watermark to so many milliseconds past that minute's end.
+async fn minute(db: &Db, owner: &mut Owner, minute: i64, past_ms: i64) {
+    owner.watermark = Time::from_minute(minute + 1).plus_ms(past_ms);
+    let mut b = owner.batch(1);
+    b.effects
+        .minute_parts
+        .insert((minute, false), part(minute, false));
+    owner.commit(&db.store, b).await;
+}
+
+fn leader(db: &Db) -> LeaderTask {
+    LeaderTask::new(db.store.clone(), Arc::new(DetectConfig::default()))
+}
+
+async fn unmerged(db: &Db) -> i64 {
+    db.number("SELECT count(*) FROM vw.minute_part WHERE NOT merged")
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_closes_when_every_watermark_has_passed() {
+    let db = Db::with(|c| c.hold = None).await;
+    let (mut a, mut b) = (
+        Owner::claim(&db.store, 0).await,
+        Owner::claim(&db.store, 1).await,
+    );
+    let m = NOON.minute();
+    let mut leader = leader(&db);
+    assert_eq!(leader.tick().await.expect("tick").merged_through, None);
+    minute(&db, &mut a, m, 10_001).await;
+    minute(&db, &mut b, m, 9_000).await;
+    let tick = leader.tick().await.expect("tick");
+    assert!(tick.leads);
+    assert_eq!(
+        (tick.minutes, unmerged(&db).await),
+        (0, 2),
+        "b is not past it"
+    );
+    minute(&db, &mut b, m, 10_001).await;
+    let tick = leader.tick().await.expect("tick");
+    assert_eq!(
+        (tick.minutes, tick.partial, tick.merged_through),
+        (1, 0, Some(m))
+    );
+    assert_eq!(unmerged(&db).await, 0);
+    // An idle owner says so: minutes go on closing without records.
+    for o in [&a, &b] {
+        let done = db
+            .store
+            .idle_watermark(&o.tp, o.claim.claim_id, o.next)
+            .await
+            .expect("idle");
+        assert!(done);
+    }
+    assert!(
+        !db.store
+            .idle_watermark(&a.tp, a.claim.claim_id, 99)
+            .await
+            .expect("idle")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_behind_is_left_out_and_merged_later_once() {
+    let db = Db::with(|c| c.hold = Some(Duration::ZERO)).await;
+    let (mut a, mut b) = (
+        Owner::claim(&db.store, 0).await,
+        Owner::claim(&db.store, 1).await,
+    );
+    let m = NOON.minute();
+    minute(&db, &mut a, m, 10_001).await;
+    // Part of b's minute is there, but it is left out whole.
+    minute(&db, &mut b, m, -30_000).await;
+    let mut leader = leader(&db);
+    let tick = leader.tick().await.expect("tick");
+    assert_eq!(
+        (tick.minutes, tick.partial, tick.merged_through),
+        (1, 1, Some(m))
+    );
+    assert_eq!(unmerged(&db).await, 1);
+    assert_eq!(
+        db.text("SELECT left_out[1] FROM vw.partial_minute").await,
+        "events/1"
+    );
+    let partial =
+        "SELECT partial_minutes FROM completeness WHERE partition = 1 ORDER BY hour DESC LIMIT 1";
+    assert_eq!(db.number(partial).await, 1);
+    minute(&db, &mut a, m + 1, 10_001).await;
+    minute(&db, &mut b, m + 1, 10_001).await;
+    let tick = leader.tick().await.expect("tick");
+    assert_eq!((tick.minutes, tick.partial), (1, 0));
+    assert_eq!(unmerged(&db).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_partition_holds_without_limit_if_so_configured() {
+    let db = Db::with(|c| c.hold = None).await;
+    let (mut a, _b) = (
+        Owner::claim(&db.store, 0).await,
+        Owner::claim(&db.store, 1).await,
+    );
+    minute(&db, &mut a, NOON.minute(), 3_600_000).await;
+    let mut leader = leader(&db);
+    for _ in 0..3 {
+        assert_eq!(leader.tick().await.expect("tick").minutes, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_minutes_are_caught_up_in_steps() {
+    let db = Db::new().await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let m = NOON.minute();
+    a.watermark = Time::from_minute(m + 100).plus_ms(10_001);
+    let mut b = a.batch(1);
+    for i in 0..100 {
+        b.effects
+            .minute_parts
+            .insert((m + i, false), part(m + i, false));
+    }
+    a.commit(&db.store, b).await;
+    let mut leader = leader(&db);
+    let mut seen = LeaderTick::default();
+    let mut ticks = 0;
+    while unmerged(&db).await > 0 {
+        let tick = leader.tick().await.expect("tick");
+        seen.minutes += tick.minutes;
+        ticks += 1;
+        assert!(ticks < 10);
+        assert_eq!(tick.more, unmerged(&db).await > 0);
+    }
+    assert_eq!((seen.minutes, ticks), (100, 4));
+    let through = db
+        .number("SELECT merged_through FROM vw.lease WHERE name = 'leader'")
+        .await;
+    assert_eq!(through, m + 99);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_leader_is_taken_over_and_fenced() {
+    let db = Db::new().await;
+    let other = db.another().await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let m = NOON.minute();
+    minute(&db, &mut a, m, 10_001).await;
+    let mut first = leader(&db);
+    assert_eq!(first.tick().await.expect("tick").merged_through, Some(m));
+    let mut second = LeaderTask::new(other, Arc::new(DetectConfig::default()));
+    assert!(
+        !second.tick().await.expect("tick").leads,
+        "the lease is held"
+    );
+    // The first goes silent for longer than the lease.
+    db.run("UPDATE vw.lease SET renewed_at = now() - interval '16 seconds'")
+        .await;
+    minute(&db, &mut a, m + 1, 10_001).await;
+    let tick = second.tick().await.expect("tick");
+    assert_eq!(
+        (tick.leads, tick.minutes, tick.merged_through),
+        (true, 1, Some(m + 1))
+    );
+    // The first wakes up: its next transaction finds the lease gone and changes nothing.
+    minute(&db, &mut a, m + 2, 10_001).await;
+    let tick = first.tick().await.expect("tick");
+    assert!(!tick.leads && !first.leads());
+    assert_eq!(unmerged(&db).await, 1);
+    // Given up on shutdown, it is free at once.
+    second.give_up().await.expect("give up");
+    assert_eq!(
+        first.tick().await.expect("tick").merged_through,
+        Some(m + 2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_merge_leaves_nothing_behind_and_is_done_again() {
+    let db = Db::new().await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let m = NOON.minute();
+    minute(&db, &mut a, m, 10_001).await;
+    db.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE OF merged_through ON vw.lease FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let mut leader = leader(&db);
+    leader.tick().await.expect_err("refused");
+    assert_eq!(unmerged(&db).await, 1);
+    db.run("DROP TRIGGER refuse ON vw.lease").await;
+    assert_eq!(leader.tick().await.expect("tick").merged_through, Some(m));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_of_another_user_is_judged_once_when_its_minute_closes() {
+    let db = Db::new().await;
+    let (mut a, mut b) = (
+        Owner::claim(&db.store, 0).await,
+        Owner::claim(&db.store, 1).await,
+    );
+    let m = NOON.minute();
+    let value = user(77);
+    // The sender and the receiver stand in different partitions; the receiver's batch comes first.
+    let mut received = ValueRow::default();
+    received.received(Candidate {
+        end: NOON.plus_ms(30_000),
+        event: SmolStr::new("e9"),
+        user: user(2),
+        tenant: SmolStr::new("acme"),
+        rule: SmolStr::new("pii-us-ssn"),
+        version: 1,
+        entity: SmolStr::new("US_SSN"),
+        model: SmolStr::new("gpt"),
+        gateway: SmolStr::new("gw1"),
+        shadow: false,
+    });
+    let mut batch = b.batch(1);
+    batch.effects.values.insert(value.into(), received);
+    b.commit(&db.store, batch).await;
+    let mut sent = ValueRow::default();
+    sent.sent(user(1), NOON);
+    let mut batch = a.batch(1);
+    batch.effects.values.insert(value.into(), sent);
+    a.commit(&db.store, batch).await;
+    minute(&db, &mut a, m, 10_001).await;
+    minute(&db, &mut b, m, 10_001).await;
+    let mut leader = leader(&db);
+    let tick = leader.tick().await.expect("tick");
+    assert_eq!((tick.minutes, tick.findings.new), (1, 1));
+    assert_eq!(
+        db.text("SELECT rule || ' ' || user_id FROM findings").await,
+        format!("leak-cross-user {}", user(2))
+    );
+    minute(&db, &mut a, m + 1, 10_001).await;
+    minute(&db, &mut b, m + 1, 10_001).await;
+    let tick = leader.tick().await.expect("tick");
+    assert_eq!(
+        (tick.minutes, tick.findings.new, tick.findings.folded),
+        (1, 0, 0)
+    );
+    assert_eq!(
+        db.number("SELECT count(*) FROM vw.value_pending WHERE NOT judged")
+            .await,
+        0
+    );
+}

@@ -1,0 +1,334 @@
+//! Migrations, partitions, retention, roles, views, and the errors of a first connection.
+
+use chrono::{Days, NaiveDate};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use veilwatch::detect::DetectConfig;
+use veilwatch::store::{LeaderTask, StoreConfig, StoreError, schema};
+
+use super::*;
+use crate::postgres::{self, Db};
+
+async fn today(db: &Db) -> NaiveDate {
+    sqlx::query_scalar("SELECT (now() AT TIME ZONE 'UTC')::date")
+        .fetch_one(&db.pool)
+        .await
+        .expect("today")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f29_three_migrations_at_once_apply_each_once() {
+    postgres::sql("postgres", "CREATE DATABASE migrate_race").await;
+    let config = StoreConfig::new(postgres::server().url("migrate_race"));
+    let e = Store::connect(config.clone())
+        .await
+        .expect_err("not migrated");
+    assert!(matches!(e, StoreError::NotMigrated { found: 0, .. }), "{e}");
+    assert!(e.to_string().contains("run `veilwatch db migrate`"));
+    let before = schema::status(&config).await.expect("status");
+    assert_eq!((before.found, before.needed), (0, schema::needed_version()));
+    let mut tasks = Vec::new();
+    for _ in 0..3 {
+        let config = config.clone();
+        tasks.push(tokio::spawn(async move { schema::migrate(&config).await }));
+    }
+    let mut applied = 0;
+    for t in tasks {
+        applied += t.await.expect("task").expect("migrate");
+    }
+    // One did the work; what the others count depends on when they looked, never more than all.
+    assert!(applied >= 1);
+    assert_eq!(schema::migrate(&config).await.expect("migrate"), 0);
+    let status = schema::status(&config).await.expect("status");
+    assert_eq!(status.found, schema::needed_version());
+    assert!(status.partition_days_ahead >= 7 && status.default_rows == 0);
+    assert!(
+        status
+            .migrations
+            .iter()
+            .all(|m| m.applied_at.is_some() && !m.changed)
+    );
+    Store::connect(config).await.expect("connect");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_connections_fail_with_a_remedy() {
+    let server = postgres::server();
+    let cases = [
+        (
+            "mysql://a@b/c".to_owned(),
+            "write postgres://user@host:5432/database",
+        ),
+        (
+            "postgres://veilwatch@127.0.0.1:1/x".to_owned(),
+            "could not reach postgres at 127.0.0.1:1",
+        ),
+        (
+            server.url_as("veilwatch", "wrong", "postgres"),
+            "check the user and password",
+        ),
+        (server.url("nowhere"), "create it (CREATE DATABASE"),
+        (
+            "postgres://veilwatch@unresolvable.invalid/x".to_owned(),
+            "could not reach postgres at unresolvable.invalid:5432",
+        ),
+    ];
+    for (url, want) in cases {
+        let e = Store::connect(StoreConfig::new(url)).await.expect_err(want);
+        assert!(e.to_string().contains(want), "{e}");
+        assert!(
+            !e.to_string().contains("wrong"),
+            "no password in an error: {e}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f31_rows_of_a_day_without_a_partition_are_caught_and_moved() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let far = db.store.now().await.expect("now").plus_ms(60 * 86_400_000);
+    let mut b = owner.batch(1);
+    b.effects
+        .findings
+        .push(finding(1, "e1", far, Severity::Low));
+    owner.commit(&db.store, b).await;
+    assert_eq!(
+        db.store.default_rows().await.expect("count"),
+        1,
+        "DEFAULT caught it"
+    );
+    let mut leader = LeaderTask::new(db.store.clone(), Arc::new(DetectConfig::default()));
+    leader.tick().await.expect("tick");
+    // The gauge says what was found; the rows have moved.
+    let gauge = &db.store.counters().default_rows;
+    assert_eq!(gauge.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(db.store.default_rows().await.expect("count"), 0);
+    assert_eq!(db.number("SELECT count(*) FROM vw.finding").await, 1);
+    leader.keep_house_now();
+    leader.tick().await.expect("tick");
+    assert_eq!(gauge.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_drops_days_and_expires_rows() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let mut b = owner.batch(2);
+    let now = db.store.now().await.expect("now");
+    for (offset, at) in [(0, now), (1, now.minus_ms(86_400_000))] {
+        let mut d = dead_letter(offset);
+        d.append = at;
+        b.dead_letters.push(d);
+    }
+    owner.commit(&db.store, b).await;
+    let today = today(&db).await;
+    assert_eq!(
+        db.store.drop_old(today).await.expect("drop"),
+        Vec::<String>::new()
+    );
+    // As of 30 days later, the day before now is beyond retention, today is not.
+    let dropped = db
+        .store
+        .drop_old(today + Days::new(30))
+        .await
+        .expect("drop");
+    let yesterday = format!("dead_letter_{}", (today - Days::new(1)).format("%Y%m%d"));
+    assert!(dropped.contains(&yesterday), "{dropped:?}");
+    assert!(
+        !dropped
+            .iter()
+            .any(|d| d.starts_with("finding") || d.starts_with("audit"))
+    );
+    assert_eq!(db.number("SELECT count(*) FROM vw.dead_letter").await, 1);
+    assert!(
+        db.store.partitions_ahead(today).await.expect("ahead") > 0,
+        "dropped days of other tables come back"
+    );
+
+    db.run(
+        "INSERT INTO vw.value (kid, mac, last_day, row)
+           SELECT 'k7', decode(lpad(to_hex(n), 32, '0'), 'hex'), current_date - CASE WHEN n <= 6000 THEN 9 ELSE 1 END, ''
+             FROM generate_series(1, 6010) n;
+         INSERT INTO vw.ledger SELECT 0, 'k7:a', p, 1, 1, 1, 1, 0, 0, 0, 0
+           FROM unnest('{d:2020-01-01,h:2020-01-01T07,m:2020-01,t}'::text[]) p",
+    )
+    .await;
+    let expired = db.store.expire_all().await.expect("expire");
+    assert_eq!(expired, 6_000 + 2);
+    assert_eq!(db.number("SELECT count(*) FROM vw.value").await, 10);
+    assert_eq!(
+        db.text("SELECT string_agg(period, ' ' ORDER BY period) FROM vw.ledger")
+            .await,
+        "m:2020-01 t"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_may_do_what_they_need_and_no_more() {
+    let db = Db::new().await;
+    schema::apply_roles(db.store.config()).await.expect("roles");
+    schema::apply_roles(db.store.config()).await.expect("again");
+    let mut conn = PgConnection::connect(&postgres::server().url(&db.name))
+        .await
+        .expect("connect");
+    let writer = "veilwatch_writer";
+    let notify = "veilwatch_notify";
+    let analyst = "veilwatch_analyst";
+    let retention = "veilwatch_retention";
+    let cases: [(&str, &str, bool); 27] = [
+        (analyst, "SELECT * FROM incidents", true),
+        (analyst, "SELECT * FROM findings", true),
+        (analyst, "SELECT * FROM notifications", true),
+        (analyst, "SELECT * FROM budgets", true),
+        (analyst, "SELECT * FROM usage_hourly", true),
+        (analyst, "SELECT * FROM dead_letters", true),
+        (analyst, "SELECT * FROM completeness", true),
+        (analyst, "SELECT * FROM vw.user_state", false),
+        (analyst, "SELECT * FROM vw.value", false),
+        (analyst, "DELETE FROM dead_letters", false),
+        (analyst, "CREATE TABLE public.mine (a int)", false),
+        (
+            writer,
+            "INSERT INTO vw.stream_gap (topic, part, lo, hi, reason) VALUES ('t', 0, 0, 1, 'retention')",
+            true,
+        ),
+        (writer, "UPDATE vw.ledger SET events = events + 1", true),
+        (
+            writer,
+            "UPDATE vw.dead_letter SET replayed_at = now()",
+            true,
+        ),
+        (writer, "UPDATE vw.dead_letter SET reason = 'x'", false),
+        (writer, "UPDATE vw.audit_batch SET n = 0", false),
+        (writer, "UPDATE vw.event SET model = 'x'", false),
+        (writer, "DELETE FROM vw.audit_batch", false),
+        (writer, "TRUNCATE vw.finding", false),
+        (writer, "DELETE FROM vw.ledger", false),
+        (
+            writer,
+            "SELECT vw.drop_partitions('finding', '2020-01-01')",
+            false,
+        ),
+        (notify, "UPDATE vw.outbox SET attempts = 0", true),
+        (notify, "UPDATE vw.ledger SET events = 0", false),
+        (notify, "DELETE FROM vw.outbox", false),
+        (retention, "DELETE FROM vw.outbox", true),
+        (
+            retention,
+            "SELECT vw.drop_partitions('finding', '2020-01-01')",
+            true,
+        ),
+        (retention, "DELETE FROM vw.audit_batch", false),
+    ];
+    for (role, statement, allowed) in cases {
+        let mut tx = conn.begin().await.expect("begin");
+        tx.execute(sqlx::AssertSqlSafe(format!("SET LOCAL ROLE {role}")))
+            .await
+            .expect("role");
+        let got = tx.execute(statement).await;
+        let denied = matches!(&got, Err(e) if e.as_database_error().and_then(|d| d.code()).as_deref() == Some("42501"));
+        assert_eq!(
+            (got.is_ok(), denied),
+            (allowed, !allowed),
+            "{role}: {statement}: {got:?}"
+        );
+        tx.rollback().await.expect("rollback");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_with_the_running_roles_does_everything() {
+    let db = Db::new().await;
+    schema::apply_roles(db.store.config()).await.expect("roles");
+    db.run(&format!(
+        "CREATE ROLE run_{0} LOGIN PASSWORD 'secret' IN ROLE veilwatch_writer, veilwatch_notify, veilwatch_retention",
+        db.name
+    ))
+    .await;
+    let url = postgres::server().url_as(&format!("run_{}", db.name), "secret", &db.name);
+    let store = Store::connect(StoreConfig::new(url))
+        .await
+        .expect("connect");
+    let mut owner = Owner::claim(&store, 0).await;
+    let mut b = owner.batch(2);
+    b.ledger.insert(
+        ledger_key(veilwatch::account::Scope::Everyone, "*", NOON),
+        tokens(1),
+    );
+    b.dead_letters.push(dead_letter(0));
+    b.effects
+        .findings
+        .push(finding(1, "e1", NOON, Severity::High));
+    b.effects
+        .minute_parts
+        .insert((NOON.minute(), true), vec![1]);
+    owner.commit(&store, b).await;
+    let mut leader = LeaderTask::new(store.clone(), Arc::new(DetectConfig::default()));
+    assert!(leader.tick().await.expect("leader").leads);
+    let routes = veilwatch::decide::Routes::single(vec![SmolStr::new("mail")]);
+    let mut notifier = veilwatch::store::NotifierTask::new(store.clone(), routes);
+    assert_eq!(notifier.tick().await.expect("notifier").queued, 1);
+    let row = store
+        .outbox_claim("mail", 1, Severity::Low)
+        .await
+        .expect("claim")
+        .remove(0);
+    store.outbox_sent(&row).await.expect("sent");
+    store.expire_all().await.expect("expire");
+    let key = row.key;
+    store
+        .incident_deed(key, None, veilwatch::store::deed::Deed::Acknowledge, "a")
+        .await
+        .expect("ack");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_documented_query_runs() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let mut b = owner.batch(2);
+    b.dead_letters.push(dead_letter(0));
+    b.effects
+        .findings
+        .push(finding(1, "e1", NOON, Severity::High));
+    owner.commit(&db.store, b).await;
+    let text = include_str!("../../docs/SQL.md");
+    let queries: Vec<&str> = text
+        .split("```sql\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(queries.len() >= 20, "{} queries", queries.len());
+    for q in &queries {
+        db.pool
+            .execute(sqlx::AssertSqlSafe((*q).to_owned()))
+            .await
+            .unwrap_or_else(|e| panic!("{q}\n{e}"));
+    }
+    // Every column of every view is documented, and nothing else.
+    for view in [
+        "incidents",
+        "findings",
+        "notifications",
+        "budgets",
+        "usage_hourly",
+        "dead_letters",
+        "completeness",
+    ] {
+        let columns: Vec<String> = sqlx::query_scalar(
+            "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'public' AND table_name = $1 ORDER BY ordinal_position",
+        )
+        .bind(view)
+        .fetch_all(&db.pool)
+        .await
+        .expect("columns");
+        let section = text.split(&format!("\n## {view}\n")).nth(1).expect(view);
+        let section = section.split("\n## ").next().expect("section");
+        let documented: Vec<&str> = section
+            .lines()
+            .filter_map(|l| l.strip_prefix("| `"))
+            .filter_map(|l| l.split('`').next())
+            .collect();
+        assert_eq!(documented, columns, "{view}");
+    }
+}
