@@ -1,12 +1,96 @@
 //! `veilwatch bench`: Measure speed, memory and scale.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use crate::bench::figures::Figure;
+use crate::bench::{ceiling, measure};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Kafka to measure on; its topics `bench-ceiling`, `bench-reference`, `bench-users` (16
+    /// partitions) and `bench-one` (1) must exist. Default: the embedded broker.
+    #[arg(long)]
+    brokers: Option<String>,
+    /// Postgres to measure on. Default: a private one with fsync on.
+    #[arg(long)]
+    database: Option<String>,
+    /// Events of all rounds together.
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// Rounds, each of the ceiling and the program in turn.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Measure five million distinct users too (five minutes more).
+    #[arg(long)]
+    full: bool,
+    /// `json` or `text`; default: text on a terminal.
+    #[arg(long)]
+    format: Option<String>,
+    /// Be a ceiling: used by the bench itself.
+    #[arg(long, hide = true, value_enum)]
+    ceiling: Option<Kind>,
+    /// Topic of the ceiling.
+    #[arg(long, hide = true, default_value = "")]
+    topic: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    Consume,
+    Parse,
+}
 
 /// Runs the verb.
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let (Some(kind), Some(brokers)) = (args.ceiling, &args.brokers) {
+        ceiling::run(
+            brokers,
+            &args.topic,
+            args.events,
+            matches!(kind, Kind::Parse),
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let json = match args.format.as_deref() {
+        Some(f) => f == "json",
+        None => !std::io::stdout().is_terminal(),
+    };
+    let plan = measure::Plan {
+        brokers: args.brokers,
+        database: args.database,
+        events: args.events,
+        rounds: args.rounds,
+        full: args.full,
+    };
+    let all = measure::run(&plan, |f| {
+        let _ = say(f, json);
+    })?;
+    let mut summary = serde_json::Map::new();
+    summary.insert("figure".into(), "summary".into());
+    for f in &all {
+        summary.insert(f.figure.into(), f.value.into());
+    }
+    writeln!(std::io::stdout(), "{}", serde_json::Value::Object(summary))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(f: &Figure, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(f)?)?;
+    } else {
+        let value = f
+            .value
+            .map_or("not measured".to_owned(), |v| format!("{v} {}", f.unit));
+        let ratio = f
+            .ratio
+            .map_or_else(String::new, |r| format!("  ({r} of the ceiling)"));
+        writeln!(out, "{:<22} {value}{ratio}  {}", f.figure, f.note)?;
+    }
+    out.flush()?;
+    Ok(())
 }

@@ -111,6 +111,13 @@ impl<K: Claims> Shared<K> {
             };
             let from = claim.start.min(with_last).max(low);
             let gone = claim.next_offset < low;
+            // The owner before us may have gone on after we asked: ask again before believing that
+            // the topic was cut.
+            let high = if claim.next_offset > high {
+                watermarks(consumer, &tp, deadline)?.1
+            } else {
+                high
+            };
             let beyond = claim.next_offset > high;
             let halted = claim.halted.is_some();
             let mut slot = Slot::new(tp.clone(), mode, &claim, from, inbox.clone());

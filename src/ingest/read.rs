@@ -119,3 +119,55 @@ pub fn read_topic(
     }
     Ok(ends)
 }
+
+/// Follows a topic from its present end, all partitions at once, without a group. `each` gets a
+/// record, or `None` when nothing came for a moment; false ends it.
+///
+/// # Errors
+/// The topic is missing, or the client fails for good.
+pub fn follow(
+    config: &IngestConfig,
+    topic: &str,
+    mut each: impl FnMut(Option<(i32, Fetched<'_>)>) -> bool,
+) -> Result<(), ReadError> {
+    let said = |e: &dyn std::fmt::Display| ReadError::Client {
+        topic: topic.to_owned(),
+        said: e.to_string(),
+    };
+    let mut client = config.reader();
+    client
+        .set("group.id", "veilwatch-read")
+        .set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer = client.create().map_err(|e| said(&e))?;
+    let metadata = consumer
+        .fetch_metadata(Some(topic), ASK)
+        .map_err(|e| said(&e))?;
+    let mut list = TopicPartitionList::new();
+    for t in metadata.topics() {
+        for p in t.partitions() {
+            let (_, high) = consumer
+                .fetch_watermarks(topic, p.id(), ASK)
+                .map_err(|e| said(&e))?;
+            list.add_partition_offset(topic, p.id(), Offset::Offset(high))
+                .map_err(|e| said(&e))?;
+        }
+    }
+    consumer.assign(&list).map_err(|e| said(&e))?;
+    loop {
+        let go_on = match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(m)) => each(Some((
+                m.partition(),
+                Fetched {
+                    offset: m.offset(),
+                    ts_ms: m.timestamp().to_millis().unwrap_or(0),
+                    key: m.key(),
+                    value: m.payload(),
+                },
+            ))),
+            Some(Err(_)) | None => each(None),
+        };
+        if !go_on {
+            return Ok(());
+        }
+    }
+}

@@ -308,6 +308,8 @@ impl Partition {
             metrics()
                 .gaps
                 .add(&[&self.tp.topic, gap.reason], report::width(gap));
+            // Nobody has seen the record before the new place: there is nothing to compare.
+            self.last = Fingerprint { ts_ms: 0, crc: 0 };
             effects.findings.push(report::gap(&self.tp, gap, now()));
         }
         if let Some((offset, reason)) = d.halt {

@@ -74,11 +74,7 @@ impl Regex {
     }
 }
 
-fn build(
-    sources: &[&str],
-    cache: usize,
-    kind: regex_automata::MatchKind,
-) -> Option<meta::Regex> {
+fn build(sources: &[&str], cache: usize, kind: regex_automata::MatchKind) -> Option<meta::Regex> {
     meta::Regex::builder()
         .configure(
             meta::Config::new()

@@ -169,8 +169,7 @@ pub(super) fn se_personnummer(text: &str) -> bool {
 
 /// Swedish organisation number: third digit at least 2 (so that it is no date), Luhn.
 pub(super) fn se_organisationsnummer(text: &str) -> bool {
-    exactly::<10>(text)
-        .is_some_and(|d| d[2] >= 2 && !uniform(&d) && luhn(&d))
+    exactly::<10>(text).is_some_and(|d| d[2] >= 2 && !uniform(&d) && luhn(&d))
 }
 
 /// UK NHS number: modulo 11 over ten digits.
@@ -214,8 +213,8 @@ pub(super) fn uk_driving_licence(text: &str) -> bool {
     };
     let month = two(&date[1..3]);
     let month = if month > 50 { month - 50 } else { month };
-    let initials =
-        (code[11].is_ascii_uppercase() || code[11] == b'9') && (code[12].is_ascii_uppercase() || code[12] == b'9');
+    let initials = (code[11].is_ascii_uppercase() || code[11] == b'9')
+        && (code[12].is_ascii_uppercase() || code[12] == b'9');
     padded
         && (1..=12).contains(&month)
         && (1..=31).contains(&two(&date[3..5]))

@@ -1,0 +1,439 @@
+//! The plan of the bench: what is measured, in which order, against what.
+//!
+//! The product and the ceilings are measured in turns on the same machine in the same run, so that
+//! the ratios hold whatever the machine; absolute figures are reported beside them.
+
+use std::time::{Duration, Instant};
+
+use super::figures::{Figure, Usage, median, p99};
+use super::product::{Applied, Producer, Product, Stage, wait};
+use super::template::Templates;
+use super::workload::Shape;
+use crate::event::{Role, Side};
+use crate::rule::{self, Known, RuleSet};
+use crate::seal::engine::{Engine, known_validators};
+use crate::seal::model::Model;
+use crate::seal::{Keys, Scratch, Sealer};
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// A broker beside the embedded one; its topics `bench-*` must exist.
+    pub brokers: Option<String>,
+    /// A database beside the private one.
+    pub database: Option<String>,
+    /// Events of all rounds together.
+    pub events: u64,
+    /// Interleaved rounds.
+    pub rounds: u32,
+    /// Measure five million distinct users as well: five minutes more.
+    pub full: bool,
+}
+
+const CEILING: &str = "bench-ceiling";
+const REFERENCE: &str = "bench-reference";
+const ONE: &str = "bench-one";
+const USERS: &str = "bench-users";
+/// The embedded broker waits this long before the first assignment of a group.
+const EMBEDDED_WAIT: f64 = 3.0;
+/// Session timeout of the measured program, seconds.
+const SESSION: f64 = 6.0;
+/// How long the latency is measured.
+const LATENCY_SECONDS: f64 = 8.0;
+
+struct Round {
+    rate: f64,
+    cpu_us: f64,
+}
+
+/// Runs the plan; each figure is handed over as soon as it is known.
+///
+/// # Errors
+/// A part does not start, or what was produced is not what was applied.
+pub fn run(plan: &Plan, mut tell: impl FnMut(&Figure)) -> anyhow::Result<Vec<Figure>> {
+    let topics = [(CEILING, 16), (REFERENCE, 16), (ONE, 1), (USERS, 16)];
+    let stage = Stage::new(plan.brokers.as_deref(), plan.database.as_deref(), &topics)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let mut all = Vec::new();
+    let mut out = |f: Figure| {
+        tell(&f);
+        all.push(f);
+    };
+    rounds(plan, &stage, runtime.handle(), &mut out)?;
+    one_partition(plan, &stage, runtime.handle(), &mut out)?;
+    if plan.full {
+        five_million(&stage, runtime.handle(), &mut out)?;
+    } else {
+        out(Figure::new("rss_5m_mb", None, "MB")
+            .note("only with --full: five minutes of 16,700 new users a second"));
+    }
+    sealing(&mut out)?;
+    Ok(all)
+}
+
+fn rounds(
+    plan: &Plan,
+    stage: &Stage,
+    runtime: &tokio::runtime::Handle,
+    out: &mut impl FnMut(Figure),
+) -> anyhow::Result<()> {
+    let shape = Shape::default();
+    let each = (plan.events / u64::from(plan.rounds.max(1))).max(1);
+    let spawned = Instant::now();
+    let mut product = stage.product(REFERENCE)?;
+    let mut producer = Producer::new(stage, REFERENCE, Templates::new(shape, "bench", false))?;
+    let mut feeder = Producer::new(stage, CEILING, Templates::new(shape, "ceiling", false))?;
+    // The first process also makes the tables: not a cold start. It is waited for and left running.
+    let applied = loop {
+        match Applied::watch(stage, REFERENCE, runtime) {
+            Ok(a) => break a,
+            Err(e) if spawned.elapsed() > Duration::from_secs(60) => return Err(e),
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+        product.alive()?;
+    };
+    warm(&mut producer, &applied, &mut product)?;
+
+    let (mut ours, mut consume, mut parse) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..plan.rounds.max(1) {
+        parse.push(ceiling(stage, &mut feeder, each, true)?);
+        ours.push(reference(&mut producer, &applied, &mut product, each)?);
+        if round == 0 {
+            consume.push(ceiling(stage, &mut feeder, each, false)?);
+        }
+    }
+    let middle = |r: &[Round], f: fn(&Round) -> f64| median(r.iter().map(f).collect());
+    let cpu = middle(&ours, |r| r.cpu_us);
+    let rate = middle(&ours, |r| r.rate);
+    let (parse_cpu, parse_rate) = (middle(&parse, |r| r.cpu_us), middle(&parse, |r| r.rate));
+    let of = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a / b);
+    let per_event = format!(
+        "{:.2} us an event against {:.2} (consume + typed JSON) and {:.2} (consume)",
+        cpu.unwrap_or(0.0),
+        parse_cpu.unwrap_or(0.0),
+        middle(&consume, |r| r.cpu_us).unwrap_or(0.0)
+    );
+    out(Figure::new("cpu_ratio", of(cpu, parse_cpu), "x").note(per_event));
+    out(Figure::new("rate_ratio", of(rate, parse_rate), "x"));
+    out(Figure::new("events_per_second", rate, "1/s").against(parse_rate.unwrap_or(0.0)));
+
+    latency(
+        &mut producer,
+        &applied,
+        &mut product,
+        rate.unwrap_or(10_000.0) / 2.0,
+        out,
+    )?;
+    let peak = Usage::of(product.pid()).map(|u| megabytes(u.peak_bytes));
+    out(Figure::new("rss_100k_mb", peak, "MB").note("peak of all rounds"));
+    restarts(stage, &mut producer, &applied, product, out)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
+}
+
+fn warm(producer: &mut Producer, applied: &Applied, product: &mut Product) -> anyhow::Result<()> {
+    let base = producer.sent.clone();
+    producer.send(2_000, &applied.progress, &base, None, None)?;
+    let sent: i64 = producer.sent.iter().sum();
+    wait(
+        "the first records",
+        product,
+        Duration::from_secs(60),
+        || applied.sum() >= sent,
+    )
+}
+
+fn reference(
+    producer: &mut Producer,
+    applied: &Applied,
+    product: &mut Product,
+    count: u64,
+) -> anyhow::Result<Round> {
+    let base = producer.sent.clone();
+    let before = Usage::of(product.pid()).unwrap_or_default();
+    let started = Instant::now();
+    producer.send(count, &applied.progress, &base, None, None)?;
+    let sent: i64 = producer.sent.iter().sum();
+    wait(
+        "everything produced",
+        product,
+        Duration::from_secs(60),
+        || applied.sum() >= sent,
+    )?;
+    let seconds = started.elapsed().as_secs_f64();
+    let after = Usage::of(product.pid()).unwrap_or_default();
+    anyhow::ensure!(
+        applied.sum() == sent,
+        "{} applied of {sent} produced",
+        applied.sum()
+    );
+    Ok(round(
+        count,
+        seconds,
+        after.cpu.saturating_sub(before.cpu).as_secs_f64(),
+    ))
+}
+
+fn ceiling(stage: &Stage, feeder: &mut Producer, count: u64, parse: bool) -> anyhow::Result<Round> {
+    let c = stage.ceiling(CEILING, count, parse)?;
+    // The ceiling counts from where it begins; so does the feeder.
+    feeder.sent.fill(0);
+    let base = feeder.sent.clone();
+    feeder.send(count, &c.progress, &base, None, None)?;
+    let (seconds, cpu) = c.finish()?;
+    Ok(round(count, seconds, cpu))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of events")]
+fn round(count: u64, seconds: f64, cpu: f64) -> Round {
+    Round {
+        rate: count as f64 / seconds,
+        cpu_us: cpu * 1e6 / count as f64,
+    }
+}
+
+fn latency(
+    producer: &mut Producer,
+    applied: &Applied,
+    product: &mut Product,
+    rate: f64,
+    out: &mut impl FnMut(Figure),
+) -> anyhow::Result<()> {
+    let base = producer.sent.clone();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few hundred thousand"
+    )]
+    let count = (rate * LATENCY_SECONDS) as u64;
+    producer.published.clear();
+    producer.send(
+        count,
+        &applied.progress,
+        &base,
+        Some(rate),
+        Some(&applied.pending),
+    )?;
+    let sent: i64 = producer.sent.iter().sum();
+    wait(
+        "the paced records",
+        product,
+        Duration::from_secs(60),
+        || applied.sum() >= sent,
+    )?;
+    std::thread::sleep(Duration::from_secs(1));
+    let took = applied.took.lock().map(|t| t.clone()).unwrap_or_default();
+    let n = took.len();
+    out(Figure::new("finding_p99_ms", p99(took), "ms")
+        .note(format!("{n} findings at {rate:.0} events/s")));
+    let told = product.told.lock().map(|t| t.clone()).unwrap_or_default();
+    let took: Vec<f64> = told
+        .iter()
+        .filter_map(|(n, at)| {
+            producer
+                .published
+                .get(n)
+                .map(|p| at.duration_since(*p).as_secs_f64() * 1_000.0)
+        })
+        .collect();
+    let n = took.len();
+    out(
+        Figure::new("notification_p99_ms", p99(took), "ms").note(format!(
+            "{n} notifications; the storm guard turns more into a digest"
+        )),
+    );
+    Ok(())
+}
+
+fn restarts(
+    stage: &Stage,
+    producer: &mut Producer,
+    applied: &Applied,
+    product: Product,
+    out: &mut impl FnMut(Figure),
+) -> anyhow::Result<()> {
+    let less = if stage.embedded { EMBEDDED_WAIT } else { 0.0 };
+    product.stop()?;
+    let base = producer.sent.clone();
+    producer.send(1_000, &applied.progress, &base, None, None)?;
+    let before = applied.sum();
+    let spawned = Instant::now();
+    let mut product = stage.product(REFERENCE)?;
+    wait(
+        "the first batch",
+        &mut product,
+        Duration::from_secs(60),
+        || applied.sum() > before,
+    )?;
+    let cold = spawned.elapsed().as_secs_f64() - less;
+    out(Figure::new("cold_start_s", Some(cold), "s").note(format!("less the broker's {less} s")));
+
+    let sent: i64 = producer.sent.iter().sum();
+    wait("the backlog", &mut product, Duration::from_secs(60), || {
+        applied.sum() >= sent
+    })?;
+    product.kill()?;
+    let killed = Instant::now();
+    let mut product = stage.product(REFERENCE)?;
+    let base = producer.sent.clone();
+    producer.send(1_000, &applied.progress, &base, None, None)?;
+    wait(
+        "the recovery",
+        &mut product,
+        Duration::from_secs(90),
+        || applied.sum() > sent,
+    )?;
+    let recovery = (killed.elapsed().as_secs_f64() - SESSION).max(0.0);
+    out(Figure::new("recovery_s", Some(recovery), "s")
+        .note(format!("beyond the session timeout of {SESSION} s")));
+    product.stop()
+}
+
+fn one_partition(
+    plan: &Plan,
+    stage: &Stage,
+    runtime: &tokio::runtime::Handle,
+    out: &mut impl FnMut(Figure),
+) -> anyhow::Result<()> {
+    let shape = Shape {
+        partitions: 1,
+        ..Shape::default()
+    };
+    let count = (plan.events / u64::from(plan.rounds.max(1))).max(1);
+    let mut product = stage.product(ONE)?;
+    let applied = Applied::watch(stage, ONE, runtime)?;
+    let mut producer = Producer::new(stage, ONE, Templates::new(shape, "one", false))?;
+    warm(&mut producer, &applied, &mut product)?;
+    let one = reference(&mut producer, &applied, &mut product, count)?;
+    product.stop()?;
+    drop(applied);
+    let mut product = stage.product(REFERENCE)?;
+    let applied = Applied::watch(stage, REFERENCE, runtime)?;
+    let mut producer = Producer::new(
+        stage,
+        REFERENCE,
+        Templates::new(Shape::default(), "sixteen", false),
+    )?;
+    std::thread::sleep(Duration::from_millis(100));
+    for (slot, at) in producer.sent.iter_mut().zip(applied.progress.iter()) {
+        *slot = at.load(std::sync::atomic::Ordering::Relaxed);
+    }
+    warm(&mut producer, &applied, &mut product)?;
+    let sixteen = reference(&mut producer, &applied, &mut product, count)?;
+    product.stop()?;
+    out(
+        Figure::new("partitions_scale", Some(sixteen.rate / one.rate), "x").note(format!(
+            "{:.0} events/s on 16 partitions, {:.0} on 1; all on the same cores",
+            sixteen.rate, one.rate
+        )),
+    );
+    Ok(())
+}
+
+fn five_million(
+    stage: &Stage,
+    runtime: &tokio::runtime::Handle,
+    out: &mut impl FnMut(Figure),
+) -> anyhow::Result<()> {
+    const USERS_COUNT: u64 = 5_000_000;
+    let mut product = stage.product(USERS)?;
+    let applied = Applied::watch(stage, USERS, runtime)?;
+    let mut producer = Producer::new(
+        stage,
+        USERS,
+        Templates::new(Shape::default(), "users", true),
+    )?;
+    let base = producer.sent.clone();
+    producer.send(USERS_COUNT, &applied.progress, &base, Some(16_700.0), None)?;
+    let sent: i64 = producer.sent.iter().sum();
+    wait(
+        "five million users",
+        &mut product,
+        Duration::from_secs(120),
+        || applied.sum() >= sent,
+    )?;
+    let peak = Usage::of(product.pid()).map(|u| megabytes(u.peak_bytes));
+    product.stop()?;
+    out(Figure::new("rss_5m_mb", peak, "MB"));
+    Ok(())
+}
+
+/// A kilobyte of ordinary prose with a number, a mail address and a code in it.
+fn kilobyte() -> String {
+    let line = "Please look at order 48213 for me, the parcel should have arrived on Tuesday but the tracking page \
+                still says it waits in the depot; my address is jo.miller@example.org and the agent said yesterday \
+                that the reference is AB-77-1029. ";
+    line.chars().cycle().take(1024).collect()
+}
+
+fn sealing(out: &mut impl FnMut(Figure)) -> anyhow::Result<()> {
+    let text = kilobyte();
+    let all = cost(Engine::built_in(), &text);
+    out(Figure::new("seal_us_per_kb", Some(all), "us"));
+    let names = known_validators();
+    let known = Known {
+        validators: Some(&names),
+        compiled_in: false,
+        ..Known::default()
+    };
+    let sources = rule::pack::sources();
+    let total = RuleSet::built_in(&Known {
+        compiled_in: true,
+        ..known.clone()
+    })
+    .rules()
+    .len();
+    // Ten rules: the first files that load on their own, with the lists they may name.
+    let lists: Vec<_> = sources
+        .iter()
+        .filter(|s| s.path.contains("/lists/"))
+        .cloned()
+        .collect();
+    let few = sources
+        .iter()
+        .filter(|s| s.path.contains("secret/"))
+        .take(10)
+        .cloned()
+        .chain(lists)
+        .collect::<Vec<_>>();
+    let (small, _) = rule::load(&few, &[], &known).map_err(|p| {
+        anyhow::anyhow!(
+            "ten rules do not load: {}",
+            p.first().map_or_else(String::new, |d| d.line())
+        )
+    })?;
+    let ten = cost(Engine::new(&small, Model::shipped().ok()), &text);
+    out(
+        Figure::new("rules_cost_ratio", Some(all / ten), "x").note(format!(
+            "sealing with {total} rules against {}",
+            small.rules().len()
+        )),
+    );
+    Ok(())
+}
+
+/// Microseconds to seal the text, the best of several passes.
+fn cost(engine: Engine, text: &str) -> f64 {
+    let sealer = Sealer::new(Keys::development(), std::sync::Arc::new(engine));
+    let mut scratch = Scratch::default();
+    let mut best = f64::MAX;
+    for _ in 0..10 {
+        let started = Instant::now();
+        for _ in 0..200 {
+            std::hint::black_box(sealer.sketch(
+                std::hint::black_box(text),
+                Role::User,
+                Side::Request,
+                &mut scratch,
+            ));
+        }
+        best = best.min(started.elapsed().as_secs_f64() * 1e6 / 200.0);
+    }
+    best
+}

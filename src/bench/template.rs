@@ -1,0 +1,191 @@
+//! Events of workload `reference-1`, made once and stamped many times: the producer shares the
+//! machine with what is measured, so it must cost little.
+//!
+//! A template is one event with fixed-width holes for id, sequence number, start time and, where
+//! users must be distinct, the user. Padding is white space, which JSON allows.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::workload::{Made, Shape, Workload};
+use crate::event::{Time, hash16};
+
+/// Distinct events; users among them follow the workload's law.
+const TEMPLATES: usize = 32_768;
+/// Digits of the number in an id, and of a sequence number.
+const DIGITS: usize = 12;
+
+#[derive(Debug)]
+struct Template {
+    text: Vec<u8>,
+    key: Vec<u8>,
+    partition: usize,
+    lane: usize,
+    total_ms: i64,
+    id: usize,
+    seq: usize,
+    at: usize,
+    user: usize,
+    finding: bool,
+}
+
+/// The templates and the running numbers.
+#[derive(Debug)]
+pub struct Templates {
+    all: Vec<Template>,
+    next: usize,
+    number: u64,
+    seq: Vec<u64>,
+    distinct: bool,
+}
+
+/// A stamped event.
+#[derive(Debug)]
+pub struct Stamped<'a> {
+    /// Partition of its user.
+    pub partition: usize,
+    /// Kafka key.
+    pub key: &'a [u8],
+    /// The event.
+    pub value: &'a [u8],
+    /// Whether a finding of one event follows.
+    pub finding: bool,
+    /// Its number; the id ends with it.
+    pub number: u64,
+}
+
+fn find(text: &[u8], what: &str) -> usize {
+    let at = text.windows(what.len()).position(|w| w == what.as_bytes());
+    at.map_or(0, |a| a + what.len())
+}
+
+impl Templates {
+    /// Makes them from the seeded workload. `distinct`: every event has a user of its own.
+    pub fn new(shape: Shape, boot: &str, distinct: bool) -> Self {
+        let mut workload = Workload::new(shape, boot);
+        let now = Time(0).plus_ms(1_800_000_000_000);
+        let all = (0..TEMPLATES)
+            .map(|_| template(workload.next(now), now))
+            .collect();
+        Self {
+            all,
+            next: 0,
+            number: 0,
+            seq: vec![0; 4 * usize::try_from(shape.partitions.max(1)).unwrap_or(1)],
+            distinct,
+        }
+    }
+
+    /// The next event; it ends at `now`.
+    pub fn stamp(&mut self, now: Time) -> Stamped<'_> {
+        let at = self.next;
+        self.next = (self.next + 1) % self.all.len();
+        self.number += 1;
+        let number = self.number;
+        let distinct = self.distinct;
+        // The index is reduced modulo the length above, which is a constant above zero.
+        let t = &mut self.all[at];
+        let seq = self.seq.get_mut(t.lane).map_or(0, |s| {
+            *s += 1;
+            *s - 1
+        });
+        put(&mut t.text, t.id, format!("{number:012}").as_bytes());
+        put(&mut t.text, t.seq, format!("{seq:>DIGITS$}").as_bytes());
+        put(
+            &mut t.text,
+            t.at,
+            now.minus_ms(t.total_ms).to_string().as_bytes(),
+        );
+        if distinct {
+            let user = URL_SAFE_NO_PAD.encode(hash16("bench user", &[&number.to_le_bytes()]).0);
+            put(&mut t.text, t.user, user.as_bytes());
+        }
+        Stamped {
+            partition: t.partition,
+            key: &t.key,
+            value: &t.text,
+            finding: t.finding,
+            number,
+        }
+    }
+}
+
+fn put(text: &mut [u8], at: usize, what: &[u8]) {
+    if let Some(hole) = text.get_mut(at..at + what.len()) {
+        hole.copy_from_slice(what);
+    }
+}
+
+fn template(made: Made, now: Time) -> Template {
+    // The generator's numbers become holes of fixed width.
+    let seq_at = find(made.value.as_bytes(), "\"seq\":");
+    let digits = made.value[seq_at..]
+        .bytes()
+        .take_while(u8::is_ascii_digit)
+        .count();
+    let mut text = made.value.clone().into_bytes();
+    text.splice(seq_at..seq_at + digits, [b' '; DIGITS]);
+    let field = |name: &str| find(&text, name);
+    let total: f64 = {
+        let rest = &made.value[find(made.value.as_bytes(), "\"total_ms\":")..];
+        let end = rest.find([',', '}']).unwrap_or(rest.len());
+        rest[..end].parse().unwrap_or(0.0)
+    };
+    let total_ms = now.plus_ms_f64(total).since_ms(now);
+    let gateway = field("\"gateway\":\"gw-");
+    let gateway = text
+        .get(gateway)
+        .map_or(0, |c| usize::from(c.saturating_sub(b'0')));
+    let partition = usize::try_from(made.partition).unwrap_or(0);
+    Template {
+        id: field("\"id\":\"") + made.id.len() - DIGITS,
+        seq: field("\"seq\":"),
+        at: field("\"at\":\""),
+        user: field("\"user\":\"b1:"),
+        lane: gateway + 4 * partition,
+        partition,
+        total_ms,
+        key: made.key.into_bytes(),
+        finding: made.finding,
+        text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::{Decoder, RawRecord};
+
+    #[test]
+    fn stamped_events_decode_with_whole_sequences() {
+        let shape = Shape {
+            partitions: 2,
+            users: 100,
+            ..Shape::default()
+        };
+        let mut t = Templates::new(shape, "b0", true);
+        let mut decoder = Decoder::sealed();
+        let mut users = std::collections::BTreeSet::new();
+        let mut lanes = std::collections::BTreeMap::<_, u64>::new();
+        let now = Time(1_790_000_000_000);
+        for i in 0..400 {
+            let s = t.stamp(now);
+            let raw = RawRecord {
+                topic: "t",
+                partition: 0,
+                offset: i,
+                append: now,
+                key: None,
+                value: Some(s.value),
+                headers: &[],
+            };
+            let e = decoder.decode(&raw).expect("an event");
+            assert_eq!(e.end(now), (now, false));
+            users.insert(e.user);
+            let next = lanes.entry((e.gateway.clone(), e.lane)).or_default();
+            assert_eq!(e.seq, Some(*next));
+            *next += 1;
+        }
+        assert_eq!(users.len(), 400);
+    }
+}
