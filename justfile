@@ -36,3 +36,11 @@ bench *args:
 # Accept or refuse changed snapshots.
 snap:
     cargo insta review
+
+# Detection per source over a directory of labelled texts, beside what is expected.
+quality dir *args:
+    cargo run --release -q -- quality {{dir}} {{args}}
+
+# The shipped weights again, from a directory of labelled rows.
+train dir *args:
+    cargo run --release -q -- train {{dir}} {{args}}

@@ -18,6 +18,7 @@ pub mod key;
 pub mod lines;
 pub mod offsets;
 pub mod prices;
+pub mod quality;
 pub mod replay;
 pub mod rules;
 pub mod run;
@@ -66,6 +67,8 @@ enum Verb {
     Key(key::Args),
     /// Train the injection model.
     Train(train::Args),
+    /// Measure detection over labelled texts, per source.
+    Quality(quality::Args),
     /// Migrate and inspect the database.
     Db(db::Args),
     /// List, show and replay dead letters.
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Verb::Rules(args) => rules::run(args),
         Verb::Key(args) => key::run(args),
         Verb::Train(args) => train::run(args),
+        Verb::Quality(args) => quality::run(args),
         Verb::Db(args) => db::run(args),
         Verb::DeadLetters(args) => dead_letters::run(args),
         Verb::Offsets(args) => offsets::run(args),

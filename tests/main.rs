@@ -8,6 +8,7 @@ mod ingest;
 mod pipeline;
 mod planted;
 mod postgres;
+mod quality;
 mod reference;
 mod rig;
 mod seal;

@@ -8,6 +8,7 @@
 
 pub mod augment;
 pub mod combine;
+pub mod corpus;
 pub mod gram;
 pub mod grammar;
 pub mod train;
@@ -28,6 +29,8 @@ const MAX_BITS: u32 = 21;
 pub const MIN_WORD_GRAMS: u32 = 12;
 /// The same for character n-grams.
 pub const MIN_CHAR_GRAMS: u32 = 24;
+/// What filler around a text adds to its logit: nobody writes so by accident.
+const PADDING: f32 = 4.0;
 /// Most families in an explanation.
 pub const MAX_FAMILIES: usize = 8;
 
@@ -205,7 +208,9 @@ impl Model {
                 word_n += 1;
             }
         });
+        let padding = if gram::padded(reading) { PADDING } else { 0.0 };
         self.bias
+            + padding
             + self.word_scale * word_sum as f32 * norm(word_n, MIN_WORD_GRAMS)
             + self.char_scale * char_sum as f32 * norm(char_n, MIN_CHAR_GRAMS)
     }

@@ -16,14 +16,19 @@ pub const THRESHOLD: f32 = 0.5;
 
 /// What one unit of the model's logit is worth.
 const MODEL: f32 = 0.5;
-/// The model's logit counts no further than this either way: no text is beyond all doubt.
-const MODEL_RANGE: f32 = 8.0;
+/// The model's logit counts no further up than this.
+const MODEL_TOP: f32 = 8.0;
+/// Nor further down: it must stay possible for a strong rule to outvote it, since an attacker
+/// can pad a text with what the model takes for harmless.
+const MODEL_BOTTOM: f32 = -4.5;
+/// What the model counts for an operator's text, which it was not trained for.
+const MODEL_FOR_OPERATOR: f32 = -1.0;
 /// What a rule of weight 1 is worth.
 const RULE: f32 = 4.0;
 /// Each further technique with a hit counts this much of its weight.
 const FURTHER: f32 = 0.5;
 /// What must be overcome for a verdict; the price of one more page for nothing.
-const PRIOR: f32 = 1.5;
+const PRIOR: f32 = 1.2;
 /// An attack that shows only after decoding or repairing was hidden on purpose.
 const HIDDEN: f32 = 0.5;
 /// A model that repeats an attack was often only asked about it.
@@ -81,15 +86,12 @@ pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combi
     let sum: f32 = best.values().sum();
     let top = best.values().copied().fold(0.0, f32::max);
     let rules = RULE * (top + FURTHER * (sum - top));
-    let operator = context.role == Role::System;
-    let model = if operator || !logit.is_finite() {
-        if operator {
-            -MODEL_RANGE * MODEL / 4.0
-        } else {
-            0.0
-        }
+    let model = if context.role == Role::System {
+        MODEL_FOR_OPERATOR
+    } else if logit.is_finite() {
+        MODEL * logit.clamp(MODEL_BOTTOM, MODEL_TOP)
     } else {
-        MODEL * logit.clamp(-MODEL_RANGE, MODEL_RANGE)
+        0.0
     };
     let mut shift = -PRIOR;
     if context.hidden && (rules > 0.0 || model > 0.0) {
@@ -154,6 +156,7 @@ mod tests {
         };
         assert!(!combine(&[], 20.0, system).verdict());
         assert!(combine(&[hit(1.0, "forgery")], 0.0, system).verdict());
+        assert!(!combine(&[hit(0.5, "forgery")], 9.0, system).verdict());
     }
 
     #[test]

@@ -191,6 +191,29 @@ pub fn visit(text: &str, sink: impl FnMut(Gram)) {
     }
 }
 
+/// Fewest filler tokens that make a padded text.
+const MIN_FILLER: u32 = 60;
+/// Longest token, in bytes, that can be filler by shape.
+const FILLER_BYTES: usize = 2;
+
+/// Whether most of a text is filler: the same token again and again, or single marks and letters,
+/// as optimisers and password-game players put before an attack. Texts of 60 such tokens and more
+/// than half of all tokens are; prose, code and tables of numbers are not.
+pub fn padded(text: &str) -> bool {
+    let (mut filler, mut all, mut last, mut before) = (0_u32, 0_u32, "", "");
+    for token in text.split(' ').filter(|t| !t.is_empty()) {
+        let short = token.len() <= FILLER_BYTES && !token.bytes().all(|b| b.is_ascii_digit());
+        if short && (token == last || token == before || !token.is_ascii())
+            || short && !token.as_bytes()[0].is_ascii_alphanumeric()
+        {
+            filler += 1;
+        }
+        all += 1;
+        (before, last) = (last, token);
+    }
+    filler >= MIN_FILLER && filler * 2 > all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +243,15 @@ mod tests {
     fn padding_does_not_grow_a_text() {
         let padded = format!("{}end", "ö ".repeat(500));
         assert!(all(&padded).len() < 30);
+    }
+
+    #[test]
+    fn filler_is_seen_and_prose_is_not() {
+        assert!(padded(&"ö ".repeat(80)));
+        assert!(padded(&") ] } ".repeat(40)));
+        assert!(!padded(&"a b c d ".repeat(40)));
+        assert!(!padded(&"1 2 3 4 ".repeat(40)));
+        assert!(!padded(&"the cat sat on it ".repeat(40)));
     }
 
     #[test]

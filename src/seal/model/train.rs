@@ -19,6 +19,8 @@ pub struct Example {
     pub attack: bool,
     /// Where it is from: weights are shared out by source.
     pub source: String,
+    /// How much the source counts beside others of its size.
+    pub share: f32,
 }
 
 /// How to train. The defaults are those of the shipped weights.
@@ -162,20 +164,28 @@ fn weights(examples: &[Example], balance: f32) -> Vec<f32> {
     for e in examples {
         *sizes.entry((&e.source, e.attack)).or_default() += 1.0;
     }
-    let (mut attack, mut benign) = (0.0, 0.0);
-    for ((_, is_attack), n) in &sizes {
-        *(if *is_attack { &mut attack } else { &mut benign }) += n.sqrt();
-    }
-    let half = examples.len() as f32 / 2.0;
-    examples
+    let raw: Vec<f32> = examples
         .iter()
-        .map(|e| {
-            let raw = 1.0 / sizes[&(e.source.as_str(), e.attack)].sqrt();
-            if e.attack {
-                raw * half / attack
-            } else {
-                raw * half * balance / benign
-            }
+        .map(|e| e.share / sizes[&(e.source.as_str(), e.attack)].sqrt())
+        .collect();
+    let total = |attack: bool| -> f32 {
+        raw.iter()
+            .zip(examples)
+            .filter(|(_, e)| e.attack == attack)
+            .map(|(w, _)| w)
+            .sum()
+    };
+    let (attack, benign) = (total(true), total(false));
+    let half = examples.len() as f32 / 2.0;
+    raw.iter()
+        .zip(examples)
+        .map(|(w, e)| {
+            w * half
+                * if e.attack {
+                    1.0 / attack
+                } else {
+                    balance / benign
+                }
         })
         .collect()
 }
@@ -234,6 +244,7 @@ mod tests {
                 reading: (*text).to_owned(),
                 attack: *attack,
                 source: "t".into(),
+                share: 1.0,
             })
             .collect()
     }
@@ -282,6 +293,7 @@ mod tests {
             reading: "x".into(),
             attack: false,
             source: "alone".into(),
+            share: 1.0,
         });
         let w = weights(&rows, 1.0);
         assert!(w[4] > w[2]);
