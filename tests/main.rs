@@ -13,3 +13,4 @@ mod reference;
 mod rig;
 mod seal;
 mod store;
+mod values;

@@ -31,7 +31,10 @@ pub(super) fn ip(text: &str) -> bool {
     let parts = address.octets();
     let version_like = parts.iter().all(|&part| part < 10)
         && !(parts[0] == parts[1] && parts[1] == parts[2] && parts[2] == parts[3]);
+    // Loopback and network masks stand in every manual and identify nobody.
+    let nobody = address.is_loopback() || parts[0] == 255;
     parts[0] != 0
+        && !nobody
         && !version_like
         && !(parts[1] == 0 && parts[2] == 0 && parts[3] == 0 && parts[0] < 10)
 }
@@ -164,6 +167,8 @@ mod tests {
         }
         for no in [
             "256.1.1.1",
+            "127.0.0.1",
+            "255.255.255.0",
             "1.2.3.4",
             "4.0.0.0",
             "0.1.2.3",

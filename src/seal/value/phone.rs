@@ -206,6 +206,14 @@ fn looks_like_date(text: &str) -> bool {
             (year(first) && small(second) && small(third))
                 || (small(first) && small(second) && year(third))
         }
+        // `2001-2005`, and the same or a day without separators: `20012005`, `19990312`.
+        None if second.is_empty() => {
+            first.len() == 8
+                && first.get(..4).is_some_and(year)
+                && first
+                    .get(4..)
+                    .is_some_and(|rest| year(rest) || (rest < "1232" && rest > "0100"))
+        }
         None => year(first) && year(second),
     }
 }
@@ -298,6 +306,8 @@ mod tests {
             "2021-03-04",
             "04.03.2021",
             "2001-2005",
+            "19992000",
+            "19990312",
             "12345",
             "1111111111",
             "123456789",
