@@ -6,13 +6,14 @@
 //! none. Headers hold fixed words, numbers and names that went through [`render::inert`].
 
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
 use lettre::message::{Body, Mailbox, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
-use lettre::transport::smtp::{AsyncSmtpTransport, PoolConfig};
+use lettre::transport::smtp::{AsyncSmtpTransport, AsyncSmtpTransportBuilder, PoolConfig};
 use lettre::{AsyncTransport as _, Tokio1Executor};
 
 use super::{Disposition, Message, Reason, SendError, render};
@@ -76,7 +77,10 @@ impl SetupError {
 pub struct Email {
     from: Mailbox,
     to: Vec<Mailbox>,
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    builder: AsyncSmtpTransportBuilder,
+    /// Made by the first send: its pool starts a task, and a configuration is also checked where no
+    /// runtime is.
+    transport: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
 }
 
 impl std::fmt::Debug for Email {
@@ -142,14 +146,16 @@ impl Email {
         Ok(Self {
             from,
             to,
-            transport: transport.build(),
+            builder: transport,
+            transport: OnceLock::new(),
         })
     }
 
     /// Sends one message.
     pub async fn send(&self, message: &Message) -> Result<(), SendError> {
         let mail = self.build(message)?;
-        match self.transport.send(mail).await {
+        let transport = self.transport.get_or_init(|| self.builder.clone().build());
+        match transport.send(mail).await {
             Ok(_) => Ok(()),
             Err(e) => Err(failed(&e)),
         }
@@ -304,6 +310,16 @@ mod tests {
         for bad in ["", "http://x", "user@host:25", "host:port", "smtp://"] {
             assert!(server(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_configuration_is_checked_without_a_runtime() {
+        let settings = Settings {
+            smtp: "mail.example.com:587".into(),
+            to: vec!["ops@example.com".into()],
+            ..Settings::default()
+        };
+        assert!(Email::new(&settings).is_ok());
     }
 
     #[test]

@@ -31,7 +31,12 @@ const READY: Duration = Duration::from_secs(60);
 /// Longest wait for a process to end by itself.
 const STOP: Duration = Duration::from_secs(15);
 /// The monitor's process: ends when its standard input does.
-const GUARD: &str = r#""$0" run --config "$1" & p=$!; trap 'kill -TERM $p' TERM; cat >/dev/null; kill -TERM $p 2>/dev/null; wait $p"#;
+const GUARD: &str = r#"exec 3<&0
+"$0" run --config "$1" 3<&- & p=$!
+(cat <&3 >/dev/null; kill -TERM $p 2>/dev/null) & c=$!
+wait $p; r=$?
+kill $c 2>/dev/null
+exit $r"#;
 
 /// A child that is stopped, and not left behind, when this is dropped.
 #[derive(Debug)]
@@ -180,6 +185,7 @@ impl Stage {
                 .args(["-c", GUARD])
                 .arg(this_program()?)
                 .arg(self.config())
+                .env("RUST_BACKTRACE", "0")
                 .stdout(Stdio::null())
                 .stderr(log),
         )?;
