@@ -226,8 +226,12 @@ fn yaml(source: &Source, error: &YamlError) -> Diagnostic {
     }
 }
 
+/// The parser's words, without the place (it stands in front) and in the words of rule files.
 fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or("not YAML").to_owned()
+    let line = message.lines().next().unwrap_or("not YAML");
+    let line = line.split(" at line ").next().unwrap_or(line);
+    line.replace("sequence start", "a list, `[…]`")
+        .replace("mapping start", "a mapping, `{key: …}`")
 }
 
 fn width_of(text: &str) -> u32 {

@@ -43,6 +43,8 @@ pub const MAX_FOUND: usize = 10_000;
 const STRONG: f32 = 0.3;
 /// A model logit of another reading this far above the folded one's says that it was hidden.
 const HIDDEN_MARGIN: f32 = 1.0;
+/// Tag characters beyond those of a flag: they spell text that nobody sees.
+const MIN_TAGS: u32 = 8;
 
 /// The kind of a found value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -281,7 +283,8 @@ impl Engine {
         let kind = view.kind.unwrap_or(ReadingKind::Folded);
         let plan = &self.plan;
         scratch.start(plan);
-        walk(plan, &view.text, scratch);
+        let ascii = (at == 0 && readings.ascii) || view.text.is_ascii();
+        walk(plan, &view.text, ascii, scratch);
         let mut called = std::mem::take(&mut scratch.called);
         {
             let pages = Pages::new(self, input, readings, at, view, &scratch.hits);
@@ -393,7 +396,10 @@ impl Engine {
             .injection
             .iter()
             .any(|(i, hit)| counting(*i) && hit.open);
-        let hidden = if evidence.is_empty() {
+        // Letters that nobody sees are hidden, whatever reads them.
+        let hidden = if readings.seen.tags >= MIN_TAGS {
+            true
+        } else if evidence.is_empty() {
             tally.logit > 0.0 && tally.logit > tally.folded_logit + HIDDEN_MARGIN
         } else {
             !open
@@ -595,51 +601,66 @@ fn rule_reads_raw(rule: &Compiled, kind: ReadingKind, at: usize) -> bool {
     }
 }
 
-/// The automaton over one folded text: hits by group, rules called.
-fn walk(plan: &Plan, text: &str, scratch: &mut Scratch) {
-    let Some(dfa) = &plan.dfa else { return };
+/// The automata over one folded text: hits by group, rules called. Text without letters beyond
+/// ASCII never meets the keywords of other scripts.
+fn walk(plan: &Plan, text: &str, ascii: bool, scratch: &mut Scratch) {
+    if let Some(dfa) = &plan.ascii {
+        walk_one(plan, dfa, text, scratch);
+    }
+    if !ascii && let Some(dfa) = &plan.wide {
+        walk_one(plan, dfa, text, scratch);
+    }
+}
+
+fn walk_one(plan: &Plan, automaton: &compile::Automaton, text: &str, scratch: &mut Scratch) {
+    let dfa = &automaton.dfa;
     let Ok(mut state) = dfa.start_state(Anchored::No) else {
         return;
     };
-    let bytes = text.as_bytes();
-    for (at, byte) in bytes.iter().enumerate() {
+    for (at, byte) in text.as_bytes().iter().enumerate() {
         state = dfa.next_state(Anchored::No, state, *byte);
         if !dfa.is_special(state) || !dfa.is_match(state) {
             continue;
         }
         for n in 0..dfa.match_len(state) {
-            let pattern = dfa.match_pattern(state, n).as_usize();
+            let local = dfa.match_pattern(state, n).as_usize();
+            let pattern = automaton.patterns[local] as usize;
             let end = at + 1;
-            let start = end - plan.lengths[pattern] as usize;
-            let (from, to) = (
-                plan.starts[pattern] as usize,
-                plan.starts[pattern + 1] as usize,
-            );
-            for posting in &plan.postings[from..to] {
-                if (posting.starts_word && !starts_word(text, start))
-                    || (posting.ends_word && !ends_word(text, end))
-                {
-                    continue;
-                }
-                let group = posting.group as usize;
-                let hits = &mut scratch.hits;
-                if !hits.seen[group] {
-                    hits.seen[group] = true;
-                    hits.touched.push(posting.group);
-                    for rule in &plan.calls[group] {
-                        call(
-                            &mut scratch.called,
-                            &mut scratch.stamps,
-                            scratch.stamp,
-                            *rule,
-                        );
-                    }
-                }
-                if plan.placed[group] && hits.places[group].len() < MAX_GROUP_HITS {
-                    let place = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-                    hits.places[group].push((place(start), place(end)));
-                }
+            hit(plan, pattern, text, end, scratch);
+        }
+    }
+}
+
+/// A keyword was found: its groups are told, and the rules that wait for them.
+fn hit(plan: &Plan, pattern: usize, text: &str, end: usize, scratch: &mut Scratch) {
+    let start = end - plan.lengths[pattern] as usize;
+    let (from, to) = (
+        plan.starts[pattern] as usize,
+        plan.starts[pattern + 1] as usize,
+    );
+    for posting in &plan.postings[from..to] {
+        if (posting.starts_word && !starts_word(text, start))
+            || (posting.ends_word && !ends_word(text, end))
+        {
+            continue;
+        }
+        let group = posting.group as usize;
+        let hits = &mut scratch.hits;
+        if !hits.seen[group] {
+            hits.seen[group] = true;
+            hits.touched.push(posting.group);
+            for rule in &plan.calls[group] {
+                call(
+                    &mut scratch.called,
+                    &mut scratch.stamps,
+                    scratch.stamp,
+                    *rule,
+                );
             }
+        }
+        if plan.placed[group] && hits.places[group].len() < MAX_GROUP_HITS {
+            let place = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            hits.places[group].push((place(start), place(end)));
         }
     }
 }

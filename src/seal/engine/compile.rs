@@ -120,10 +120,43 @@ pub(super) struct Sweep {
     pub reach: usize,
 }
 
+/// An automaton and the numbers of its keywords among all.
+#[derive(Debug)]
+pub(super) struct Automaton {
+    pub dfa: DFA,
+    pub patterns: Vec<u32>,
+}
+
+impl Automaton {
+    fn new(texts: &[String], wanted: impl Fn(&str) -> bool) -> Option<Self> {
+        let chosen: Vec<(u32, &str)> = (0..)
+            .zip(texts)
+            .map(|(at, text)| (at, text.as_str()))
+            .filter(|(_, text)| wanted(text))
+            .collect();
+        if chosen.is_empty() {
+            return None;
+        }
+        let dfa = DFA::builder()
+            .match_kind(MatchKind::Standard)
+            .start_kind(aho_corasick::StartKind::Unanchored)
+            .prefilter(false)
+            .build(chosen.iter().map(|(_, text)| text))
+            .ok()?;
+        Some(Self {
+            dfa,
+            patterns: chosen.iter().map(|(at, _)| *at).collect(),
+        })
+    }
+}
+
 /// Everything the scan walks.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub dfa: Option<DFA>,
+    /// Keywords of ASCII: a small alphabet, so that the states in use stay in the cache.
+    pub ascii: Option<Automaton>,
+    /// Keywords of other scripts.
+    pub wide: Option<Automaton>,
     /// Postings of pattern `p`: `postings[starts[p]..starts[p + 1]]`.
     pub starts: Vec<u32>,
     pub postings: Vec<Posting>,
@@ -355,15 +388,9 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
         flat.extend(list);
         starts.push(u32::try_from(flat.len()).unwrap_or(u32::MAX));
     }
-    let dfa = DFA::builder()
-        .match_kind(MatchKind::Standard)
-        .start_kind(aho_corasick::StartKind::Unanchored)
-        .prefilter(false)
-        .build(&builder.texts)
-        .ok()
-        .filter(|_| !builder.texts.is_empty());
     Plan {
-        dfa,
+        ascii: Automaton::new(&builder.texts, str::is_ascii),
+        wide: Automaton::new(&builder.texts, |text| !text.is_ascii()),
         starts,
         postings: flat,
         lengths: builder

@@ -1,6 +1,6 @@
 //! One rule against one reading: which spans hold, or the step at which it stopped.
 
-use regex_automata::{Input, util::captures::Captures};
+use regex_automata::Input;
 
 use super::Hits;
 use super::compile::{Compiled, Condition, DIGITS, GroupId, Regex};
@@ -360,14 +360,13 @@ fn matches(
     let mut found = Vec::new();
     let text = page.text;
     let windows = windows(regex, node, page, near).unwrap_or_else(|| vec![(0, text.len())]);
-    let mut captures = regex.pattern.has_value.then(|| re.create_captures());
     for (from, to) in windows {
         let (mut at, to) = (floor(text, from), ceil(text, to));
         at = at.max(found.last().map_or(0, |s: &Span| s.end));
         while at < to && found.len() < MAX_MATCHES {
             let stop = ceil(text, (at + PIECE).min(to));
             let input = Input::new(text).range(at..stop);
-            let Some(span) = one(re, &input, captures.as_mut()) else {
+            let Some(span) = one(re, &input, regex.pattern.has_value) else {
                 if stop == to {
                     break;
                 }
@@ -388,17 +387,14 @@ fn matches(
     }
 }
 
-fn one(
-    re: &regex_automata::meta::Regex,
-    input: &Input<'_>,
-    captures: Option<&mut Captures>,
-) -> Option<Span> {
-    let Some(captures) = captures else {
-        let m = re.search(input)?;
+/// The next match. Groups are asked for only where there is one: most searches end without.
+fn one(re: &regex_automata::meta::Regex, input: &Input<'_>, has_value: bool) -> Option<Span> {
+    let m = re.search(input)?;
+    if !has_value {
         return Some(whole(m.start(), m.end()));
-    };
-    re.search_captures(input, captures);
-    let m = captures.get_match()?;
+    }
+    let mut captures = re.create_captures();
+    re.search_captures(&input.clone().range(m.start()..m.end()), &mut captures);
     let value = captures.get_group_by_name("value");
     Some(Span {
         from: value.map_or(m.start(), |v| v.start),

@@ -71,7 +71,7 @@ impl Engine {
         for (at, view) in all.views.iter().enumerate() {
             let kind = view.kind.unwrap_or(ReadingKind::Folded);
             scratch.start(&self.plan);
-            walk(&self.plan, &view.text, scratch);
+            walk(&self.plan, &view.text, view.text.is_ascii(), scratch);
             let pages = Pages::new(self, text, all, at, view, &scratch.hits);
             see(view, kind, at, &pages);
         }

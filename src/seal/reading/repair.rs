@@ -12,7 +12,11 @@ const MIN_SPACED: usize = 4;
 /// Fewest words in leetspeak without a lexicon word among them.
 const MIN_LEET: usize = 3;
 /// Shortest word without blanks that is cut at lexicon words.
-const MIN_GLUED: usize = 12;
+const MIN_GLUED: usize = 15;
+/// Longest word whose repeated letters are undone; beyond it they are noise.
+const MAX_DOUBLED: usize = 64;
+/// Longest word that is cut at lexicon words.
+const MAX_GLUED: usize = 4_096;
 /// Most edits of one text; beyond it the text is noise and the rest stays as it is.
 const MAX_EDITS: usize = 20_000;
 
@@ -52,6 +56,8 @@ pub fn repair(
     let bytes = folded.as_bytes();
     let mut at = 0;
     let mut words = 0;
+    // End of a row of single letters that was looked at as a whole.
+    let mut row_end = 0;
     while at < bytes.len() {
         if edits.len() >= MAX_EDITS {
             signs.skipped += 1;
@@ -76,8 +82,9 @@ pub fn repair(
         }
         let token = &folded[start..at];
         words += 1;
-        if at - start <= 4 && is_single(token) {
+        if at - start <= 4 && start >= row_end && is_single(token) {
             let (end, joined) = spaced(folded, start, source, map, lexicon);
+            row_end = end;
             if let Some(text) = joined {
                 edits.push(Edit {
                     from: start,
@@ -356,7 +363,7 @@ fn slip<'l>(word: &str, lexicon: &'l Lexicon) -> Option<&'l str> {
 
 /// Cuts a word without blanks at lexicon words, if they make up most of it.
 fn unglue(token: &str, lexicon: &Lexicon) -> Option<String> {
-    if token.len() > 4_096 {
+    if token.len() > MAX_GLUED {
         return None;
     }
     let mut text = String::with_capacity(token.len() + 8);
@@ -366,6 +373,10 @@ fn unglue(token: &str, lexicon: &Lexicon) -> Option<String> {
     let mut gap_from = 0;
     while at < token.len() {
         if !token.is_char_boundary(at) {
+            at += 1;
+            continue;
+        }
+        if !lexicon.may_start(&token[at..]) {
             at += 1;
             continue;
         }
@@ -394,6 +405,9 @@ fn unglue(token: &str, lexicon: &Lexicon) -> Option<String> {
 /// `ignooore`, `yourrr`: three and more equal letters become one, if that makes a known word,
 /// else two.
 fn undouble(token: &str, lexicon: &Lexicon) -> Option<String> {
+    if token.len() > MAX_DOUBLED {
+        return None;
+    }
     let bytes = token.as_bytes();
     let long = bytes.windows(3).any(|w| w[0] == w[1] && w[1] == w[2]);
     if !long || !token.is_ascii() {
