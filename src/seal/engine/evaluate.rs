@@ -2,8 +2,8 @@
 
 use regex_automata::Input;
 
-use super::Hits;
 use super::compile::{Compiled, Condition, DIGITS, GroupId, Regex};
+use super::walk::Hits;
 use crate::seal::reading::map::Map;
 use crate::seal::value::shannon_entropy;
 
