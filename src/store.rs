@@ -68,7 +68,7 @@ const TRANSACTION_TIMEOUT: &str = "20s";
 /// How long to wait for a connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections are renewed after this long, so that a failover behind a name is followed.
-const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
+const MAX_LIFETIME: Duration = Duration::from_mins(30);
 
 /// How to reach the store and how it behaves.
 #[derive(Clone)]
@@ -130,7 +130,7 @@ impl StoreConfig {
             password: None,
             max_connections: 16,
             owner: format!("{}", std::process::id()),
-            hold: Some(Duration::from_secs(120)),
+            hold: Some(Duration::from_mins(2)),
             keep: Keep::default(),
             topics: Vec::new(),
         }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Database, Format, is_json, write_rows};
+use super::database::{Column, Database, Format, is_json, write_rows};
 use crate::store::audit::{Head, Verified};
 
 /// Arguments.
@@ -51,7 +51,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let verdicts = args
                 .database
                 .with(|s| async move { Ok(s.audit_verify(&heads).await?) })?;
-            let columns: &[(&str, fn(&Verified) -> String)] = &[
+            let columns: &[Column<Verified>] = &[
                 ("TOPIC", |v| v.topic.clone()),
                 ("PART", |v| v.partition.to_string()),
                 ("BATCHES", |v| v.batches.to_string()),

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Database, Format, author, is_json, write_rows};
+use super::database::{Column, Database, Format, author, is_json, write_rows};
 use crate::account::budget::DEFAULT_THRESHOLDS;
 use crate::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit, Zone};
 use crate::event::{SmolStr, Time};
@@ -147,7 +147,7 @@ fn parse_until(s: &str, now: Time) -> anyhow::Result<Time> {
     let span = s
         .char_indices()
         .next_back()
-        .and_then(|(i, c)| Some(s[..i].parse::<i64>().ok()?.checked_mul(unit(c)?)?));
+        .and_then(|(i, c)| s[..i].parse::<i64>().ok()?.checked_mul(unit(c)?));
     let span =
         span.context("--until: write a time such as 2026-11-28T18:00:00Z, or 90m, 12h, 7d")?;
     Ok(now.plus_ms(span))
@@ -159,7 +159,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::List => {
             let rows = db.with(|s| async move { Ok(s.limits().await?) })?;
-            let columns: &[(&str, fn(&LimitRow) -> String)] = &[
+            let columns: &[Column<LimitRow>] = &[
                 ("BUDGET", |l| l.budget.clone()),
                 ("SCOPE", |l| l.scope.clone()),
                 ("SUBJECT", |l| l.subject.clone()),
@@ -186,7 +186,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Ok(s.budget_use(budget.as_deref(), subject.as_deref(), limit)
                     .await?)
             })?;
-            let columns: &[(&str, fn(&BudgetUse) -> String)] = &[
+            let columns: &[Column<BudgetUse>] = &[
                 ("BUDGET", |b| b.budget.clone()),
                 ("SUBJECT", |b| b.subject.clone()),
                 ("PERIOD", |b| b.period.clone()),

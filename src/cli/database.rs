@@ -81,11 +81,14 @@ pub fn is_json(format: Option<Format>) -> bool {
     }
 }
 
+/// A column of pretty output: its heading and its cell.
+pub type Column<T> = (&'static str, fn(&T) -> String);
+
 /// Writes rows: JSON lines, or columns as wide as their widest cell.
 pub fn write_rows<T: serde::Serialize>(
     rows: &[T],
     format: Option<Format>,
-    columns: &[(&str, fn(&T) -> String)],
+    columns: &[Column<T>],
 ) -> anyhow::Result<()> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();

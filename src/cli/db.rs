@@ -36,6 +36,10 @@ enum Verb {
 }
 
 /// Runs the verb.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "every verb is called the same way"
+)]
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     if let Verb::Roles = args.verb {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Database, Format, is_json, write_rows};
+use super::database::{Column, Database, Format, is_json, write_rows};
 use crate::event::{SmolStr, Time, TopicPartition};
 use crate::store::dead_letter::{DeadLetterFilter, ReasonCount, StoredDeadLetter};
 
@@ -76,7 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let rows = args
                     .database
                     .with(|s| async move { Ok(s.dead_letter_reasons(since).await?) })?;
-                let columns: &[(&str, fn(&ReasonCount) -> String)] = &[
+                let columns: &[Column<ReasonCount>] = &[
                     ("REASON", |r| r.reason.clone()),
                     ("COUNT", |r| r.count.to_string()),
                     ("LATEST", |r| r.latest.clone()),
@@ -123,7 +123,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-const COLUMNS: &[(&str, fn(&StoredDeadLetter) -> String)] = &[
+const COLUMNS: &[Column<StoredDeadLetter>] = &[
     ("AT", |d| d.at.clone()),
     ("TOPIC", |d| d.topic.clone()),
     ("PART", |d| d.partition.to_string()),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Database, Format, author, is_json, write_rows};
+use super::database::{Column, Database, Format, author, is_json, write_rows};
 use crate::event::{Hash16, Time};
 use crate::store::deed::Deed;
 use crate::store::history::{IncidentFilter, IncidentRow};
@@ -100,7 +100,7 @@ fn parse_time(s: &str) -> Result<Time, String> {
     Time::parse_rfc3339(s).ok_or_else(|| "write a time such as 2026-11-21T07:00:00Z".to_owned())
 }
 
-const COLUMNS: &[(&str, fn(&IncidentRow) -> String)] = &[
+const COLUMNS: &[Column<IncidentRow>] = &[
     ("ID", |i| {
         i.incident.get(..12).unwrap_or(&i.incident).to_owned()
     }),

@@ -75,10 +75,13 @@ struct Row {
     seal: Vec<u8>,
 }
 
+/// (next offset, head, seal): where a chain stands.
+type End = (i64, Vec<u8>, Vec<u8>);
+
 /// The state of walking one chain.
 struct Walk {
     /// (next offset, head, seal) that the next row must continue; `None` before the first.
-    at: Option<(i64, Vec<u8>, Vec<u8>)>,
+    at: Option<End>,
     out: Verified,
 }
 
@@ -172,8 +175,7 @@ impl Store {
         .fetch_all(self.pool())
         .await
         .map_err(StoreError::statement(what))?;
-        let mut partitions: BTreeMap<TopicPartition, Option<(i64, Vec<u8>, Vec<u8>)>> =
-            BTreeMap::new();
+        let mut partitions: BTreeMap<TopicPartition, Option<End>> = BTreeMap::new();
         for r in &rows {
             let tp = TopicPartition {
                 topic: SmolStr::new(r.get::<&str, _>(0)),
@@ -203,7 +205,7 @@ impl Store {
     async fn verify_partition(
         &self,
         tp: &TopicPartition,
-        end: Option<(i64, Vec<u8>, Vec<u8>)>,
+        end: Option<End>,
         heads: &[&Head],
     ) -> Result<Verified, StoreError> {
         let what = "could not read the audit chain";
@@ -278,7 +280,7 @@ impl Store {
                 break;
             }
         }
-        finish(&mut walk, end, &wanted, &genesis, &gaps);
+        finish(&mut walk, end.as_ref(), &wanted, &genesis, &gaps);
         Ok(walk.out)
     }
 }
@@ -286,13 +288,13 @@ impl Store {
 /// The end of the chain must be where the partition's row and the exported heads say.
 fn finish(
     walk: &mut Walk,
-    end: Option<(i64, Vec<u8>, Vec<u8>)>,
+    end: Option<&End>,
     wanted: &BTreeMap<i64, Vec<&Head>>,
     genesis: &[u8; 32],
     gaps: &[(i64, i64)],
 ) {
     let last = walk.at.take();
-    match (&end, &last) {
+    match (end, &last) {
         (None, _) => walk.break_at(walk.out.to, "the partition's row is missing"),
         (Some((next, chain, seal)), Some((to, h, s))) => {
             let skipped = gaps.iter().any(|(lo, hi)| lo == to && hi == next);

@@ -271,16 +271,14 @@ impl Store {
         chaos::reach(Point::BeforeCas);
         let mut seals = Vec::with_capacity(live.len());
         for (i, b) in live.iter().enumerate() {
-            match compare_and_set(&mut tx, b).await? {
-                Some(seal) => seals.push(seal),
-                None => {
-                    let fence = why_fenced(&mut tx, b).await?;
-                    tx.rollback()
-                        .await
-                        .map_err(StoreError::statement("could not roll a batch back"))?;
-                    return Ok(Outcome::Fenced(i, fence));
-                }
-            }
+            let Some(seal) = compare_and_set(&mut tx, b).await? else {
+                let fence = why_fenced(&mut tx, b).await?;
+                tx.rollback()
+                    .await
+                    .map_err(StoreError::statement("could not roll a batch back"))?;
+                return Ok(Outcome::Fenced(i, fence));
+            };
+            seals.push(seal);
         }
         chaos::reach(Point::AfterCas);
         append::append(&mut tx, live, &seals).await?;

@@ -116,7 +116,7 @@ impl From<&sqlx::Error> for Cause {
     fn from(e: &sqlx::Error) -> Self {
         match e {
             sqlx::Error::Database(db) => {
-                let code = db.code().map(|c| c.into_owned());
+                let code = db.code().map(std::borrow::Cow::into_owned);
                 let connection = code
                     .as_deref()
                     .is_some_and(|c| c.starts_with("08") || c == "40003" || c.starts_with("57P"));

@@ -23,7 +23,7 @@ use crate::event::{SmolStr, Time, TopicPartition};
 /// Most minutes with parts in one transaction: catching up must not outlast the lease.
 const MINUTES_AT_ONCE: i64 = 30;
 /// How often budgets are tested again and partitions looked after.
-const HOUSE_EVERY: Duration = Duration::from_secs(60);
+const HOUSE_EVERY: Duration = Duration::from_mins(1);
 
 /// What a tick did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -487,7 +487,7 @@ mod tests {
         let through = |passed: &VecDeque<_>, hold| closed(&marks, passed, hold);
         assert_eq!(through(&VecDeque::new(), None), Some(0));
         let passed = VecDeque::from([(2, Instant::now())]);
-        assert_eq!(through(&passed, Some(Duration::from_secs(60))), Some(0));
+        assert_eq!(through(&passed, Some(Duration::from_mins(1))), Some(0));
         assert_eq!(through(&passed, Some(Duration::ZERO)), Some(2));
         assert_eq!(closed(&[], &passed, Some(Duration::ZERO)), None);
     }

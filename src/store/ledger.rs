@@ -66,7 +66,7 @@ RETURNING budget_id, subject, period, threshold, amount::text, value::text,
 
 /// Tests stored totals of the budgets whose limit was lowered or whose raise has lapsed. The ledger
 /// rows are locked first, in lock order, so that the test and a batch's test cannot both miss.
-const RETEST_LOCK: &str = r#"
+const RETEST_LOCK: &str = r"
 SELECT l.width, l.subject, l.period FROM vw.ledger l
   JOIN vw.budget_limit b ON b.id = ANY ($1) AND b.enabled AND b.width = l.width
        AND b.subject IN (l.subject, '*') AND l.period = vw.period_name(b.period, now())
@@ -76,7 +76,7 @@ SELECT l.width, l.subject, l.period FROM vw.ledger l
                   AND NOT EXISTS (SELECT 1 FROM vw.budget_crossing c WHERE c.budget_id = b.id
                                      AND c.subject = l.subject AND c.period = l.period AND c.threshold = t.pct))
  ORDER BY l.width, l.subject, l.period
-   FOR UPDATE OF l"#;
+   FOR UPDATE OF l";
 
 const RETEST: &str = r#"
 INSERT INTO vw.budget_crossing (budget_id, subject, period, threshold, amount, value)

@@ -82,20 +82,19 @@ impl NotifierTask {
     /// # Errors
     /// Transient ones: call again. The state is read afresh.
     pub async fn tick(&mut self) -> Result<NotifierTick, StoreError> {
-        let mut held = match self.held.take() {
-            Some(held) => held,
-            None => {
-                let Some(lease) = self
-                    .store
-                    .take_lease(LeaseName::Notifier, self.claim)
-                    .await?
-                else {
-                    return Ok(NotifierTick::default());
-                };
-                self.claim = Some(lease.claim_id);
-                let board = self.store.load_board().await?;
-                Held { lease, board }
-            }
+        let mut held = if let Some(held) = self.held.take() {
+            held
+        } else {
+            let Some(lease) = self
+                .store
+                .take_lease(LeaseName::Notifier, self.claim)
+                .await?
+            else {
+                return Ok(NotifierTick::default());
+            };
+            self.claim = Some(lease.claim_id);
+            let board = self.store.load_board().await?;
+            Held { lease, board }
         };
         let (store, routes) = (self.store.clone(), self.routes.clone());
         let done = self
