@@ -15,7 +15,7 @@ pub mod price;
 pub use budget::{Budget, Budgets, Crossing, Limit, Unit};
 pub use ledger::{LedgerDelta, LedgerKey, Scope, Tally};
 pub use period::{Grain, Period, PeriodKind, Zone};
-pub use price::{Priced, Prices};
+pub use price::{Priced, Prices, dollars_per_million};
 
 use std::collections::BTreeMap;
 

@@ -4,12 +4,16 @@
 //! running maximum of `at` + `total_ms`; minutes close, groups wait, incidents resolve as that time
 //! passes. Nothing here depends on a clock or on how long it takes, so two runs give the same bytes.
 
+mod line;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use line::{Line, Summary};
+
 use crate::account::{Books, Budgets, Tally};
 use crate::decide::notify::Board;
-use crate::decide::{Change, ChangeKind, Folded, Head, Routes, fold, notify};
+use crate::decide::{Change, Folded, Head, Routes, fold, notify};
 use crate::decode::{Decoder, RawRecord};
 use crate::detect::{
     CLOSE_AFTER_MS, DetectConfig, Effects, Finding, Leader, Part, PartitionState, Seen, ValueKey,
@@ -23,74 +27,6 @@ const TOPIC: &str = "file";
 
 /// Minutes without events that are closed one by one; a longer pause is jumped over.
 const MAX_IDLE_MINUTES: i64 = 48 * 60;
-
-/// One line of output.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Line {
-    /// `finding`, `incident` or `notification`.
-    pub kind: &'static str,
-    /// When, RFC 3339.
-    pub at: String,
-    /// Who saw it.
-    pub detector: Option<SmolStr>,
-    /// By which rule.
-    pub rule: Option<SmolStr>,
-    /// How bad.
-    pub severity: Option<&'static str>,
-    /// Shadow, ticket or page.
-    pub stage: Option<&'static str>,
-    /// Incident key.
-    pub key: String,
-    /// Pseudonym of the user.
-    pub user: Option<SmolStr>,
-    /// Model.
-    pub model: Option<SmolStr>,
-    /// Event.
-    pub event: Option<SmolStr>,
-    /// Why.
-    pub reason: Option<String>,
-    /// What an incident or notification says; absent for findings.
-    pub state: Option<&'static str>,
-    #[serde(skip)]
-    when: Time,
-}
-
-impl Line {
-    fn order(&self) -> impl Ord + '_ {
-        (
-            self.when,
-            self.kind,
-            &self.key,
-            &self.detector,
-            &self.rule,
-            &self.user,
-            &self.event,
-            self.state,
-            &self.reason,
-        )
-    }
-}
-
-/// The last line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Summary {
-    /// Accepted events.
-    pub events: u64,
-    /// Lines that are no event.
-    pub refused: u64,
-    /// Events seen before.
-    pub duplicates: u64,
-    /// Findings, shadow ones too.
-    pub findings: u64,
-    /// Incident numbers opened.
-    pub incidents: u64,
-    /// Notifications sent.
-    pub notifications: u64,
-    /// Input plus output tokens.
-    pub tokens: u64,
-    /// Cost in pico-dollars.
-    pub cost_pico: i128,
-}
 
 /// A run.
 pub struct Replay {
@@ -381,7 +317,7 @@ impl Replay {
         let mut changes = Vec::new();
         for f in findings {
             self.summary.findings += 1;
-            self.lines.push(finding_line(f));
+            self.lines.push(Line::finding(f));
             let key = f.key();
             if let Some(head) = self.heads.get(&key) {
                 self.due_heads.remove(&(head.resolve_at, key));
@@ -404,27 +340,12 @@ impl Replay {
 
     fn tell(&mut self, changes: &[(Change, Head)], now: Time) {
         for (change, head) in changes {
-            self.lines.extend(incident_line(change, head));
+            self.lines.extend(Line::incident(change, head));
         }
         let told = notify(&self.routes, &[], &mut self.board, changes, now);
         for row in told.outbox {
             self.summary.notifications += 1;
-            let n = &row.payload;
-            self.lines.push(Line {
-                kind: "notification",
-                at: row.at.to_string(),
-                detector: Some(n.detector.clone()),
-                rule: Some(n.rule.clone()),
-                severity: Some(row.severity.as_str()),
-                stage: Some(n.stage.as_str()),
-                key: row.key.to_string(),
-                user: n.user.clone(),
-                model: n.model.clone(),
-                event: n.event.clone(),
-                reason: Some(n.reason.clone()),
-                state: Some(row.kind.as_str()),
-                when: row.at,
-            });
+            self.lines.push(Line::notification(&row));
         }
     }
 
@@ -455,47 +376,4 @@ impl Replay {
         self.lines.sort_by(|a, b| a.order().cmp(&b.order()));
         (self.lines, self.summary)
     }
-}
-
-fn finding_line(f: &Finding) -> Line {
-    Line {
-        kind: "finding",
-        at: f.at.to_string(),
-        detector: Some(SmolStr::new_static(f.detector.as_str())),
-        rule: Some(f.rule.clone()),
-        severity: Some(f.severity.as_str()),
-        stage: Some(f.stage.as_str()),
-        key: f.key().to_string(),
-        user: f.user.map(|u| smol_str::format_smolstr!("{u}")),
-        model: f.model.clone(),
-        event: f.event.clone(),
-        reason: Some(f.reason.clone()),
-        state: None,
-        when: f.at,
-    }
-}
-
-fn incident_line(change: &Change, head: &Head) -> Option<Line> {
-    let state = match change.kind {
-        ChangeKind::Opened => "open",
-        ChangeKind::Reopened => "reopened",
-        ChangeKind::Resolved => "resolved",
-        ChangeKind::Escalated => "escalated",
-        ChangeKind::Acknowledged | ChangeKind::Repeat => return None,
-    };
-    Some(Line {
-        kind: "incident",
-        at: change.at.to_string(),
-        detector: Some(SmolStr::new_static(head.detector.as_str())),
-        rule: Some(head.rule.clone()),
-        severity: Some(change.severity.as_str()),
-        stage: Some(change.stage.as_str()),
-        key: change.key.to_string(),
-        user: head.user.clone(),
-        model: head.model.clone(),
-        event: head.event.clone(),
-        reason: Some(change.reason.clone()),
-        state: Some(state),
-        when: change.at,
-    })
 }

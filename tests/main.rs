@@ -13,6 +13,8 @@ mod quality;
 mod reference;
 mod rig;
 mod rules;
+mod scenario;
 mod seal;
+mod simulator;
 mod store;
 mod values;

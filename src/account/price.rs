@@ -324,6 +324,13 @@ fn without_date(name: &str) -> Option<&str> {
     None
 }
 
+/// A rate as dollars per million tokens, exact. A pico-dollar a token is a micro-dollar a million.
+pub fn dollars_per_million(rate: Pico) -> String {
+    let text = format!("{}.{:06}", rate / 1_000_000, rate % 1_000_000);
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    text.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,6 +402,13 @@ mod tests {
         assert!(bad(&format!("{one},{one}")).is_err());
         assert!(bad(r#"{"model":"m","provider":"x","from":"2025-01-01","rates":{"input":-1,"output":2}}"#).is_err());
         assert!(Prices::from_json(r#"{"version": 2, "models": []}"#).is_err());
+    }
+
+    #[test]
+    fn rates_print_exactly() {
+        assert_eq!(dollars_per_million(2_500_000), "2.5");
+        assert_eq!(dollars_per_million(37_500), "0.0375");
+        assert_eq!(dollars_per_million(15_000_000), "15");
     }
 
     #[test]

@@ -112,9 +112,9 @@ pub enum Spender {
 pub struct Elevation {
     /// Bins closed.
     pub users: u64,
-    /// Sum of clipped z scores in thousandths.
-    pub z_milli: i64,
-    /// Users with z above 1.5.
+    /// Sum of clipped raises in thousandths.
+    pub raise_milli: i64,
+    /// Users well above their usual hour.
     pub raised: u64,
 }
 
@@ -199,7 +199,7 @@ impl MinutePart {
         for (k, v) in &o.elevation {
             let e = self.elevation.entry(k.clone()).or_default();
             e.users += v.users;
-            e.z_milli += v.z_milli;
+            e.raise_milli += v.raise_milli;
             e.raised += v.raised;
         }
     }
@@ -273,7 +273,7 @@ impl MinutePart {
         for (k, v) in &self.elevation {
             w.str(k);
             w.u64(v.users);
-            w.i64(v.z_milli);
+            w.i64(v.raise_milli);
             w.u64(v.raised);
         }
         w.0
@@ -369,7 +369,7 @@ impl MinutePart {
             let key = r.str()?;
             let e = Elevation {
                 users: r.u64()?,
-                z_milli: r.i64()?,
+                raise_milli: r.i64()?,
                 raised: r.u64()?,
             };
             p.elevation.insert(key, e);
@@ -472,8 +472,8 @@ impl Builders {
             .entry(tenant.clone())
             .or_default();
         e.users += 1;
-        e.z_milli += super::spend::z_milli(z);
-        e.raised += u64::from(z > super::spend::RAISED_Z);
+        e.raise_milli += super::spend::raise_milli(z);
+        e.raised += u64::from(z > super::spend::RAISED);
     }
 
     pub(super) fn add(&mut self, event: &Event, c: &Context, counters: &mut Counters) {

@@ -199,7 +199,9 @@ impl PartitionState {
         }
         let (end, clamped) = event.end(position.append);
         let closes = (end.minute() + 1) * 60_000 + super::CLOSE_AFTER_MS;
-        let late = position.append.0 > closes;
+        // The minute may close once a watermark, the append time of some record, has reached it: a
+        // record appended at that very moment must already count as late.
+        let late = position.append.0 >= closes;
         let seen = Seen {
             end,
             late,
@@ -239,11 +241,11 @@ impl PartitionState {
                 let born = *state.born.get_or_insert(end);
                 let learning = end.since_ms(born) < config.spend.learn_ms;
                 let step = state.spend.add(end, weight, &config.spend);
-                if let Some(z) = step.closed_z
+                if let Some(raise) = step.raise
                     && !learning
                 {
                     let tenant = event.tenant_or_empty();
-                    out.parts.elevation(end.minute(), late, &tenant, z);
+                    out.parts.elevation(end.minute(), late, &tenant, raise);
                 }
                 if let Some(alarm) = step.alarm
                     && !learning
