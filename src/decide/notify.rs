@@ -458,12 +458,14 @@ impl Notifier<'_> {
                     | ChangeKind::Repeat
             )
         };
+        // Worse than what the receivers know; who is told for the first time is not worse.
+        let known: Vec<bool> = group.members.iter().map(|m| m.told).collect();
         let mut escalates = false;
         for (w, i) in &news {
             let m = &mut group.members[*i];
             if opens(w) && m.head.state != State::Resolved {
-                escalates |= m.told && m.told_severity < Some(m.head.severity)
-                    || w.kind == ChangeKind::Escalated && m.told;
+                escalates |= known[*i]
+                    && (m.told_severity < Some(m.head.severity) || w.kind == ChangeKind::Escalated);
                 m.told = true;
                 m.told_severity = Some(m.head.severity);
             }

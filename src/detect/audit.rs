@@ -96,6 +96,9 @@ pub struct Audit {
     told: BTreeMap<(SmolStr, SmolStr), i64>,
     /// Lanes and intervals that had to be forgotten.
     pub forgotten: u64,
+    /// Forged times of late events since the last minute: an event dated back is always late. Used
+    /// up within one merge, so no checkpoint holds it.
+    forged: BTreeMap<SmolStr, u64>,
 }
 
 struct Place<'a> {
@@ -127,9 +130,14 @@ impl Audit {
             .retain(|_, minute| part.minute - *minute < AGAIN_MINUTES);
     }
 
-    /// Events that came after their minute closed: they fill holes and nothing else.
+    /// Events that came after their minute closed: they fill holes, and their clocks are looked at.
     pub(super) fn late(&mut self, part: &MinutePart) {
         self.sequences(part);
+        for (name, seen) in &part.gateways {
+            if seen.clamped > 0 {
+                *self.forged.entry(name.clone()).or_default() += seen.clamped;
+            }
+        }
     }
 
     /// Judges every open hole at a minute by which its grace is over.
@@ -284,12 +292,15 @@ impl Audit {
             g.last = p.minute;
             g.silent_told = false;
             if seen.clamped > 0 {
-                let reason = format!(
-                    "{} of {} events of gateway {name} end more than 24 h before or 5 min after the broker received them: its clock is wrong or forged",
-                    seen.clamped, seen.events
-                );
-                self.again(p, "audit-forged-time", name, Severity::Medium, reason, out);
+                *self.forged.entry(name.clone()).or_default() += seen.clamped;
             }
+        }
+        for (name, n) in std::mem::take(&mut self.forged) {
+            let reason = format!(
+                "{n} event{} of gateway {name} in a minute end more than 24 h before or 5 min after the broker received them: its clock is wrong or forged",
+                if n == 1 { "" } else { "s" }
+            );
+            self.again(p, "audit-forged-time", &name, Severity::Medium, reason, out);
         }
         for (name, g) in &mut self.gateways {
             let events = part.gateways.get(name).map_or(0, |s| s.events) as f64;

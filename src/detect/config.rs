@@ -66,7 +66,7 @@ pub struct Injection {
 impl Default for Injection {
     fn default() -> Self {
         Self {
-            threshold: 0.5,
+            threshold: crate::seal::model::THRESHOLD,
             repeats: 3,
             repeat_ms: 10 * 60_000,
             follow_ms: 10 * 60_000,

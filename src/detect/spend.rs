@@ -432,6 +432,16 @@ fn hour_of(bin: i64, pace: &Pace) -> usize {
     usize::try_from(hour.rem_euclid(24)).unwrap_or(0)
 }
 
+/// A weight as dollars: cents, or three digits below a dollar.
+fn dollars(weight: f32) -> String {
+    let d = f64::from(weight) / 1e12;
+    if d >= 1.0 {
+        format!("${d:.2}")
+    } else {
+        format!("${d:.4}")
+    }
+}
+
 /// The finding of a user's alarm.
 pub(super) fn finding(
     config: &DetectConfig,
@@ -482,9 +492,9 @@ impl Alarm {
     /// One sentence.
     pub fn reason(&self) -> String {
         format!(
-            "spent ${:.2} within an hour, usually ${:.2}; score {:.1} times the threshold",
-            f64::from(self.hour) / 1e12,
-            f64::from(self.usual) / 1e12,
+            "spent {} within an hour, usually {}; score {:.1} times the threshold",
+            dollars(self.hour),
+            dollars(self.usual),
             self.score
         )
     }

@@ -226,9 +226,12 @@ impl Baseline {
                 && beyond >= TAIL_SAMPLES
                 && surprise(beyond, expected) >= TAIL_SURPRISE
             {
+                // Where most are beyond the tail it is no tail.
+                let shift = beyond * 2 > samples;
+                let median = interpolate(counts.iter().map(|n| *n as f64), 0.5) / q50;
                 tail = Some(Verdict {
-                    shift: false,
-                    ratio: TAIL,
+                    shift,
+                    ratio: if shift { median } else { TAIL },
                     samples,
                     minutes,
                     beyond,
