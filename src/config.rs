@@ -114,6 +114,8 @@ pub enum KeepEvents {
 pub struct DetectSetting {
     /// How long a partition that is behind holds a minute. None: without limit.
     pub hold: Option<Duration>,
+    /// Closed minutes to wait for late evidence before a hole is judged. None: the usual two.
+    pub audit_grace_minutes: Option<i64>,
     /// Tools on the allow-list; empty: no list.
     pub allowed_tools: Vec<String>,
     /// Models on the allow-list; empty: no list.

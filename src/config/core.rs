@@ -114,11 +114,15 @@ pub fn detect(setting: &DetectSetting, facts: Facts) -> DetectConfig {
         .filter_map(|name| DetectorId::parse(name))
         .map(|d| (d, Stage::Shadow))
         .collect();
-    DetectConfig {
+    let mut config = DetectConfig {
         facts,
         stages,
         ..DetectConfig::default()
+    };
+    if let Some(minutes) = setting.audit_grace_minutes {
+        config.audit.grace_minutes = minutes;
     }
+    config
 }
 
 fn ms(d: Duration) -> i64 {

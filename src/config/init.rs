@@ -48,6 +48,7 @@ listen = "127.0.0.1:8686"            # /livez /readyz /metrics
 
 [detect]
 hold = "2m"                          # how long a partition that is behind holds a minute, or "unlimited"
+# audit_grace_minutes = 2            # wait for late evidence before a hole in a sequence is judged
 # allowed_tools = ["search"]
 # allowed_models = ["gpt-4o-mini"]
 # off = ["drift"]

@@ -376,6 +376,7 @@ pub(super) fn detect(s: Section<'_, '_>) -> DetectSetting {
     };
     let d = DetectSetting {
         hold,
+        audit_grace_minutes: s.integer("audit_grace_minutes", 0, 60),
         allowed_tools: s.strings("allowed_tools").unwrap_or_default(),
         allowed_models: s.strings("allowed_models").unwrap_or_default(),
         off: s.strings("off").unwrap_or_default(),

@@ -125,7 +125,11 @@ fn span(from: Time, to: Time) -> String {
 /// One line for subjects and summaries: `[critical] opened: title (acme) #3`.
 pub fn subject(n: &Notification) -> String {
     let tenant = inert(&n.tenant, 40);
-    let of = if tenant.is_empty() {
+    let title = inert(&n.title, 100);
+    // The title may name severity and tenant already; once is enough.
+    let prefix = format!("[{}] ", n.severity.as_str());
+    let title = title.strip_prefix(&prefix).unwrap_or(&title);
+    let of = if tenant.is_empty() || title.contains(&tenant) {
         String::new()
     } else {
         format!(" ({tenant})")
@@ -135,7 +139,7 @@ pub fn subject(n: &Notification) -> String {
             "[{}] {}: {}{of} #{}",
             n.severity.as_str(),
             happened(n.kind),
-            inert(&n.title, 100),
+            title,
             n.number
         ),
         SUBJECT,

@@ -59,15 +59,30 @@ pub struct Account {
 
 /// Whether an incident answers for a label.
 pub fn answers(label: &Label, i: &SeenIncident) -> bool {
-    if !label.detectors.contains(&i.detector.as_str()) {
+    if !label.detectors.contains(&i.detector.as_str()) || label.rule.is_some_and(|r| r != i.rule) {
         return false;
     }
     match &label.who {
+        Who::Spender(user, key) => {
+            i.subject.contains(user.as_str()) || i.subject.contains(key.as_str())
+        }
         Who::User(p) => i.user.as_deref() == Some(p.as_str()) || i.subject.contains(p.as_str()),
         Who::Gateway(g) => i.gateway.as_deref() == Some(*g) || i.subject.contains(g),
         Who::Model(m) => i.model.as_deref() == Some(*m) || i.subject.contains(m),
         Who::Subject(s) => i.subject.contains(s),
     }
+}
+
+/// Whether an incident is about what a label put in, if not the very thing asked for: the card that
+/// leaks across users is also personal data in an answer.
+fn belongs(label: &Label, i: &SeenIncident) -> bool {
+    answers(
+        &Label {
+            rule: None,
+            ..label.clone()
+        },
+        i,
+    )
 }
 
 /// What was counted on the demo's side.
@@ -124,7 +139,7 @@ pub fn account(
         .collect();
     let besides = incidents
         .iter()
-        .filter(|i| !labels.iter().any(|l| l.must && answers(l, i)))
+        .filter(|i| !labels.iter().any(|l| l.must && belongs(l, i)))
         .map(|i| format!("{}/{} {} ({})", i.detector, i.rule, i.subject, i.reason))
         .collect();
     Account {
@@ -244,6 +259,7 @@ mod tests {
             name,
             caption: "",
             detectors: &["injection"],
+            rule: None,
             who: Who::User(user.to_owned()),
             must,
             by_minute: false,

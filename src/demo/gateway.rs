@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::traffic::{Call, MODELS};
+use super::traffic::{Call, MODELS, User};
 use crate::decode::{Decoder, RawRecord, encode};
 use crate::event::{Pseudonym, Time, hash16};
 use crate::seal::Sealer;
@@ -83,6 +83,12 @@ impl Gateway {
     /// The pseudonym under which the monitor knows a user.
     pub fn pseudonym(&self, tenant: &str, user: &str) -> Pseudonym {
         self.keys.pseudonym(Domain::User, Some(tenant), user)
+    }
+
+    /// The pseudonym of the API key that a user's calls are paid with.
+    pub fn key_pseudonym(&self, user: &User) -> Pseudonym {
+        self.keys
+            .pseudonym(Domain::Key, Some(user.tenant), &api_key(user))
     }
 
     /// Loses `n` numbers of the lane that this user's events take, without a word: what a crash
@@ -177,7 +183,7 @@ impl Gateway {
             "team": call.user.team,
             "user": call.user.name,
             "session": format!("{}-{}", call.user.name, self.made / 40),
-            "api_key": {"id": format!("key-{}-{}", call.user.tenant, call.user.team), "created": "2026-10-01", "class": "standard"},
+            "api_key": {"id": api_key(&call.user), "created": "2026-10-01", "class": "standard"},
             "client": {"app": call.user.app},
             "operation": "chat",
             "route": format!("{}-{}", call.user.team, model.requested),
@@ -207,6 +213,11 @@ impl Gateway {
         }
         event
     }
+}
+
+/// The API key of a team.
+fn api_key(user: &User) -> String {
+    format!("key-{}-{}", user.tenant, user.team)
 }
 
 /// The partition of a user: the same for every gateway, so that a user's events are in order.

@@ -312,6 +312,9 @@ url = "{database}"
 [http]
 listen = "{http}"
 
+[detect]
+audit_grace_minutes = 0   # usually 2: a demo has no time for latecomers
+
 [seal]
 key_file = "seal.key"
 
