@@ -347,3 +347,76 @@ fn errors_at_start_name_what_to_do() {
         &["ingest.batch_record: is not a known key; did you mean batch_records?"],
     );
 }
+
+#[test]
+fn f04_a_claim_waits_for_a_stopped_owners_transaction_no_longer_than_the_server_lets_it() {
+    let rig = Rig::new(2);
+    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    runtime().block_on(async {
+        let mut workload = small(17, 2);
+        rig.publish(&mut workload, 300);
+        let mut a = rig.spawn("a", &config, &[]);
+        let pool = pool(&rig, &mut a).await;
+        rig.wait_applied(&pool, 300, seconds(60)).await;
+        signal(&a, Signal::KILL);
+        ended(&mut a, seconds(5));
+        // What a process leaves behind that was stopped between its first statement and COMMIT.
+        let mut stopped = pool.begin().await.expect("begun");
+        sqlx::raw_sql(
+            "SET LOCAL idle_in_transaction_session_timeout = '5s';
+             UPDATE vw.stream_partition SET next_offset = next_offset + 1",
+        )
+        .execute(&mut *stopped)
+        .await
+        .expect("locked");
+        rig.publish(&mut workload, 300);
+        let asked = Instant::now();
+        let mut b = rig.spawn("b", &config, &[]);
+        rig.wait_applied(&pool, 600, seconds(40)).await;
+        assert!(asked.elapsed() > seconds(4), "the claim did not wait");
+        signal(&b, Signal::TERM);
+        assert!(ended(&mut b, seconds(12)).success());
+        drop(stopped);
+        judge(&rig, BUDGET, &BTreeSet::new()).await;
+    });
+}
+
+/// Crashes at every named point of a batch. Needs the feature `chaos`, which release builds refuse.
+#[cfg(feature = "chaos")]
+#[test]
+fn f02_crashes_at_named_points() {
+    const POINTS: [&str; 6] = [
+        "before-cas",
+        "after-cas",
+        "before-commit",
+        "after-commit",
+        "mid-checkpoint",
+        "mid-dead-letter",
+    ];
+    let rig = Rig::new(2);
+    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    runtime().block_on(async {
+        let mut workload = small(18, 2);
+        rig.publish(&mut workload, 200);
+        let mut total = 200;
+        let mut first = rig.spawn("first", &config, &[]);
+        let pool = pool(&rig, &mut first).await;
+        rig.wait_applied(&pool, total, seconds(60)).await;
+        signal(&first, Signal::TERM);
+        ended(&mut first, seconds(12));
+        for point in POINTS {
+            rig.publish(&mut workload, 300);
+            rig.publish_raw(1, &[b"not json".to_vec()]);
+            total += 301;
+            let at = format!("{point}:1");
+            let mut child = rig.spawn(point, &config, &[("VEILWATCH_FAIL_AT", &at)]);
+            let status = ended(&mut child, seconds(60));
+            assert!(!status.success(), "{point} was not reached");
+        }
+        let mut last = rig.spawn("last", &config, &[]);
+        rig.wait_applied(&pool, total, seconds(60)).await;
+        signal(&last, Signal::TERM);
+        ended(&mut last, seconds(12));
+        judge(&rig, BUDGET, &BTreeSet::new()).await;
+    });
+}

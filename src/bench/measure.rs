@@ -62,8 +62,8 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Figure)) -> anyhow::Result<Vec<Fig
         tell(&f);
         all.push(f);
     };
-    rounds(plan, &stage, runtime.handle(), &mut out)?;
-    one_partition(plan, &stage, runtime.handle(), &mut out)?;
+    let sixteen = rounds(plan, &stage, runtime.handle(), &mut out)?;
+    one_partition(plan, &stage, runtime.handle(), sixteen, &mut out)?;
     if plan.full {
         five_million(&stage, runtime.handle(), &mut out)?;
     } else {
@@ -79,7 +79,7 @@ fn rounds(
     stage: &Stage,
     runtime: &tokio::runtime::Handle,
     out: &mut impl FnMut(Figure),
-) -> anyhow::Result<()> {
+) -> anyhow::Result<f64> {
     let shape = Shape::default();
     let each = (plan.events / u64::from(plan.rounds.max(1))).max(1);
     let spawned = Instant::now();
@@ -129,7 +129,8 @@ fn rounds(
     )?;
     let peak = Usage::of(product.pid()).map(|u| megabytes(u.peak_bytes));
     out(Figure::new("rss_100k_mb", peak, "MB").note("peak of all rounds"));
-    restarts(stage, &mut producer, &applied, product, out)
+    restarts(stage, &mut producer, &applied, product, out)?;
+    Ok(rate.unwrap_or(0.0))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
@@ -299,6 +300,7 @@ fn one_partition(
     plan: &Plan,
     stage: &Stage,
     runtime: &tokio::runtime::Handle,
+    sixteen: f64,
     out: &mut impl FnMut(Figure),
 ) -> anyhow::Result<()> {
     let shape = Shape {
@@ -312,25 +314,10 @@ fn one_partition(
     warm(&mut producer, &applied, &mut product)?;
     let one = reference(&mut producer, &applied, &mut product, count)?;
     product.stop()?;
-    drop(applied);
-    let mut product = stage.product(REFERENCE)?;
-    let applied = Applied::watch(stage, REFERENCE, runtime)?;
-    let mut producer = Producer::new(
-        stage,
-        REFERENCE,
-        Templates::new(Shape::default(), "sixteen", false),
-    )?;
-    std::thread::sleep(Duration::from_millis(100));
-    for (slot, at) in producer.sent.iter_mut().zip(applied.progress.iter()) {
-        *slot = at.load(std::sync::atomic::Ordering::Relaxed);
-    }
-    warm(&mut producer, &applied, &mut product)?;
-    let sixteen = reference(&mut producer, &applied, &mut product, count)?;
-    product.stop()?;
     out(
-        Figure::new("partitions_scale", Some(sixteen.rate / one.rate), "x").note(format!(
-            "{:.0} events/s on 16 partitions, {:.0} on 1; all on the same cores",
-            sixteen.rate, one.rate
+        Figure::new("partitions_scale", Some(sixteen / one.rate), "x").note(format!(
+            "{sixteen:.0} events/s on 16 partitions, {:.0} on 1; all on the same cores",
+            one.rate
         )),
     );
     Ok(())

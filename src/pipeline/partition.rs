@@ -396,3 +396,97 @@ fn trap(event: &Event) {
 }
 #[cfg(not(any(test, feature = "chaos")))]
 fn trap(_: &Event) {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::account::Prices;
+    use crate::decode::encode;
+    use crate::detect::DetectConfig;
+    use crate::ingest::{Fetched, TopicMode};
+
+    fn tp() -> TopicPartition {
+        TopicPartition {
+            topic: "t".into(),
+            partition: 0,
+        }
+    }
+
+    fn partition(schedule: &mut Schedule) -> Partition {
+        let claim = Claimed {
+            id: Uuid::nil(),
+            next_offset: 0,
+            start: 0,
+            last: None,
+            halted: None,
+            state: ClaimedState {
+                state: PartitionState::new(Arc::new(DetectConfig::default())),
+                append: Time(0),
+                chain: [0; 32],
+                last: Fingerprint { ts_ms: 0, crc: 0 },
+            },
+        };
+        let decoder = (Decoder::sealed(), SmolStr::default());
+        Partition::new(tp(), decoder, claim, schedule)
+    }
+
+    fn event(id: &str) -> String {
+        let text = format!(
+            r#"{{"v":1,"id":"{id}","gateway":"g","at":"2026-11-21T07:00:00Z","operation":"chat","model":{{"requested":"gpt-4o"}},"status":200}}"#
+        );
+        let raw = RawRecord {
+            topic: "t",
+            partition: 0,
+            offset: 0,
+            append: now(),
+            key: None,
+            value: Some(text.as_bytes()),
+            headers: &[],
+        };
+        encode::to_json(&Decoder::sealed().decode(&raw).expect("an event"))
+    }
+
+    /// Three events; the second makes a detector panic.
+    fn batch() -> Batch {
+        let mut batch = Batch::new(tp(), Uuid::nil(), TopicMode::Sealed, 0, false);
+        for (offset, id) in ["a", "veilwatch-panic", "b"].into_iter().enumerate() {
+            let value = event(id);
+            let record = Fetched {
+                offset: i64::try_from(offset).expect("small"),
+                ts_ms: now().0,
+                key: None,
+                value: Some(value.as_bytes()),
+            };
+            batch.push(&record, std::iter::empty());
+        }
+        batch
+    }
+
+    #[test]
+    fn f42_a_record_that_panics_is_named_and_then_passed_as_a_dead_letter() {
+        let mut schedule = Schedule::new(1_000_000, Duration::from_secs(3_600));
+        let books = Books::new(Prices::shipped(), &[]);
+        let mut poisoned = BTreeSet::new();
+        let mut p = partition(&mut schedule);
+        let d = p.decode(Work::Batch(batch()), &poisoned).expect("decodes");
+        let offset = p
+            .observe(d, &books, &mut schedule.begin())
+            .expect_err("panics");
+        assert_eq!(offset, 1);
+        // The state is thrown away; the next way past the record leaves it out.
+        poisoned.insert((tp(), offset));
+        let mut p = partition(&mut schedule);
+        let d = p.decode(Work::Batch(batch()), &poisoned).expect("decodes");
+        let b = p
+            .observe(d, &books, &mut schedule.begin())
+            .expect("passes")
+            .expect("a batch");
+        assert_eq!((b.lo, b.hi, b.records), (0, 3, 3));
+        assert_eq!(b.effects.counters.events, 2);
+        assert_eq!(b.dead_letters[0].reason, PANICKED);
+        assert_eq!(b.dead_letters[0].offset, 1);
+    }
+}
