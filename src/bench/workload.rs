@@ -284,8 +284,10 @@ mod tests {
         for i in 0..500 {
             let (x, y) = (a.next(now), b.next(now));
             assert_eq!(x.value, y.value);
+            // A hit names its rule.
+            let most = if x.finding { 1_040 } else { 1_000 };
             assert!(
-                (850..=1_000).contains(&x.value.len()),
+                (850..=most).contains(&x.value.len()),
                 "{}: {}",
                 x.value.len(),
                 x.value
