@@ -123,12 +123,14 @@ pub(super) fn password_like(text: &str) -> bool {
     let mixed = letters_and_digits(text)
         || (symbols && text.bytes().any(|b| b.is_ascii_alphabetic()))
         || (inner_capitals >= 2 && !camel_words(text));
-    mixed && !WORDS.contains(&lower.trim_matches(|c: char| !c.is_ascii_alphabetic()))
+    mixed
+        && !sequence(text)
+        && !WORDS.contains(&lower.trim_matches(|c: char| !c.is_ascii_alphabetic()))
 }
 
 /// What stands in a header after the scheme: neither words joined by separators nor a host name.
 pub(super) fn header_value(text: &str) -> bool {
-    !(separated_words(text) || host_name(text))
+    !(separated_words(text) || host_name(text) || sequence(text))
 }
 
 /// Not what documentation, templates and redaction put where a secret goes.
@@ -189,7 +191,7 @@ fn template(text: &str) -> bool {
 }
 
 /// Words that stand in for a secret; compared in lower case, as parts.
-const PLACEHOLDERS: [&str; 38] = [
+const PLACEHOLDERS: [&str; 34] = [
     "example",
     "xxxx",
     "placeholder",
@@ -214,10 +216,6 @@ const PLACEHOLDERS: [&str; 38] = [
     "fake_",
     "fake-",
     "foobar",
-    "abcdefghij",
-    "1234567890",
-    "0123456789",
-    "qwerty",
     "token_here",
     "key_here",
     "_here",
@@ -229,6 +227,16 @@ const PLACEHOLDERS: [&str; 38] = [
     "tokenhere",
     "keyhere",
 ];
+
+/// Runs of the keyboard and the alphabet. They give a value away only where no provider's exact shape speaks for
+/// it: with the exact length and alphabet of a token, an invented value is told by its entropy.
+const SEQUENCES: [&str; 4] = ["abcdefghij", "1234567890", "0123456789", "qwerty"];
+
+/// Holds one of the runs.
+fn sequence(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    SEQUENCES.iter().any(|run| lower.contains(run))
+}
 
 /// Beginnings of credentials that providers print in their own documentation or ship inside public programs.
 const PUBLISHED: [&str; 22] = [
@@ -260,6 +268,7 @@ const PUBLISHED: [&str; 22] = [
 pub(super) fn random_looking(text: &str) -> bool {
     letters_and_digits(text)
         && not_placeholder(text)
+        && !sequence(text)
         && shannon_entropy(text) >= RANDOM_LEAST
         && !(separated_words(text) || camel_words(text) || hex_identifier(text) || host_name(text))
 }
