@@ -203,9 +203,8 @@ pub fn padded(text: &str) -> bool {
     let (mut filler, mut all, mut last, mut before) = (0_u32, 0_u32, "", "");
     for token in text.split(' ').filter(|t| !t.is_empty()) {
         let short = token.len() <= FILLER_BYTES && !token.bytes().all(|b| b.is_ascii_digit());
-        if short && (token == last || token == before || !token.is_ascii())
-            || short && !token.as_bytes()[0].is_ascii_alphanumeric()
-        {
+        let again = token == last || token == before || !token.is_ascii();
+        if short && (again || !token.as_bytes()[0].is_ascii_alphanumeric()) {
             filler += 1;
         }
         all += 1;
