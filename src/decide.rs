@@ -426,6 +426,7 @@ pub(crate) mod millis {
     use crate::event::Time;
     use serde::{Deserialize as _, Deserializer, Serializer};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
     pub(crate) fn serialize<S: Serializer>(v: &Time, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_i64(v.0)
     }

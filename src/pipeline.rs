@@ -257,7 +257,7 @@ impl Worker {
             }
             Delivery::Batch(b) => self.backlog.push_back(Work::Batch(b)),
             Delivery::Gap { tp, claim, gap } => {
-                self.backlog.push_back(Work::Gap { tp, claim, gap })
+                self.backlog.push_back(Work::Gap { tp, claim, gap });
             }
             Delivery::Halted {
                 tp,

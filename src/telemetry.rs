@@ -97,7 +97,7 @@ pub fn start(config: &TelemetryConfig) -> Result<Guard, TelemetryError> {
         ),
         None => None,
     };
-    let traces = providers.as_ref().map(|p| p.layer());
+    let traces = providers.as_ref().map(otlp::Providers::layer);
     // One filter for all layers: with a filter of each layer, an event that is disabled swallows the
     // next enabled one of its thread when an optional layer is absent.
     // A second start (tests) keeps the first subscriber.

@@ -193,7 +193,7 @@ fn f01_f03_f06_f21_f22_chaos_differs_in_nothing() {
             }
             let o = judge(&rig, MORE, &BTreeSet::new()).await;
             every_row_was_told(&rig, &pool).await;
-            println!(
+            eprintln!(
                 "chaos: {} faults {counts:?}, {} records, {} events, {} duplicates, {} dead letters, {} findings, {} incidents, {} ledger rows, {} crossings: no difference",
                 plan.faults,
                 total + i64::from(plan.partitions),

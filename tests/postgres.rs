@@ -79,7 +79,7 @@ impl Db {
     /// Another process on the same database.
     pub async fn another(&self) -> Store {
         let mut config = self.store.config().clone();
-        config.owner = "another".to_owned();
+        "another".clone_into(&mut config.owner);
         Store::connect(config).await.expect("connect")
     }
 

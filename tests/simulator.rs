@@ -104,7 +104,7 @@ fn traffic(seed: u64, partitions: usize, events: usize, users: usize) -> Vec<Log
         let user = rng.usize(0..users);
         let p = user % partitions;
         let mut e = bare(format!("e{i}"), Time(now - 700));
-        if !rng.bool() || user % 5 != 0 {
+        if !rng.bool() || !user.is_multiple_of(5) {
             e.user = Some(pseudonym("user", user));
         }
         e.api_key = Some(ApiKey {
@@ -112,7 +112,7 @@ fn traffic(seed: u64, partitions: usize, events: usize, users: usize) -> Vec<Log
             created_day: None,
             class: KeyClass::Standard,
         });
-        if user % 7 == 0 && e.user.is_some() && i > events / 2 {
+        if user.is_multiple_of(7) && e.user.is_some() && i > events / 2 {
             e.prev = Some(Previous {
                 user: e.user,
                 api_key: None,

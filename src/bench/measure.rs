@@ -392,7 +392,10 @@ fn sealing(out: &mut impl FnMut(Figure)) -> anyhow::Result<()> {
     let (small, _) = rule::load(&few, &[], &known).map_err(|p| {
         anyhow::anyhow!(
             "ten rules do not load: {}",
-            p.first().map_or_else(String::new, |d| d.line())
+            p.first().map_or_else(
+                String::new,
+                super::super::rule::diagnostic::Diagnostic::line
+            )
         )
     })?;
     let ten = cost(Engine::new(&small, Model::shipped().ok()), &text);

@@ -184,6 +184,11 @@ impl Workload {
         let input = u64::from(self.rng.u32(50..4_000));
         let ttft = 120.0 + f64::from(self.rng.u32(0..200));
         let total = (ttft + output as f64 * 9.0).round();
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "milliseconds of one answer"
+        )]
+        let started = now.minus_ms((total as i64).max(0));
         let number = self.made;
         Event {
             id: smol_str::format_smolstr!("{}-{number:012}", self.boot),
@@ -192,7 +197,7 @@ impl Workload {
             lane,
             seq: Some(seq),
             dropped: 0,
-            at: now.minus_ms((total as i64).max(0)),
+            at: started,
             tenant: Some(smol_str::format_smolstr!("tenant-{}", team % TENANTS)),
             team: Some(smol_str::format_smolstr!("team-{team}")),
             user: Some(self.pseudonym("user", u64::from(user))),

@@ -65,10 +65,6 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// The input cannot be read.
-    #[expect(
-        clippy::type_complexity,
-        reason = "an iterator could not lend its buffer"
-    )]
     pub fn next_line(&mut self) -> io::Result<Option<(u64, Result<&str, BadLine>)>> {
         loop {
             let Some(too_long) = self.fill()? else {

@@ -312,11 +312,7 @@ fn test(
     }
     let rules = engine.rules().filter(|r| wanted(&r.id)).count();
     let covered = rules - report.uncovered.len();
-    let percent = if rules == 0 {
-        100
-    } else {
-        covered * 100 / rules
-    };
+    let percent = (covered * 100).checked_div(rules).unwrap_or(100);
     eprintln!(
         "{} tests of {rules} rules, {} failed; tests hit {covered} rules ({percent} %)",
         report.outcomes.len(),

@@ -6,7 +6,7 @@ use super::{DetectorId, Facts};
 use crate::event::Stage;
 
 /// Everything detect is configured with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct DetectConfig {
     /// What the rules behind sealed hits mean.
     pub facts: Facts,
@@ -24,21 +24,6 @@ pub struct DetectConfig {
     pub drift: Drift,
     /// Furthest stage per detector: an operator rolls a detector out from shadow to page.
     pub stages: BTreeMap<DetectorId, Stage>,
-}
-
-impl Default for DetectConfig {
-    fn default() -> Self {
-        Self {
-            facts: Facts::default(),
-            injection: Injection::default(),
-            spend: Spend::default(),
-            latency: Latency::default(),
-            errors: Errors::default(),
-            audit: Audit::default(),
-            drift: Drift::default(),
-            stages: BTreeMap::new(),
-        }
-    }
 }
 
 impl DetectConfig {

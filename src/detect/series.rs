@@ -282,7 +282,7 @@ impl Tail {
         }
         let start = Self::edge(q + 1);
         let excess: f64 = (q + 1..BUCKETS)
-            .map(|i| self.counts[i] * ((Self::edge(i) + Self::edge(i + 1)) / 2.0 - start))
+            .map(|i| self.counts[i] * (f64::midpoint(Self::edge(i), Self::edge(i + 1)) - start))
             .sum();
         // One made-up sample a quarter above the start keeps an empty tail from being a wall.
         let mean = ((excess + 0.25 * start) / (above + 1.0)).max(0.05 * start);

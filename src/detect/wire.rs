@@ -145,6 +145,10 @@ impl<'a> Reader<'a> {
         }
     }
     /// A count; never more than there are bytes left, so that it is safe to reserve.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "reads a count; the reader has no length"
+    )]
     pub fn len(&mut self) -> Result<usize, Damaged> {
         let n = usize::try_from(self.u64()?).map_err(|_| self.damaged())?;
         if n > self.bytes.len() - self.at {

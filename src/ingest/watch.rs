@@ -265,9 +265,8 @@ fn is_oversize(config: &IngestConfig, tp: &TopicPartition, offset: i64) -> bool 
     }
     let deadline = Instant::now() + PROBE;
     while Instant::now() < deadline {
-        match consumer.poll(Duration::from_millis(50)) {
-            Some(Ok(_)) => return false,
-            Some(Err(_)) | None => {}
+        if let Some(Ok(_)) = consumer.poll(Duration::from_millis(50)) {
+            return false;
         }
         if consumer.context().oversize.load(Ordering::Relaxed) {
             return true;

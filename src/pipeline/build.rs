@@ -162,7 +162,10 @@ fn rules(config: &Config) -> Result<RuleSet, BuildError> {
         Ok((set, _)) => Ok(set),
         Err(problems) => Err(BuildError::Rules {
             place,
-            first: problems.first().map_or_else(String::new, |p| p.line()),
+            first: problems.first().map_or_else(
+                String::new,
+                super::super::rule::diagnostic::Diagnostic::line,
+            ),
         }),
     }
 }

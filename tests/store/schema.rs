@@ -226,7 +226,7 @@ async fn roles_may_do_what_they_need_and_no_more() {
             .await
             .expect("role");
         let got = tx.execute(statement).await;
-        let denied = matches!(&got, Err(e) if e.as_database_error().and_then(|d| d.code()).as_deref() == Some("42501"));
+        let denied = matches!(&got, Err(e) if e.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("42501"));
         assert_eq!(
             (got.is_ok(), denied),
             (allowed, !allowed),

@@ -116,7 +116,7 @@ pub(super) fn iban(text: &str) -> bool {
         match u8::try_from(c) {
             Ok(b' ' | b'-' | b'.') => continue,
             Ok(byte) if byte.is_ascii_alphanumeric() && len < body.len() => {
-                body[len] = byte.to_ascii_uppercase()
+                body[len] = byte.to_ascii_uppercase();
             }
             _ => return false,
         }

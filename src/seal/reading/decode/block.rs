@@ -25,9 +25,9 @@ const CLASS: [bool; 256] = {
     let mut class = [false; 256];
     let mut b = 0;
     while b < 256 {
-        let c = b as u8 as char;
-        class[b] =
-            b < 128 && (c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '-' | '_' | '='));
+        #[expect(clippy::cast_possible_truncation, reason = "b is below 256")]
+        let c = b as u8;
+        class[b] = c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'-' | b'_' | b'=');
         b += 1;
     }
     class
@@ -96,7 +96,7 @@ fn pieces(block: &[u8], from: usize, runs: &mut Vec<Run>) {
 }
 
 fn one(block: &[u8]) -> Option<String> {
-    if block.iter().all(|b| b.is_ascii_hexdigit()) {
+    if block.iter().all(u8::is_ascii_hexdigit) {
         return hex_block(block);
     }
     // Words are of one case; encoded text of that length is not.
