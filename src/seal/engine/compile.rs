@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use aho_corasick::MatchKind;
 use aho_corasick::dfa::DFA;
 use regex_automata::meta;
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 use crate::rule::pattern::SIZE_LIMIT;
 use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule};
@@ -20,6 +21,8 @@ const SWEEP_CACHE: usize = 4 << 20;
 pub(super) const DIGITS: u32 = 4;
 /// Longest stretch that counts as bounded; longer patterns are searched within [`REACH`].
 const BOUNDED: usize = 1_024;
+/// How far around digits a sweep looks, bytes: longer patterns are mostly optional blanks.
+const SWEEP_REACH: usize = 256;
 /// How far from a literal an unbounded pattern is looked for, bytes.
 pub(super) const REACH: usize = 4_096;
 
@@ -63,28 +66,23 @@ impl Regex {
     /// The compiled regex; `None` if it does not compile, which loading excludes.
     pub(super) fn get(&self) -> Option<&meta::Regex> {
         self.built
-            .get_or_init(|| {
-                build(
-                    &[self.pattern.source.as_str()],
-                    REGEX_CACHE,
-                    regex_automata::MatchKind::LeftmostFirst,
-                )
-            })
+            .get_or_init(|| build(&self.pattern.source))
             .as_ref()
     }
 }
 
-fn build(sources: &[&str], cache: usize, kind: regex_automata::MatchKind) -> Option<meta::Regex> {
+fn build(source: &str) -> Option<meta::Regex> {
     meta::Regex::builder()
-        .configure(
-            meta::Config::new()
-                .match_kind(kind)
-                .nfa_size_limit(Some(SIZE_LIMIT * sources.len().max(1)))
-                .hybrid_cache_capacity(cache)
-                .onepass(false),
-        )
-        .build_many(sources)
+        .configure(config(1, REGEX_CACHE))
+        .build(source)
         .ok()
+}
+
+fn config(patterns: usize, cache: usize) -> meta::Config {
+    meta::Config::new()
+        .nfa_size_limit(Some(SIZE_LIMIT * patterns.max(1)))
+        .hybrid_cache_capacity(cache)
+        .onepass(false)
 }
 
 /// A node, ready to be judged.
@@ -410,14 +408,96 @@ fn sweep(sources: &[(&Regex, u16)]) -> Sweep {
     if sources.is_empty() {
         return Sweep::default();
     }
-    let texts: Vec<&str> = sources
+    let patterns: Option<Vec<Hir>> = sources
         .iter()
-        .map(|(r, _)| r.pattern.source.as_str())
+        .map(|(r, _)| regex_syntax::parse(&r.pattern.source).ok().map(plain_words))
         .collect();
+    let set = patterns.and_then(|patterns| {
+        meta::Regex::builder()
+            // Every pattern that matches anywhere, not only the first of those that compete.
+            .configure(
+                config(patterns.len(), SWEEP_CACHE).match_kind(regex_automata::MatchKind::All),
+            )
+            .build_many_from_hir(&patterns)
+            .ok()
+    });
     Sweep {
-        // All: with leftmost-first a pattern that another one pre-empts at the same place is not reported.
-        set: build(&texts, SWEEP_CACHE, regex_automata::MatchKind::All),
+        set,
         rules: sources.iter().map(|(_, rule)| *rule).collect(),
-        reach: sources.iter().map(|(r, _)| r.reach()).max().unwrap_or(0),
+        reach: sources
+            .iter()
+            .filter_map(|(r, _)| r.pattern.max_len)
+            .max()
+            .unwrap_or(0)
+            .min(SWEEP_REACH),
+    }
+}
+
+/// A pattern of ASCII with `\b` as ASCII knows it. Next to an ASCII letter or digit the two differ
+/// only in that ASCII's holds more often, which is right for a sweep; and a lazy automaton can
+/// follow it through text that is not ASCII, while Unicode's would send it to the slowest engine.
+fn plain_words(hir: Hir) -> Hir {
+    if ascii_only(&hir) {
+        replace_words(hir)
+    } else {
+        hir
+    }
+}
+
+fn ascii_only(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Literal(l) => l.0.is_ascii(),
+        // A class of "anything but" stands for separators; letters of other scripts do not begin
+        // what these patterns look for.
+        HirKind::Class(Class::Unicode(c)) => {
+            c.is_ascii()
+                || !c
+                    .ranges()
+                    .iter()
+                    .any(|r| r.start() <= 'é' && 'é' <= r.end())
+                || c.ranges().iter().any(|r| r.end() == char::MAX)
+        }
+        HirKind::Repetition(r) => ascii_only(&r.sub),
+        HirKind::Capture(c) => ascii_only(&c.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().all(ascii_only),
+        _ => true,
+    }
+}
+
+fn replace_words(hir: Hir) -> Hir {
+    match hir.into_kind() {
+        HirKind::Empty => Hir::empty(),
+        HirKind::Literal(l) => Hir::literal(l.0),
+        HirKind::Class(c) => Hir::class(c),
+        HirKind::Look(Look::WordUnicode) => Hir::look(Look::WordAscii),
+        HirKind::Look(look) => Hir::look(look),
+        HirKind::Repetition(mut r) => {
+            r.sub = Box::new(replace_words(*r.sub));
+            Hir::repetition(r)
+        }
+        HirKind::Capture(mut c) => {
+            c.sub = Box::new(replace_words(*c.sub));
+            Hir::capture(c)
+        }
+        HirKind::Concat(parts) => Hir::concat(parts.into_iter().map(replace_words).collect()),
+        HirKind::Alternation(parts) => {
+            Hir::alternation(parts.into_iter().map(replace_words).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_follow_text_beyond_ascii() {
+        let hir = regex_syntax::parse(r"\b[A-Z]{2}[0-9]{6}\b").expect("parses");
+        let plain = plain_words(hir);
+        let looks = plain.properties().look_set();
+        assert!(looks.contains(Look::WordAscii) && !looks.contains(Look::WordUnicode));
+        let letters = regex_syntax::parse(r"\b\w{3}[0-9]{6}\b").expect("parses");
+        let kept = plain_words(letters).properties().look_set();
+        assert!(kept.contains(Look::WordUnicode));
     }
 }
