@@ -12,7 +12,7 @@
 //! state and its records, so whatever is lost in a crash is worked out again with the same result.
 //!
 //! [`claims`] takes partitions over, [`partition`] holds one partition's state, [`commit`] writes,
-//! [`build`] turns the configuration into parts, [`start`] runs and stops the whole.
+//! [`build`] turns the configuration into parts, [`mod@start`] runs and stops the whole.
 
 mod background;
 pub mod build;

@@ -1,7 +1,7 @@
 //! Rules as data: what a rule file says, checked and ready for the engine.
 //!
 //! One YAML file a rule, `rules/<area>/<id>.yml`, where the area is `injection`, `pii` or
-//! `secret`. Texts of files come in through [`load`] (this module reads no files), problems go
+//! `secret`. Texts of files come in through [`load()`] (this module reads no files), problems go
 //! out as [`Diagnostic`]s with file, line and column. `seal::engine` compiles a [`RuleSet`].
 //!
 //! ```yaml

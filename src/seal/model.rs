@@ -2,7 +2,7 @@
 //!
 //! It finds what rules miss (other wordings, other languages) and rarely fires on trigger words in
 //! harmless use. The weights are one byte each in two tables, scored in one pass without
-//! allocation. [`combine`] joins its logit with the rules' evidence into one calibrated score with
+//! allocation. [`combine()`] joins its logit with the rules' evidence into one calibrated score with
 //! one [`THRESHOLD`]. The weights come from `veilwatch train` ([`train`]), from data that may be
 //! shipped (`docs/DETECTION.md` names every source).
 

@@ -1,4 +1,4 @@
-//! Training: weighted logistic regression over the n-grams of [`gram`](super::gram), by stochastic
+//! Training: weighted logistic regression over the n-grams of [`gram`], by stochastic
 //! gradient steps with a step size per weight (Adagrad), rounded to one byte a weight.
 //!
 //! Reproducible to the byte: fixed order, fixed seed, one thread, and only operations that IEEE 754
