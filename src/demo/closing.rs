@@ -181,7 +181,7 @@ impl Account {
                 (false, ..) => "not reached in this run".to_owned(),
                 (true, true, Some(i)) => format!("found as {i} after {}", delay(o)),
                 (true, true, None) => "MISSED".to_owned(),
-                (true, false, None) => "rightly quiet".to_owned(),
+                (true, false, None) => "rightly quiet (a control)".to_owned(),
                 (true, false, Some(i)) => format!("FALSE ALARM: {i}"),
             };
             let _ = writeln!(out, "  {:<28} {verdict}", o.name);

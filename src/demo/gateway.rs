@@ -45,7 +45,8 @@ pub struct Gateway {
     /// Seals what it publishes; none: publishes texts.
     sealer: Option<Decoder>,
     next: BTreeMap<i32, u64>,
-    dropped: u64,
+    /// Discarded and not yet declared, by lane: a hole and its declaration are of one lane.
+    dropped: BTreeMap<i32, u64>,
     made: u64,
 }
 
@@ -70,7 +71,7 @@ impl Gateway {
             keys,
             sealer,
             next: BTreeMap::new(),
-            dropped: 0,
+            dropped: BTreeMap::new(),
             made: 0,
         }
     }
@@ -98,9 +99,12 @@ impl Gateway {
         *self.next.entry(lane).or_default() += n;
     }
 
-    /// Says in the next event that `n` were discarded, as a full queue does.
-    pub fn declare_dropped(&mut self, n: u64) {
-        self.dropped += n;
+    /// Discards `n` numbers of the lane that this user's events take and says so in its next event,
+    /// as a full queue does.
+    pub fn discard(&mut self, tenant: &str, user: &str, n: u64) {
+        self.lose(tenant, user, n);
+        let lane = partition(&self.pseudonym(tenant, user));
+        *self.dropped.entry(lane).or_default() += n;
     }
 
     /// Makes the record of a call that ends at `end`. None only if sealing refuses it, which would
@@ -169,7 +173,7 @@ impl Gateway {
                 part
             })
             .collect();
-        let dropped = std::mem::take(&mut self.dropped);
+        let dropped = self.dropped.remove(&lane).unwrap_or(0);
         let mut event = json!({
             "v": 1,
             "id": id.to_string(),

@@ -39,6 +39,19 @@ impl Voice {
     }
 }
 
+/// Waits for Ctrl-C or SIGTERM.
+pub(super) async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
+}
+
 pub(super) fn now() -> Time {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -78,7 +91,9 @@ impl Live {
                 self.publish(gateway, *call);
             }
             Step::Lose(gateway, user, n) => self.gateways[gateway].lose(user.tenant, user.name, n),
-            Step::Declare(gateway, n) => self.gateways[gateway].declare_dropped(n),
+            Step::Discard(gateway, user, n) => {
+                self.gateways[gateway].discard(user.tenant, user.name, n);
+            }
             Step::Garbage(text) => {
                 self.counted.garbage += 1;
                 self.publisher

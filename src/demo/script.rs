@@ -54,8 +54,8 @@ pub enum Step {
     Call(usize, Box<Call>),
     /// A gateway loses numbers of a user's lane without a word.
     Lose(usize, User, u64),
-    /// A gateway declares that it discarded events.
-    Declare(usize, u64),
+    /// A gateway discards numbers of a user's lane and declares it.
+    Discard(usize, User, u64),
     /// Bytes that are no event, through a gateway's connection.
     Garbage(&'static str),
     /// A model version becomes slow by this factor.
@@ -125,6 +125,8 @@ const LATENCY: usize = 8;
 const MISSING: usize = 9;
 const DECLARED: usize = 10;
 const TALK: usize = 11;
+/// A scene without a label: records that are no events are accounted for as dead letters.
+const NONE: usize = usize::MAX;
 
 /// The labels, with the pseudonyms of this run's key.
 pub fn labels(gateway: &Gateway) -> Vec<Label> {
@@ -233,7 +235,7 @@ pub fn labels(gateway: &Gateway) -> Vec<Label> {
             true,
         ),
         label(
-            "control: declared drop",
+            "declared drop",
             "another gateway discards five and says so",
             &["audit"],
             Who::Gateway("gw-us-1"),
@@ -241,7 +243,7 @@ pub fn labels(gateway: &Gateway) -> Vec<Label> {
             true,
         ),
         label(
-            "control: talk about attacks",
+            "talk about attacks",
             "an engineer asks how such attacks work",
             &["injection"],
             user(8),
@@ -321,7 +323,7 @@ pub fn scenes(minute_ms: (i64, i64)) -> Vec<Scene> {
         },
         Scene {
             at: within(70),
-            label: TALK,
+            label: NONE,
             steps: garbage,
         },
     ]
@@ -425,8 +427,7 @@ fn missing(t: &mut Traffic) -> Vec<(i64, Step)> {
 fn declared(t: &mut Traffic) -> Vec<(i64, Step)> {
     let after = t.call(&CROWD[1]);
     vec![
-        (0, Step::Declare(2, 5)),
-        (0, Step::Lose(2, CROWD[1].clone(), 5)),
+        (0, Step::Discard(2, CROWD[1].clone(), 5)),
         (200, boxed(2, after)),
     ]
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::closing::{Account, Arrived, Published, account, judged_at};
 use super::console::{Console, Shared};
-use super::live::{Live, Voice, look, now};
+use super::live::{Live, Voice, interrupted, look, now};
 use super::script::{Scene, Step, labels, scenes};
 use super::stage::Stage;
 use super::traffic::{CROWD, HISTORY_DAYS, MODELS, Traffic};
@@ -50,7 +50,7 @@ pub async fn run(options: &Options) -> Result<bool, DemoError> {
         board: Shared::default(),
     };
     let mut stop = Box::pin(async {
-        let _ = tokio::signal::ctrl_c().await;
+        interrupted().await;
     });
     let mut stage = tokio::select! {
         stage = set(&voice, options) => stage?,
@@ -60,7 +60,7 @@ pub async fn run(options: &Options) -> Result<bool, DemoError> {
     let result = tokio::select! {
         r = show => r,
         // `perform` listens too and ends in order; this one is the second Ctrl-C.
-        () = async { (&mut stop).await; let _ = tokio::signal::ctrl_c().await; } => {
+        () = async { (&mut stop).await; interrupted().await; } => {
             Err(DemoError::said("interrupted"))
         }
     };
@@ -160,8 +160,8 @@ async fn perform(stage: &mut Stage, voice: &Voice, options: &Options) -> Result<
             MODELS.len()
         ),
     );
-    let interrupted = play(&mut live, stage, voice, options).await?;
-    settle(&mut live, stage, voice, interrupted).await?;
+    let cut_short = play(&mut live, stage, voice, options).await?;
+    settle(&mut live, stage, voice, cut_short).await?;
     let account = close(&live, stage).await?;
     if options.json {
         let line = json!({"kind": "summary", "account": account});
@@ -209,7 +209,7 @@ async fn play(
         let at = start + Duration::from_millis(u64::try_from(wake).unwrap_or(0));
         tokio::select! {
             () = sleep_until(at) => {}
-            _ = tokio::signal::ctrl_c() => {
+            () = interrupted() => {
                 voice.say("interrupt", "Ctrl-C: the traffic ends, what was put in is still judged (again to end at once)");
                 return Ok(true);
             }
@@ -261,6 +261,11 @@ fn introduce(live: &Live, voice: &Voice, scene: &Scene) {
             "injected",
             &format!(">> {mark}: {}: {}", label.name, label.caption),
         );
+    } else {
+        voice.say(
+            "injected",
+            ">> put in: two records that are no events (they must become dead letters)",
+        );
     }
 }
 
@@ -269,7 +274,7 @@ async fn settle(
     live: &mut Live,
     stage: &mut Stage,
     voice: &Voice,
-    interrupted: bool,
+    cut_short: bool,
 ) -> Result<(), DemoError> {
     live.publisher
         .flush(Duration::from_secs(10))
@@ -294,7 +299,7 @@ async fn settle(
         .map(judged_at)
         .max();
     let wait = judged.map_or(0, |at| at.since_ms(now()).max(0));
-    if wait > 0 && !interrupted {
+    if wait > 0 && !cut_short {
         voice.say(
             "settle",
             &format!(
@@ -315,7 +320,7 @@ async fn settle(
         }
         tokio::select! {
             () = sleep(LOOK) => {}
-            _ = tokio::signal::ctrl_c() => break,
+            () = interrupted() => break,
         }
     }
     // The last messages are on their way.
