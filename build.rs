@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 const FOLDERS: [&str; 5] = ["injection", "lists", "overrides", "pii", "secret"];
 
 fn main() {
+    // sqlx::migrate! reads the folder when it is compiled, and nothing else tells cargo so.
+    println!("cargo:rerun-if-changed=migrations");
     let root = PathBuf::from(env("CARGO_MANIFEST_DIR")).join("rules");
     let mut files = Vec::new();
     for folder in FOLDERS {

@@ -20,6 +20,7 @@ pub mod leader;
 pub mod leak;
 pub mod part;
 pub mod partition;
+pub mod prompt_leak;
 pub mod resident;
 pub mod series;
 pub mod spend;

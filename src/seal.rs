@@ -7,6 +7,7 @@ pub mod key;
 pub mod model;
 pub mod print;
 pub mod reading;
+pub mod registered;
 pub mod sketch;
 pub mod text;
 pub mod value;

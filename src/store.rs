@@ -36,6 +36,7 @@ pub mod schema;
 pub mod seed;
 pub mod silence;
 mod value;
+pub mod watched;
 
 use std::path::PathBuf;
 use std::str::FromStr as _;

@@ -8,6 +8,7 @@ mod leader;
 mod notifier;
 mod outbox;
 mod schema;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -42,12 +42,13 @@ GRANT INSERT ON
   vw.stream_partition, vw.detector_checkpoint, vw.stream_hour, vw.stream_gap, vw.dead_letter,
   vw.audit_batch, vw.event, vw.user_state, vw.alias, vw.value, vw.value_pending, vw.minute_part,
   vw.partial_minute, vw.lease, vw.ledger, vw.budget_limit, vw.budget_raise, vw.budget_crossing,
-  vw.finding, vw.incident_head, vw.incident_past, vw.incident_change, vw.action_log
+  vw.finding, vw.incident_head, vw.incident_past, vw.incident_change, vw.action_log,
+  vw.watched
   TO veilwatch_writer;
 GRANT UPDATE ON
   vw.stream_partition, vw.detector_checkpoint, vw.stream_hour, vw.user_state, vw.value,
   vw.value_pending, vw.minute_part, vw.partial_minute, vw.lease, vw.ledger, vw.budget_limit,
-  vw.budget_raise, vw.incident_head
+  vw.budget_raise, vw.incident_head, vw.watched
   TO veilwatch_writer;
 GRANT UPDATE (replayed_at) ON vw.dead_letter TO veilwatch_writer;
 
@@ -62,7 +63,7 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA vw TO veilwatch_writer, veilwatch_notify;
 GRANT DELETE ON
   vw.value, vw.alias, vw.user_state, vw.ledger, vw.budget_crossing, vw.incident_head,
   vw.incident_past, vw.incident_change, vw.incident_note, vw.fate, vw.outbox, vw.silence,
-  vw.stream_hour, vw.partial_minute, vw.budget_raise
+  vw.stream_hour, vw.partial_minute, vw.budget_raise, vw.watched
   TO veilwatch_retention;
 GRANT EXECUTE ON FUNCTION vw.ensure_partition(text, date), vw.drop_partitions(text, date)
   TO veilwatch_retention;

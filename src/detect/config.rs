@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::prompt_leak::Watched;
 use super::{DetectorId, Facts};
 use crate::event::Stage;
 
@@ -22,6 +23,8 @@ pub struct DetectConfig {
     pub audit: Audit,
     /// Model versions.
     pub drift: Drift,
+    /// Registered texts.
+    pub watched: Watched,
     /// Furthest stage per detector: an operator rolls a detector out from shadow to page.
     pub stages: BTreeMap<DetectorId, Stage>,
 }

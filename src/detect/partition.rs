@@ -16,7 +16,7 @@ use super::window::Window;
 use super::wire::{Reader, Writer};
 use super::{
     Checkpoint, DetectConfig, Effects, FlaggedEvent, RestoreError, Seen, UserRow, injection, leak,
-    part, spend,
+    part, prompt_leak, spend,
 };
 use crate::event::{Event, Pico, Position, Pseudonym, SmolStr};
 
@@ -269,6 +269,8 @@ impl PartitionState {
                 .extend(injection::judge(&config, event, end, &subject, None));
             leak::judge(&config, event, end, &subject, None, out);
         }
+        out.findings
+            .extend(prompt_leak::judge(&config, event, end, &subject));
         if out.findings.len() > before {
             out.flagged.push(FlaggedEvent {
                 position,

@@ -7,8 +7,9 @@ use crate::config::{Config, core};
 use crate::decide::Routes;
 use crate::decode::Decoder;
 use crate::deliver::Named;
+use crate::detect::prompt_leak::{Watched, WatchedText};
 use crate::detect::{DetectConfig, DetectorId, Facts};
-use crate::event::SmolStr;
+use crate::event::{Kid, SmolStr};
 use crate::ingest::TopicMode;
 use crate::rule::{self, Known, RuleSet};
 use crate::seal::Sealer;
@@ -119,6 +120,25 @@ impl Parts {
         let store = Store::connect(s).await?;
         store.sync_budgets(&self.budgets).await?;
         Ok(store)
+    }
+
+    /// Takes the registered texts from the store into the detectors' settings.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(super) async fn watch_for(&mut self, store: &Store) -> Result<(), StoreError> {
+        let texts = store.watched().await?.into_iter().filter_map(|row| {
+            Some(WatchedText {
+                name: SmolStr::new(&row.name),
+                canary: row.kind == "canary",
+                kid: Kid::parse(&row.kid)?,
+                prints: row.prints,
+            })
+        });
+        let mut detect = DetectConfig::clone(&self.detect);
+        detect.watched = Watched::new(texts.collect());
+        self.detect = Arc::new(detect);
+        Ok(())
     }
 }
 

@@ -64,8 +64,10 @@ pub struct Running {
 /// # Errors
 /// Whatever is missing or wrong, with what to do about it.
 pub async fn start(config: &Config, health: Health) -> Result<Running, StartError> {
-    let parts = Arc::new(Parts::build(config)?);
+    let mut parts = Parts::build(config)?;
     let store = parts.connect(config).await?;
+    parts.watch_for(&store).await?;
+    let parts = Arc::new(parts);
     health.set("postgres", true, "connected");
     metrics().postgres_up.set(&[], 1.0);
     let wanted = config.ingest.clone();

@@ -60,6 +60,21 @@ impl Printer {
             .shingles
             .extend(scratch.hashes.windows(SHINGLE).map(combine));
         winnow(&scratch.shingles, &mut scratch.picked);
+        self.hash_picked(normalised, scratch, out);
+        scratch.spans.len()
+    }
+
+    /// Adds every shingle of a normalised text, not only those that winnowing picks.
+    pub fn add_every(&self, normalised: &str, scratch: &mut Words, out: &mut Prints) {
+        scratch.split(normalised, self.seed);
+        scratch.picked.clear();
+        scratch
+            .picked
+            .extend(0..(scratch.spans.len() + 1).saturating_sub(SHINGLE));
+        self.hash_picked(normalised, scratch, out);
+    }
+
+    fn hash_picked(&self, normalised: &str, scratch: &mut Words, out: &mut Prints) {
         for &at in &scratch.picked {
             scratch.bytes.clear();
             scratch.bytes.push(SHINGLE_MARK);
@@ -72,7 +87,6 @@ impl Printer {
             }
             out.shingles.push(self.finish(&scratch.bytes));
         }
-        scratch.spans.len()
     }
 
     fn hash(&self, mark: u8, word: &[u8]) -> u64 {
@@ -113,6 +127,15 @@ impl Prints {
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.shingles.clear();
+    }
+
+    /// All prints of runs of words, and all of tokens, each ascending and once.
+    pub fn split(mut self) -> (Vec<u64>, Vec<u64>) {
+        for list in [&mut self.tokens, &mut self.shingles] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        (self.shingles, self.tokens)
     }
 
     /// The smallest `max`, ascending, each once: up to [`MAX_TOKENS`] of tokens, the rest of shingles.

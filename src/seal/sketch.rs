@@ -107,21 +107,6 @@ impl Sealer {
         sketch
     }
 
-    /// All prints of a text and its readings, in ascending order: for texts that are registered or
-    /// hunted for, where none may be missing.
-    pub fn all_prints(
-        &self,
-        text: &str,
-        role: Role,
-        side: Side,
-        scratch: &mut Scratch,
-    ) -> Vec<u64> {
-        let mut scan = self.engine().scan(text, role, side, &mut scratch.engine);
-        self.print(&scan, scratch);
-        wipe(&mut scan);
-        scratch.prints.smallest(usize::MAX)
-    }
-
     fn print(&self, scan: &Scan, scratch: &mut Scratch) {
         scratch.prints.clear();
         for reading in &scan.readings {
