@@ -43,7 +43,9 @@ enum Verb {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
     },
-    /// Set a limit. It holds at once, on every replica; stored usage is tested within a minute.
+    /// Set a limit. It holds at once, on every replica; stored usage is tested within a minute. Users
+    /// are counted by UTC day, everything wider by UTC hour and day; other periods begin to count when
+    /// `run` is next started.
     Set(SetArgs),
     /// Remove a limit. Usage and crossings stay.
     Remove {

@@ -107,18 +107,20 @@ impl Parts {
         }
     }
 
-    /// Connects to Postgres, creates or upgrades the tables where allowed, and makes the configured
-    /// limits hold.
+    /// Connects to Postgres, creates or upgrades the tables where allowed, makes the configured
+    /// limits hold, and keeps the ledgers that limits set by hand need too.
     ///
     /// # Errors
     /// Unreachable, refused, too old, not migrated: each with its remedy.
-    pub(super) async fn connect(&self, config: &Config) -> Result<Store, StoreError> {
+    pub(super) async fn connect(&mut self, config: &Config) -> Result<Store, StoreError> {
         let s = store_config(config);
         if config.store.migrate {
             schema::migrate(&s).await?;
         }
         let store = Store::connect(s).await?;
         store.sync_budgets(&self.budgets).await?;
+        let budgets = store.enabled_budgets().await?;
+        self.books = Arc::new(Books::new(self.books.prices.clone(), &budgets));
         Ok(store)
     }
 

@@ -3,7 +3,9 @@
 use sqlx::Row as _;
 
 use super::{Store, StoreError, clean, stamp, time};
-use crate::account::{Budget, LedgerDelta, LedgerKey, Period, Scope, Unit};
+use crate::account::{
+    Budget, Grain, LedgerDelta, LedgerKey, Limit, Period, PeriodKind, Scope, Unit, Zone,
+};
 use crate::event::{SmolStr, Time};
 
 /// Longest raise: a raise that outlives a quarter is a limit and should be one.
@@ -271,6 +273,61 @@ impl Store {
         .await?;
         tx.commit().await.map_err(StoreError::statement(what))?;
         Ok(row.get(0))
+    }
+
+    /// The limits as `account` knows them, those set by hand too: which ledgers must be kept.
+    pub async fn enabled_budgets(&self) -> Result<Vec<Budget>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, width, subject, period, unit, amount::text, thresholds FROM vw.budget_limit WHERE enabled ORDER BY id",
+        )
+        .fetch_all(self.pool())
+        .await
+        .map_err(StoreError::statement("could not read budgets"))?;
+        rows.iter()
+            .map(|r| {
+                let id = SmolStr::new(r.get::<&str, _>(0));
+                let corrupt = |said: &str| StoreError::Corrupt {
+                    what: "a budget",
+                    said: format!("{id}: {said}"),
+                };
+                let (word, zone) = kind_in_words(r.get(3)).split_once('@').map_or_else(
+                    || (kind_in_words(r.get(3)), None),
+                    |(w, z)| (w.to_owned(), Some(z.to_owned())),
+                );
+                let zone = zone
+                    .map(|z| Zone::named(&z).map_err(|e| corrupt(&e.to_string())))
+                    .transpose()?;
+                let subject: &str = r.get(2);
+                Ok(Budget {
+                    scope: u8::try_from(r.get::<i16, _>(1))
+                        .ok()
+                        .and_then(Scope::from_width)
+                        .ok_or_else(|| corrupt("its width is not a scope"))?,
+                    subject: (subject != "*").then(|| SmolStr::new(subject)),
+                    grain: Grain {
+                        kind: PeriodKind::parse(&word)
+                            .ok_or_else(|| corrupt("its period is unknown"))?,
+                        zone,
+                    },
+                    limit: Limit {
+                        unit: match r.get::<&str, _>(4) {
+                            "usd" => Unit::Usd,
+                            _ => Unit::Tokens,
+                        },
+                        amount: r
+                            .get::<&str, _>(5)
+                            .parse()
+                            .map_err(|_| corrupt("its amount is not an integer"))?,
+                    },
+                    thresholds: r
+                        .get::<Vec<i32>, _>(6)
+                        .into_iter()
+                        .filter_map(|t| u32::try_from(t).ok())
+                        .collect(),
+                    id,
+                })
+            })
+            .collect()
     }
 
     /// The limits.

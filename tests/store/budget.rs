@@ -188,6 +188,22 @@ async fn budgets_of_the_config_replace_each_other_and_leave_those_set_by_hand() 
     let limits = db.store.limits().await.expect("limits");
     let ids: Vec<&str> = limits.iter().map(|l| l.budget.as_str()).collect();
     assert_eq!(ids, ["b", "hand"]);
+    let mut zoned = budget("zoned", Scope::Team, 7);
+    zoned.subject = Some(SmolStr::new("acme/x"));
+    zoned.grain = Grain {
+        kind: PeriodKind::Month,
+        zone: Some(veilwatch::account::Zone::named("Europe/Berlin").expect("zone")),
+    };
+    db.store.set_budget(&zoned, "ops").await.expect("set");
+    let all = db.store.enabled_budgets().await.expect("budgets");
+    assert_eq!(all.len(), 3);
+    assert_eq!(all[2], zoned, "as it was written");
+    assert!(
+        db.store
+            .remove_budget("zoned", "ops")
+            .await
+            .expect("remove")
+    );
     assert_eq!(
         (limits[0].scope.as_str(), limits[0].period.as_str()),
         ("user", "day")
