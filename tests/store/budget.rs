@@ -4,6 +4,8 @@ use veilwatch::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit};
 use veilwatch::detect::DetectConfig;
 use veilwatch::store::LeaderTask;
 use veilwatch::store::budget::Raise;
+use veilwatch::store::private::{Options, PrivatePostgres};
+use veilwatch::store::{StoreConfig, schema};
 
 use super::*;
 use crate::postgres::Db;
@@ -258,8 +260,27 @@ async fn money_is_exact_to_the_pico_dollar() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f30_updates_of_a_ledger_stay_hot() {
-    let db = Db::new().await;
-    let mut owner = Owner::claim(&db.store, 0).await;
+    // A server of its own without autovacuum: a page is pruned only of versions that no transaction
+    // of the whole server may still need, and the other tests' transactions would count.
+    let options = Options {
+        settings: vec!["autovacuum=off".to_owned()],
+        ..Options::default()
+    };
+    let server = PrivatePostgres::start(options).expect("private postgres");
+    let config = StoreConfig::new(server.url("postgres"));
+    schema::migrate(&config).await.expect("migrate");
+    let store = Store::connect(config).await.expect("connect");
+    let pool = sqlx::PgPool::connect(&server.url("postgres"))
+        .await
+        .expect("pool");
+    let counted = async |column: &str| -> i64 {
+        let query = format!("SELECT {column} FROM pg_stat_user_tables WHERE relname = 'ledger'");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+            .fetch_one(&pool)
+            .await
+            .expect("statistics")
+    };
+    let mut owner = Owner::claim(&store, 0).await;
     // A batch touches some of the rows of each page, as it does in a table of many users.
     for i in 0..60u32 {
         let mut b = owner.batch(200);
@@ -271,21 +292,17 @@ async fn f30_updates_of_a_ledger_stay_hot() {
                 );
             }
         }
-        owner.commit(&db.store, b).await;
+        owner.commit(&store, b).await;
     }
     // Counted in shared memory by each backend when it is idle; asking in a loop waits for that.
-    let query = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'ledger'";
     for _ in 0..100 {
-        if db.number(query).await >= 11_800 {
+        if counted("n_tup_upd").await >= 11_800 {
             break;
         }
-        db.store.ping().await.expect("ping");
+        store.ping().await.expect("ping");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    let updated = db.number(query).await;
-    let hot = db
-        .number("SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'ledger'")
-        .await;
+    let (updated, hot) = (counted("n_tup_upd").await, counted("n_tup_hot_upd").await);
     assert!(updated >= 11_800, "{updated} updates were counted");
     assert!(
         hot * 10 > updated * 9,
