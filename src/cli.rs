@@ -25,6 +25,7 @@ pub mod run;
 pub mod scan;
 pub mod seal;
 pub mod series;
+pub mod silence;
 pub mod train;
 pub mod watch;
 
@@ -79,6 +80,8 @@ enum Verb {
     Budget(budget::Args),
     /// List, show, acknowledge, resolve and judge incidents.
     Incident(incident::Args),
+    /// Mute incidents for a time.
+    Silence(silence::Args),
     /// Verify the audit chain.
     Audit(audit::Args),
     /// Look a text up in the stored fingerprints.
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Verb::Offsets(args) => offsets::run(args),
         Verb::Budget(args) => budget::run(args),
         Verb::Incident(args) => incident::run(args),
+        Verb::Silence(args) => silence::run(args),
         Verb::Audit(args) => audit::run(args),
         Verb::Hunt(args) => hunt::run(args),
         Verb::Watch(args) => watch::run(args),

@@ -206,7 +206,9 @@ fn notice(sink: &str, since: Time, kind: NotificationKind, why: &str) -> Notice 
             findings: 1,
             reason: why.to_owned(),
             runbook: "deploy/runbooks/deliver.md".to_owned(),
-            silence_command: format!("veilwatch silence add subject=sink:{sink} -d 2h -c \"why\""),
+            silence_command: format!(
+                "veilwatch silence add --for 2h --comment 'why' 'subject=sink:{sink}'"
+            ),
         },
     }
 }
