@@ -132,6 +132,9 @@ pub fn run(brokers: &str, topic: &str, count: u64, parse: bool) -> Result<(), Re
                 let _ = writeln!(out, "go");
                 let _ = out.flush();
                 started = Some((Instant::now(), Usage::mine()));
+            } else if seen > 0 {
+                // The producer may be waiting for just these.
+                say_positions(&mut out, &positions);
             }
             return true;
         };
@@ -153,9 +156,7 @@ pub fn run(brokers: &str, topic: &str, count: u64, parse: bool) -> Result<(), Re
         positions[p] += 1;
         if said.elapsed() >= SAY {
             said = Instant::now();
-            let line: Vec<String> = positions.iter().map(ToString::to_string).collect();
-            let _ = writeln!(out, "at {}", line.join(" "));
-            let _ = out.flush();
+            say_positions(&mut out, &positions);
         }
         seen < count
     })?;
@@ -169,4 +170,10 @@ pub fn run(brokers: &str, topic: &str, count: u64, parse: bool) -> Result<(), Re
     );
     let _ = out.flush();
     Ok(())
+}
+
+fn say_positions(out: &mut std::io::Stdout, positions: &[i64]) {
+    let line: Vec<String> = positions.iter().map(ToString::to_string).collect();
+    let _ = writeln!(out, "at {}", line.join(" "));
+    let _ = out.flush();
 }

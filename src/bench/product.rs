@@ -239,6 +239,14 @@ pub(super) struct Product {
     log: PathBuf,
 }
 
+impl Drop for Product {
+    fn drop(&mut self) {
+        // A measurement that fails must not leave the program running.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Product {
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
