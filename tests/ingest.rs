@@ -283,21 +283,6 @@ fn f12_a_recreated_topic_halts_its_partition() {
 }
 
 #[test]
-fn f37_an_oversize_record_halts_its_partition_by_name_and_the_others_go_on() {
-    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 3)]).expect("broker");
-    publish(&broker, 0, &small(5));
-    publish(&broker, 1, &[vec![b'x'; 20 * 1024 * 1024]]);
-    publish(&broker, 2, &[vec![b'x'; 15 * 1024 * 1024]]);
-    let b = start(broker, Arc::default(), |_| {});
-    let saw = b.work(|s| s.iter().any(|s| matches!(s, Saw::Halted(..))) && records(s) >= 6);
-    assert!(saw.contains(&Saw::Halted(1, 0, "oversize")), "{saw:?}");
-    assert!(saw.contains(&Saw::Records(2, 0, 1, 1)), "{saw:?}");
-    publish(&b.broker, 0, &small(3));
-    b.work(|s| records(s) == 3);
-    b.stop();
-}
-
-#[test]
 fn f08_a_slow_worker_pauses_and_loses_nothing() {
     let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
     publish(&broker, 0, &vec![vec![b'x'; 2_000]; 2_000]);
