@@ -2,7 +2,7 @@
 //!
 //! All problems are reported at once, each with its key, line and remedy. Secrets come from files
 //! (`*_file`) or from `VEILWATCH_*`, and never print. Sections: [`sections`] reads the parts of the
-//! pipeline, [`delivery`] sinks and routes, [`budgets`] limits; [`core`] turns them into what the pure
+//! pipeline, [`rules`] rule files, [`delivery`] sinks and routes, [`budgets`] limits; [`core`] turns them into what the pure
 //! core is configured with.
 
 pub mod budgets;
@@ -11,12 +11,12 @@ pub mod delivery;
 mod init;
 pub mod keyfile;
 pub mod reader;
+pub mod rules;
 mod sections;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use budgets::BudgetSetting;
@@ -25,7 +25,6 @@ pub use init::EXAMPLE;
 pub use reader::{Problem, Reader, Source};
 
 use crate::ingest::IngestConfig;
-use crate::rule;
 use crate::telemetry::{Secret, TelemetryConfig};
 
 /// Everything `run` needs, checked.
@@ -40,9 +39,7 @@ pub struct Config {
     /// The key ring of trusted sources, as its file says.
     pub seal_key: Option<Secret>,
     /// Rules that replace the compiled-in ones.
-    pub rules: Option<RuleFiles>,
-    /// Files that tune rules by id.
-    pub overrides: Vec<Arc<rule::Source>>,
+    pub rules: rules::RuleFiles,
     /// Detectors.
     pub detect: DetectSetting,
     /// Work between Kafka and Postgres.
@@ -55,21 +52,6 @@ pub struct Config {
     pub budgets: Vec<BudgetSetting>,
     /// Logs, metrics, traces.
     pub telemetry: TelemetryConfig,
-}
-
-/// A directory of rules, read.
-#[derive(Clone)]
-pub struct RuleFiles {
-    /// Where they stand.
-    pub dir: PathBuf,
-    /// Their texts.
-    pub files: Vec<Arc<rule::Source>>,
-}
-
-impl std::fmt::Debug for RuleFiles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({} files)", self.dir.display(), self.files.len())
-    }
 }
 
 /// `[store]`.
@@ -214,7 +196,7 @@ impl Config {
         let store = sections::store(root.section("store"));
         let http = sections::http(root.section("http"));
         let seal_key = sections::seal(root.section("seal"));
-        let (rules, overrides) = sections::rules(root.section("rules"));
+        let rules = rules::read(root.section("rules"));
         let detect = sections::detect(root.section("detect"));
         let pipeline = sections::pipeline(root.section("pipeline"));
         let (sinks, routes) = delivery::read(root.section("deliver"), source.env);
@@ -246,7 +228,6 @@ impl Config {
                 http,
                 seal_key,
                 rules,
-                overrides,
                 detect,
                 pipeline,
                 sinks,

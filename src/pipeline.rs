@@ -12,13 +12,14 @@
 //! state and its records, so whatever is lost in a crash is worked out again with the same result.
 //!
 //! [`claims`] takes partitions over, [`partition`] holds one partition's state, [`commit`] writes,
-//! [`build`] turns the configuration into parts, [`mod@start`] runs and stops the whole.
+//! [`build`] turns the configuration into parts, [`live`] holds those that may change, [`mod@start`] runs and stops the whole.
 
 mod background;
 pub mod build;
 mod checkpoint;
 mod claims;
 mod commit;
+pub mod live;
 mod partition;
 mod report;
 pub mod start;
@@ -31,6 +32,7 @@ use build::Parts;
 use checkpoint::Schedule;
 use claims::Claimed as ClaimedState;
 use commit::{Done, Group};
+use live::Settings;
 use partition::{Decoded, Partition, Work};
 pub use start::{Running, StartError, start};
 use uuid::Uuid;
@@ -53,6 +55,8 @@ const PANIC_WINDOW: Duration = Duration::from_secs(60);
 pub(super) struct Worker {
     inbox: Inbox<ClaimedState>,
     parts: Arc<Parts>,
+    /// What the partitions now work with.
+    settings: Arc<Settings>,
     store: Store,
     runtime: tokio::runtime::Handle,
     partitions: BTreeMap<TopicPartition, Partition>,
@@ -99,6 +103,7 @@ impl Worker {
     /// Takes at most one batch of each partition through the stages and hands the group to the
     /// commit task: one transaction.
     fn turn(&mut self) {
+        self.take_settings();
         let work: Vec<Work> = self.next_group();
         if work.is_empty() {
             return;
@@ -107,6 +112,17 @@ impl Worker {
         self.load_users(&decoded);
         let batches: Vec<PartitionBatch> = self.observe(decoded);
         self.commit(batches);
+    }
+
+    /// Between two batches, everything that has changed is taken over at once.
+    fn take_settings(&mut self) {
+        let now = self.parts.live.load();
+        if !Arc::ptr_eq(&now, &self.settings) {
+            for p in self.partitions.values_mut() {
+                p.configure(&now);
+            }
+            self.settings = now;
+        }
     }
 
     /// The first waiting piece of work of every partition.
@@ -251,8 +267,7 @@ impl Worker {
     fn receive(&mut self, d: Delivery<ClaimedState>) {
         match d {
             Delivery::Assigned { tp, mode, claim } => {
-                let decoder = self.parts.decoder(mode);
-                let p = Partition::new(tp.clone(), decoder, claim, &mut self.schedule);
+                let p = Partition::new(tp.clone(), mode, &self.settings, claim, &mut self.schedule);
                 self.partitions.insert(tp, p);
             }
             Delivery::Batch(b) => self.backlog.push_back(Work::Batch(b)),

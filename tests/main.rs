@@ -11,6 +11,7 @@ mod planted;
 mod postgres;
 mod quality;
 mod reference;
+mod reload;
 mod rig;
 mod rules;
 mod scenario;

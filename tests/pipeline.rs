@@ -37,7 +37,7 @@ pub async fn judge(rig: &Rig, more: &str, panicking: &BTreeSet<(i32, i64)>) -> r
         reference::work_out(
             &ingest,
             &topic,
-            &parts.detect,
+            &parts.live.load().detect,
             &parts.books,
             &parts.budgets,
             through,

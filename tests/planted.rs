@@ -150,7 +150,7 @@ fn planted_text_appears_nowhere() {
 }
 
 /// `/metrics` over a plain socket.
-async fn scrape(address: &str) -> String {
+pub async fn scrape(address: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut s = tokio::net::TcpStream::connect(address)
         .await

@@ -45,6 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::info!(http = %running.http, "running");
         tokio::select! {
             () = stop_signal() => tracing::info!("stopping"),
+            () = reload_on_signal(&running) => {}
             () = running.failed() => tracing::error!("the consumer ended, stopping"),
         }
         let limit = config.pipeline.shutdown + GRACE;
@@ -76,6 +77,18 @@ fn silence_panics() {
         let thread = std::thread::current();
         tracing::error!(at, thread = thread.name().unwrap_or("unnamed"), "panic");
     }));
+}
+
+/// SIGHUP reads the rule files again. Never ends.
+async fn reload_on_signal(running: &pipeline::Running) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return std::future::pending().await;
+    };
+    while hangup.recv().await.is_some() {
+        running.reload();
+    }
+    std::future::pending().await
 }
 
 /// Waits for SIGTERM or SIGINT.

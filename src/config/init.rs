@@ -42,7 +42,7 @@ listen = "127.0.0.1:8686"            # /livez /readyz /metrics
 # [seal]
 # key_file = "seal.key"              # for trusted topics only: `veilwatch key new`
 
-[rules]
+[rules]                              # read again when they change, and on SIGHUP
 # dir = "rules"                      # replaces the compiled-in rules
 # overrides = ["overrides.yml"]      # tunes rules by id
 

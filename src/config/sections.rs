@@ -1,17 +1,14 @@
-//! The sections of the pipeline: ingest, store, http, seal, rules, detect, pipeline, telemetry.
+//! The sections of the pipeline: ingest, store, http, seal, detect, pipeline, telemetry.
 //!
 //! Each function reads one section with its defaults and the reasons for them, and returns None
 //! where a needed key is missing or wrong (then a problem says so).
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Section;
-use super::{DetectSetting, KeepEvents, PipelineSetting, Retention, RuleFiles, StoreSetting};
+use super::{DetectSetting, KeepEvents, PipelineSetting, Retention, StoreSetting};
 use crate::ingest::{Assignment, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
-use crate::rule;
 use crate::telemetry::{Secret, TelemetryConfig};
 
 const MS: Duration = Duration::from_millis(1);
@@ -303,69 +300,6 @@ pub(super) fn seal(s: Section<'_, '_>) -> Option<Secret> {
     let text = s.file("key_file").map(Secret::new);
     s.finish();
     text
-}
-
-pub(super) fn rules(s: Section<'_, '_>) -> (Option<RuleFiles>, Vec<Arc<rule::Source>>) {
-    let dir = s.path("dir");
-    let files = dir.and_then(|dir| {
-        let mut files = Vec::new();
-        match read_rules(&dir, &mut files) {
-            Ok(()) if files.is_empty() => {
-                s.problem(
-                    "dir",
-                    format!("{} has no .yml files", dir.display()),
-                    "check the path, or remove it to use the compiled-in rules",
-                );
-                None
-            }
-            Ok(()) => Some(RuleFiles { dir, files }),
-            Err(e) => {
-                s.problem(
-                    "dir",
-                    format!("cannot read {}: {e}", dir.display()),
-                    "check the path, or remove it to use the compiled-in rules",
-                );
-                None
-            }
-        }
-    });
-    let mut overrides = Vec::new();
-    for path in s.paths("overrides") {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => overrides.push(source(&path, text)),
-            Err(e) => s.problem(
-                "overrides",
-                format!("cannot read {}: {e}", path.display()),
-                "check the path",
-            ),
-        }
-    }
-    s.finish();
-    (files, overrides)
-}
-
-/// All rule files below a directory, in the order of their names.
-fn read_rules(dir: &Path, out: &mut Vec<Arc<rule::Source>>) -> std::io::Result<()> {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)?
-        .map(|e| e.map(|e| e.path()))
-        .collect::<Result<_, _>>()?;
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            read_rules(&path, out)?;
-        } else if path.extension().is_some_and(|e| e == "yml") {
-            let text = std::fs::read_to_string(&path)?;
-            out.push(source(&path, text));
-        }
-    }
-    Ok(())
-}
-
-fn source(path: &Path, text: String) -> Arc<rule::Source> {
-    Arc::new(rule::Source {
-        path: path.to_string_lossy().into_owned(),
-        text,
-    })
 }
 
 pub(super) fn detect(s: Section<'_, '_>) -> DetectSetting {

@@ -62,6 +62,11 @@ impl Leader {
         }
     }
 
+    /// Takes other settings, between two minutes.
+    pub fn configure(&mut self, config: Arc<DetectConfig>) {
+        self.config = config;
+    }
+
     /// From a checkpoint.
     pub fn restore(
         config: Arc<DetectConfig>,

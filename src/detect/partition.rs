@@ -86,6 +86,11 @@ impl PartitionState {
         }
     }
 
+    /// Takes other settings, between two events: rules and registered texts change while it runs.
+    pub fn configure(&mut self, config: Arc<DetectConfig>) {
+        self.config = config;
+    }
+
     /// From a checkpoint. Users come back through [`PartitionState::load_user`].
     pub fn restore(
         config: Arc<DetectConfig>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::build::Parts;
+use super::live::Live;
 use crate::deliver::{Backoff, Claimed, Fleet, Mark, Message, Outbox};
 use crate::event::{Severity, SmolStr};
 use crate::store::leader::LeaderTask;
@@ -33,8 +34,8 @@ impl Parts {
         stopped: &Stopped,
         tasks: &mut tokio::task::JoinSet<()>,
     ) {
-        let leader = LeaderTask::new(store.clone(), self.detect.clone());
-        tasks.spawn(lead(leader, stopped.clone()));
+        let leader = LeaderTask::new(store.clone(), self.live.load().detect.clone());
+        tasks.spawn(lead(leader, self.live.clone(), stopped.clone()));
         let outbox = Arc::new(StoreOutbox(store.clone()));
         let fleet = Fleet::start(&outbox, &self.sinks, Backoff::default());
         let notifier = NotifierTask::new(store.clone(), self.routes.clone());
@@ -66,8 +67,9 @@ async fn stops(stopped: &mut Stopped, pause: impl Future<Output = ()>) -> bool {
     }
 }
 
-async fn lead(mut leader: LeaderTask, mut stopped: Stopped) {
+async fn lead(mut leader: LeaderTask, live: Arc<Live>, mut stopped: Stopped) {
     loop {
+        leader.configure(live.load().detect.clone());
         let pause = match leader.tick().await {
             Ok(_) => LEADER_TICK,
             Err(error) => {

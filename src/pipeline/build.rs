@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use super::live::{Live, Settings};
 use crate::account::{Books, Budget, Prices};
+use crate::config::rules::RuleFiles;
 use crate::config::{Config, core};
 use crate::decide::Routes;
-use crate::decode::Decoder;
 use crate::deliver::Named;
 use crate::detect::prompt_leak::{Watched, WatchedText};
 use crate::detect::{DetectConfig, DetectorId, Facts};
 use crate::event::{Kid, SmolStr};
-use crate::ingest::TopicMode;
 use crate::rule::{self, Known, RuleSet};
 use crate::seal::Sealer;
 use crate::seal::engine::{Engine, known_validators};
@@ -46,16 +46,14 @@ pub enum BuildError {
 pub struct Parts {
     /// Prices and ledgers.
     pub books: Arc<Books>,
-    /// Detectors.
-    pub detect: Arc<DetectConfig>,
+    /// Rules, detectors' settings and registered texts: what may change while it runs.
+    pub live: Arc<Live>,
     /// Limits as configured.
     pub budgets: Vec<Budget>,
     /// Routing tree.
     pub routes: Routes,
     /// Where notifications go.
     pub sinks: Vec<Named>,
-    /// Seals texts of trusted sources.
-    sealer: Option<Arc<Sealer>>,
 }
 
 impl Parts {
@@ -73,7 +71,7 @@ impl Parts {
                 });
             }
         }
-        let rules = rules(config)?;
+        let rules = rules(&config.rules)?;
         let budgets = core::budgets(&config.budgets);
         let sinks = config.sinks.iter().map(|s| {
             s.build().map_err(|(key, what)| BuildError::Setting {
@@ -88,23 +86,14 @@ impl Parts {
         });
         Ok(Self {
             books: Arc::new(Books::new(Prices::shipped(), &budgets)),
-            detect: Arc::new(core::detect(&config.detect, Facts::from_rules(&rules))),
+            live: Arc::new(Live::new(Settings {
+                detect: Arc::new(core::detect(&config.detect, Facts::from_rules(&rules))),
+                sealer: sealer.transpose()?,
+            })),
             routes: core::routes(&config.routes, &config.sinks),
             sinks: sinks.collect::<Result<_, _>>()?,
-            sealer: sealer.transpose()?,
             budgets,
         })
-    }
-
-    /// A decoder for a source, and the id of the key of its audit leaves.
-    pub(super) fn decoder(&self, mode: TopicMode) -> (Decoder, SmolStr) {
-        match (&self.sealer, mode) {
-            (Some(sealer), TopicMode::Trusted) => {
-                let kid = SmolStr::new(sealer.keys().active_content().kid().as_str());
-                (Decoder::trusted(sealer.clone()), kid)
-            }
-            _ => (Decoder::sealed(), SmolStr::default()),
-        }
     }
 
     /// Connects to Postgres, creates or upgrades the tables where allowed, makes the configured
@@ -128,7 +117,7 @@ impl Parts {
     ///
     /// # Errors
     /// The database does not answer.
-    pub(super) async fn watch_for(&mut self, store: &Store) -> Result<(), StoreError> {
+    pub(super) async fn watch_for(&self, store: &Store) -> Result<(), StoreError> {
         let texts = store.watched().await?.into_iter().filter_map(|row| {
             Some(WatchedText {
                 name: SmolStr::new(&row.name),
@@ -137,9 +126,12 @@ impl Parts {
                 prints: row.prints,
             })
         });
-        let mut detect = DetectConfig::clone(&self.detect);
-        detect.watched = Watched::new(texts.collect());
-        self.detect = Arc::new(detect);
+        let watched = Watched::new(texts.collect());
+        self.live.change(|settings| {
+            let mut detect = DetectConfig::clone(&settings.detect);
+            detect.watched = watched.clone();
+            settings.detect = Arc::new(detect);
+        });
         Ok(())
     }
 }
@@ -162,32 +154,35 @@ pub fn store_config(config: &Config) -> StoreConfig {
     s
 }
 
-fn rules(config: &Config) -> Result<RuleSet, BuildError> {
+/// The rules that these files make.
+///
+/// # Errors
+/// The first mistake, with its place.
+pub(super) fn rules(files: &RuleFiles) -> Result<RuleSet, BuildError> {
     let names = known_validators();
     let known = Known {
         validators: Some(&names),
-        compiled_in: config.rules.is_none(),
+        compiled_in: files.dir.is_none(),
         ..Known::default()
     };
-    let (place, loaded) = match &config.rules {
-        Some(r) => (
-            r.dir.display().to_string(),
-            rule::load(&r.files, &config.overrides, &known),
+    let (place, loaded) = match &files.dir {
+        Some(dir) => (
+            dir.display().to_string(),
+            rule::load(&files.files, &files.overrides, &known),
         ),
-        None if config.overrides.is_empty() => return Ok(RuleSet::built_in(&known)),
+        None if files.overrides.is_empty() => return Ok(RuleSet::built_in(&known)),
         None => (
             "rules.overrides".to_owned(),
-            rule::load(&rule::pack::sources(), &config.overrides, &known),
+            rule::load(&rule::pack::sources(), &files.overrides, &known),
         ),
     };
     match loaded {
         Ok((set, _)) => Ok(set),
         Err(problems) => Err(BuildError::Rules {
             place,
-            first: problems.first().map_or_else(
-                String::new,
-                super::super::rule::diagnostic::Diagnostic::line,
-            ),
+            first: problems
+                .first()
+                .map_or_else(String::new, rule::diagnostic::Diagnostic::line),
         }),
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::detect::{Checkpoint, DetectConfig, PartitionState};
+use super::live::Live;
+use crate::detect::{Checkpoint, PartitionState};
 use crate::event::{Time, TopicPartition};
 use crate::ingest::{self, ClaimError, Claims, Fingerprint};
 use crate::store::Store;
@@ -43,7 +44,7 @@ impl std::fmt::Debug for Claimed {
 pub(super) struct PostgresClaims {
     pub(super) store: Store,
     pub(super) runtime: tokio::runtime::Handle,
-    pub(super) detect: std::sync::Arc<DetectConfig>,
+    pub(super) live: std::sync::Arc<Live>,
     pub(super) accept_truncation: bool,
 }
 
@@ -102,7 +103,7 @@ impl PostgresClaims {
             None => {
                 // Nothing usable: rebuild at least the window of duplicates.
                 let from = (c.next_offset - REPLAY_WITHOUT_CHECKPOINT).max(earliest);
-                let state = PartitionState::new(self.detect.clone());
+                let state = PartitionState::new(self.live.load().detect.clone());
                 (from.min(c.next_offset), Time(0), state)
             }
         };
@@ -136,7 +137,7 @@ impl PostgresClaims {
     fn restore(&self, tp: &TopicPartition, k: &Checkpoint) -> Option<(i64, Time, PartitionState)> {
         let (head, bytes) = k.bytes.split_at_checked(HEADER)?;
         let append = i64::from_le_bytes(head.try_into().ok()?);
-        match PartitionState::restore(self.detect.clone(), k.fmt, bytes) {
+        match PartitionState::restore(self.live.load().detect.clone(), k.fmt, bytes) {
             Ok(state) => Some((k.as_of, Time(append), state)),
             Err(error) => {
                 tracing::warn!(%error, topic = %tp.topic, partition = tp.partition, "checkpoint not used, replaying instead");

@@ -3,18 +3,20 @@
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use uuid::Uuid;
 
 use super::checkpoint::{Last, Schedule, Turn};
 use super::claims::Claimed as ClaimedState;
+use super::live::Settings;
 use super::report;
 use crate::account::{self, Books};
 use crate::decode::{Decoder, RawRecord, audit};
 use crate::detect::{Checkpoint, PartitionState, UserRow};
 use crate::event::{Event, Position, Pseudonym, SmolStr, Time, TopicPartition};
-use crate::ingest::{Batch, Claimed, Fingerprint, Gap};
+use crate::ingest::{Batch, Claimed, Fingerprint, Gap, TopicMode};
 use crate::store::claim::StoredUser;
 use crate::store::{DeadLetterRow, GapRow, PartitionBatch};
 use crate::telemetry::metrics;
@@ -79,6 +81,7 @@ pub(super) struct Decoded {
 pub(super) struct Partition {
     tp: TopicPartition,
     pub(super) claim: Uuid,
+    mode: TopicMode,
     decoder: Decoder,
     kid: SmolStr,
     state: PartitionState,
@@ -102,20 +105,25 @@ pub(super) struct Partition {
 impl Partition {
     pub(super) fn new(
         tp: TopicPartition,
-        (decoder, kid): (Decoder, SmolStr),
+        mode: TopicMode,
+        settings: &Settings,
         claim: Claimed<ClaimedState>,
         schedule: &mut Schedule,
     ) -> Self {
         let solo = schedule.solo.remove(&tp);
+        let (decoder, kid) = settings.decoder(mode);
+        let mut state = claim.state.state;
+        state.configure(Arc::clone(&settings.detect));
         Self {
             tp,
             claim: claim.id,
+            mode,
             decoder,
             kid,
             append: claim.state.append,
             chain: claim.state.chain,
             last: claim.state.last,
-            state: claim.state.state,
+            state,
             applied: claim.next_offset,
             handed: claim.next_offset,
             solo,
@@ -123,6 +131,12 @@ impl Partition {
             unwritten: HashMap::new(),
             written: schedule.join(),
         }
+    }
+
+    /// Takes other settings, between two batches.
+    pub(super) fn configure(&mut self, settings: &Settings) {
+        (self.decoder, self.kid) = settings.decoder(self.mode);
+        self.state.configure(Arc::clone(&settings.detect));
     }
 
     /// Decodes the records and links them into the audit chain.
@@ -429,8 +443,11 @@ mod tests {
                 last: Fingerprint { ts_ms: 0, crc: 0 },
             },
         };
-        let decoder = (Decoder::sealed(), SmolStr::default());
-        Partition::new(tp(), decoder, claim, schedule)
+        let settings = Settings {
+            detect: Arc::new(DetectConfig::default()),
+            sealer: None,
+        };
+        Partition::new(tp(), TopicMode::Sealed, &settings, claim, schedule)
     }
 
     fn event(id: &str) -> String {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::build::{BuildError, Parts};
 use super::checkpoint::Schedule;
 use super::claims::PostgresClaims;
-use super::{Worker, commit};
+use super::{Worker, commit, live};
 use crate::config::Config;
 use crate::event::TopicPartition;
 use crate::ingest::{self, Ended, Feedback, Inbox};
@@ -55,6 +55,7 @@ pub struct Running {
     stop: tokio::sync::watch::Sender<bool>,
     store: Store,
     deadline: Duration,
+    reload: Arc<tokio::sync::Notify>,
     /// Where `/livez /readyz /metrics` are.
     pub http: std::net::SocketAddr,
 }
@@ -85,6 +86,14 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     let (inboxes, workers) = workers(config, &parts, &store, &health, &feedback, &mut background);
     background.spawn(look_at_halted(store.clone(), feedback, stopped.clone()));
     parts.spawn_background(&store, &health, &stopped, &mut background);
+    let reload = Arc::new(tokio::sync::Notify::new());
+    background.spawn(live::follow(
+        parts.live.clone(),
+        config.rules.clone(),
+        reload.clone(),
+        health.clone(),
+        stopped.clone(),
+    ));
 
     let mut ended = stopped.clone();
     let routes = crate::telemetry::http::routes(health.clone());
@@ -97,7 +106,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     let claims = PostgresClaims {
         store: store.clone(),
         runtime: tokio::runtime::Handle::current(),
-        detect: parts.detect.clone(),
+        live: parts.live.clone(),
         accept_truncation: config.ingest.accept_truncation,
     };
     let consumer = ingest::spawn(
@@ -116,6 +125,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
         stop,
         store,
         deadline: config.pipeline.shutdown,
+        reload,
         http,
     })
 }
@@ -150,6 +160,7 @@ fn workers(
         let worker = Worker {
             inbox: inbox.clone(),
             parts: parts.clone(),
+            settings: parts.live.load(),
             store: store.clone(),
             runtime: runtime.clone(),
             partitions: Default::default(),
@@ -216,6 +227,11 @@ impl Running {
         while !self.consumer.is_finished() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Reads the rule files again, now.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// The store, for those who look beside (tests, bench).

@@ -12,7 +12,6 @@
 mod compile;
 pub mod evaluate;
 pub mod explain;
-pub mod handle;
 mod language;
 mod overlap;
 mod pages;
@@ -24,7 +23,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use compile::{Compiled, Plan};
-pub use handle::Handle;
 use pages::Pages;
 pub use scan::{Found, Injection, Reading, RuleHits, Scan, ValueKind};
 pub use walk::Scratch;

@@ -110,6 +110,14 @@ impl LeaderTask {
         }
     }
 
+    /// Takes other settings, between two ticks.
+    pub fn configure(&mut self, detect: Arc<DetectConfig>) {
+        if let Some(held) = &mut self.held {
+            held.leader.configure(Arc::clone(&detect));
+        }
+        self.detect = detect;
+    }
+
     /// Whether this process holds the lease, as far as it knows.
     pub fn leads(&self) -> bool {
         self.held.is_some()

@@ -64,6 +64,8 @@ table! {
     watchdog: Counter "veilwatch_watchdog_reclaims_total" ["topic"] "partitions claimed anew because they made no progress";
     hint_commit_errors: Counter "veilwatch_hint_commit_errors_total" [] "Kafka offset commits (hints for lag tools) that failed";
 
+    rule_reloads: Counter "veilwatch_rule_reloads_total" ["outcome"] "rule sets read while running by outcome: taken, refused";
+
     checkpoints: Counter "veilwatch_checkpoints_total" [] "partition checkpoints written";
     checkpoint_bytes: Gauge "veilwatch_checkpoint_bytes" ["topic", "partition"] "size of the newest checkpoint";
     user_rows: Counter "veilwatch_user_rows_total" ["direction"] "per-user state rows loaded and written";

@@ -1,0 +1,159 @@
+//! `[rules]`: where rule files stand, their texts, and whether they have changed since they were read.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::reader::Section;
+use crate::rule::Source;
+
+/// The rule files of a process, read. Without a directory the compiled-in rules are meant.
+#[derive(Clone, Default)]
+pub struct RuleFiles {
+    /// Where the rules stand that replace the compiled-in ones.
+    pub dir: Option<PathBuf>,
+    /// Their texts, in the order of their names.
+    pub files: Vec<Arc<Source>>,
+    /// Files that tune rules by id: paths and texts.
+    override_paths: Vec<PathBuf>,
+    /// Their texts.
+    pub overrides: Vec<Arc<Source>>,
+    /// The state of all of them just before they were read.
+    pub stamp: Stamp,
+}
+
+/// What a change of the files is recognised by: path, time of change and length of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamp(Vec<(PathBuf, Option<SystemTime>, u64)>);
+
+/// A file or folder that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}: {error}", path.display())]
+pub struct Unreadable {
+    path: PathBuf,
+    error: std::io::Error,
+}
+
+impl RuleFiles {
+    /// Whether there is anything on disk that could change.
+    pub fn on_disk(&self) -> bool {
+        self.dir.is_some() || !self.override_paths.is_empty()
+    }
+
+    /// The state of the files now, without reading them.
+    ///
+    /// # Errors
+    /// A folder or file that cannot be looked at.
+    pub fn stamp_now(&self) -> Result<Stamp, Unreadable> {
+        stamp(self.dir.as_deref(), &self.override_paths)
+    }
+
+    /// The same places, read again.
+    ///
+    /// # Errors
+    /// A folder or file that cannot be read.
+    pub fn again(&self) -> Result<Self, Unreadable> {
+        Self::load(self.dir.clone(), self.override_paths.clone())
+    }
+
+    fn load(dir: Option<PathBuf>, override_paths: Vec<PathBuf>) -> Result<Self, Unreadable> {
+        let stamp = stamp(dir.as_deref(), &override_paths)?;
+        let mut paths = Vec::new();
+        if let Some(dir) = &dir {
+            rule_paths(dir, &mut paths)?;
+        }
+        Ok(Self {
+            stamp,
+            dir,
+            files: paths.iter().map(|p| text(p)).collect::<Result<_, _>>()?,
+            overrides: override_paths
+                .iter()
+                .map(|p| text(p))
+                .collect::<Result<_, _>>()?,
+            override_paths,
+        })
+    }
+}
+
+impl std::fmt::Debug for RuleFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.dir {
+            Some(dir) => write!(f, "{} ({} files)", dir.display(), self.files.len())?,
+            None => f.write_str("compiled in")?,
+        }
+        write!(f, ", {} override files", self.overrides.len())
+    }
+}
+
+/// Reads `[rules]`.
+pub(super) fn read(s: Section<'_, '_>) -> RuleFiles {
+    let dir = s.path("dir");
+    let overrides = s.paths("overrides");
+    let remedy = "check the path, or remove it to use the compiled-in rules";
+    // Each key apart, so that both mistakes are told at once.
+    let mut files = RuleFiles::load(dir, Vec::new()).unwrap_or_else(|e| {
+        s.problem("dir", e.to_string(), remedy);
+        RuleFiles::default()
+    });
+    if let (Some(dir), true) = (&files.dir, files.files.is_empty()) {
+        let what = format!("{} has no .yml files", dir.display());
+        s.problem("dir", what, remedy);
+    }
+    let tuned = RuleFiles::load(None, overrides).unwrap_or_else(|e| {
+        s.problem("overrides", e.to_string(), "check the path");
+        RuleFiles::default()
+    });
+    s.finish();
+    files.stamp.0.extend(tuned.stamp.0);
+    files.override_paths = tuned.override_paths;
+    files.overrides = tuned.overrides;
+    files
+}
+
+fn stamp(dir: Option<&Path>, overrides: &[PathBuf]) -> Result<Stamp, Unreadable> {
+    let mut paths = Vec::new();
+    if let Some(dir) = dir {
+        rule_paths(dir, &mut paths)?;
+    }
+    paths.extend(overrides.iter().cloned());
+    let stamps = paths.into_iter().map(|path| match path.metadata() {
+        Ok(m) => Ok((path, m.modified().ok(), m.len())),
+        Err(error) => Err(Unreadable { path, error }),
+    });
+    Ok(Stamp(stamps.collect::<Result<_, _>>()?))
+}
+
+/// All rule files below a directory, in the order of their names.
+fn rule_paths(dir: &Path, out: &mut Vec<PathBuf>) -> Result<(), Unreadable> {
+    let unreadable = |error| Unreadable {
+        path: dir.to_owned(),
+        error,
+    };
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)
+        .map_err(unreadable)?
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)?;
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            rule_paths(&path, out)?;
+        } else if path.extension().is_some_and(|e| e == "yml") {
+            out.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn text(path: &Path) -> Result<Arc<Source>, Unreadable> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Arc::new(Source {
+            path: path.to_string_lossy().into_owned(),
+            text,
+        })),
+        Err(error) => Err(Unreadable {
+            path: path.to_owned(),
+            error,
+        }),
+    }
+}
