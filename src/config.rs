@@ -2,8 +2,8 @@
 //!
 //! All problems are reported at once, each with its key, line and remedy. Secrets come from files
 //! (`*_file`) or from `VEILWATCH_*`, and never print. Sections: [`sections`] reads the parts of the
-//! pipeline, [`rules`] rule files, [`delivery`] sinks and routes, [`budgets`] limits; [`core`] turns them into what the pure
-//! core is configured with.
+//! pipeline, [`rules`] rule files, [`delivery`] sinks, [`routing`] routes, [`budgets`] limits; [`core`]
+//! turns them into what the pure core is configured with.
 
 pub mod budgets;
 pub mod core;
@@ -11,6 +11,7 @@ pub mod delivery;
 mod init;
 pub mod keyfile;
 pub mod reader;
+pub mod routing;
 pub mod rules;
 mod sections;
 
@@ -20,9 +21,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use budgets::BudgetSetting;
-pub use delivery::{RouteSetting, SinkKind, SinkSetting};
+pub use delivery::{SinkKind, SinkSetting};
 pub use init::EXAMPLE;
 pub use reader::{Problem, Reader, Source};
+pub use routing::{InhibitSetting, RouteSetting, Routing};
 
 use crate::ingest::IngestConfig;
 use crate::telemetry::{Secret, TelemetryConfig};
@@ -46,8 +48,8 @@ pub struct Config {
     pub pipeline: PipelineSetting,
     /// Where notifications go.
     pub sinks: Vec<SinkSetting>,
-    /// Which go where. Empty: everything to every sink.
-    pub routes: Vec<RouteSetting>,
+    /// Which go where, and what mutes what.
+    pub routing: Routing,
     /// Limits.
     pub budgets: Vec<BudgetSetting>,
     /// Logs, metrics, traces.
@@ -199,7 +201,7 @@ impl Config {
         let rules = rules::read(root.section("rules"));
         let detect = sections::detect(root.section("detect"));
         let pipeline = sections::pipeline(root.section("pipeline"));
-        let (sinks, routes) = delivery::read(root.section("deliver"), source.env);
+        let (sinks, routing) = delivery::read(root.section("deliver"), source.env);
         let budgets = budgets::read(root.sections("budget"));
         let telemetry = sections::telemetry(root.section("telemetry"));
         root.finish();
@@ -231,7 +233,7 @@ impl Config {
                 detect,
                 pipeline,
                 sinks,
-                routes,
+                routing,
                 budgets,
                 telemetry,
             }),

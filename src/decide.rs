@@ -9,12 +9,14 @@
 
 pub mod notify;
 pub mod route;
+pub mod title;
 
 use std::collections::BTreeMap;
 
 pub use notify::{Fate, Group, Notification, NotificationKind, Notified, OutboxRow, notify};
-pub use route::{Field, Inhibit, Matcher, Route, Routes, Silence};
+pub use route::{Escalate, Field, Inhibit, Matcher, Route, Routes, Silence};
 use serde::{Deserialize, Serialize};
+pub use title::Titles;
 
 use crate::account::{Crossing, PeriodKind, Scope, Unit};
 use crate::detect::{DetectorId, Finding, finding_id};

@@ -46,7 +46,7 @@ fn replay(name: &str) -> String {
                 config::core::detect(&c.detect, facts),
                 Books::new(Prices::shipped(), &budgets),
                 budgets,
-                config::core::routes(&c.routes, &c.sinks),
+                config::core::routes(&c.routing, &c.sinks, veilwatch::decide::Titles::default()),
                 sealer,
             )
         }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::lines;
 use crate::account::{Books, Prices};
 use crate::config::{self, Config, Source};
-use crate::decide::Routes;
+use crate::decide::{Routes, Titles};
 use crate::detect::{DetectConfig, Facts};
 use crate::replay::{Line, Replay, Summary};
 use crate::rule::{Known, RuleSet};
@@ -116,7 +116,7 @@ fn start(path: Option<&Path>, sealer: Arc<Sealer>) -> anyhow::Result<Replay> {
     };
     let config = load(path)?;
     let budgets = config::core::budgets(&config.budgets);
-    let mut routes = config::core::routes(&config.routes, &config.sinks);
+    let mut routes = config::core::routes(&config.routing, &config.sinks, Titles::of_rules(&rules));
     if config.sinks.is_empty() {
         routes = Routes::single(vec!["stdout".into()]);
     }

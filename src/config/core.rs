@@ -1,12 +1,16 @@
 //! From checked settings to what the pure core takes: budgets, routes, detectors.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{BudgetSetting, DetectSetting, RouteSetting, SinkSetting, budgets};
+use super::{
+    BudgetSetting, DetectSetting, InhibitSetting, RouteSetting, Routing, SinkSetting, budgets,
+};
 use crate::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit, Zone};
+use crate::decide::Titles;
 use crate::decide::route::{
-    DEFAULT_GROUP_WAIT_MS, DEFAULT_STORM_LIMIT, DEFAULT_STORM_WINDOW_MS, Field, Matcher, Route,
-    Routes,
+    DEFAULT_GROUP_WAIT_MS, DEFAULT_STORM_LIMIT, DEFAULT_STORM_WINDOW_MS, Escalate, Field, Inhibit,
+    Matcher, Route, Routes,
 };
 use crate::detect::{DetectConfig, DetectorId, Facts};
 use crate::event::{SmolStr, Stage};
@@ -53,31 +57,39 @@ pub fn budget_id(b: &BudgetSetting) -> SmolStr {
 }
 
 /// The routing tree. Without routes, everything goes to every sink, each incident alone.
-pub fn routes(settings: &[RouteSetting], sinks: &[SinkSetting]) -> Routes {
+pub fn routes(routing: &Routing, sinks: &[SinkSetting], titles: Titles) -> Routes {
     let all: Vec<SmolStr> = sinks.iter().map(|s| SmolStr::new(&s.name)).collect();
     let mut routes = Routes::single(all);
-    routes.storm_limit = DEFAULT_STORM_LIMIT;
-    routes.storm_window_ms = DEFAULT_STORM_WINDOW_MS;
-    if settings.is_empty() {
-        return routes;
+    routes.storm_limit = routing.storm_limit.unwrap_or(DEFAULT_STORM_LIMIT);
+    routes.storm_window_ms = routing.storm_window.map_or(DEFAULT_STORM_WINDOW_MS, ms);
+    routes.titles = titles;
+    if let Some(place) = &routing.runbooks {
+        routes.runbook_base = SmolStr::new(place);
     }
-    routes.root.sinks.clear();
-    routes.root.children = settings
-        .iter()
-        .enumerate()
-        .map(|(i, r)| route(i, r))
-        .collect();
+    routes.inhibit = routing.inhibit.iter().map(inhibit).collect();
+    if !routing.routes.is_empty() {
+        routes.root.sinks.clear();
+        let all = routing.routes.iter().enumerate();
+        routes.root.children = all.map(|(i, r)| route(i, r)).collect();
+    }
     routes
 }
 
-fn route(i: usize, r: &RouteSetting) -> Route {
-    let mut group_by: Vec<Field> = r.group_by.iter().filter_map(|f| Field::parse(f)).collect();
-    let alone = group_by.is_empty();
-    if alone {
-        group_by.push(Field::Key);
+fn inhibit(setting: &InhibitSetting) -> Inhibit {
+    Inhibit {
+        source: matchers(&setting.source),
+        target: matchers(&setting.target),
+        equal: fields(&setting.equal),
     }
-    let matchers = r
-        .matchers
+}
+
+fn fields(names: &[String]) -> Vec<Field> {
+    names.iter().filter_map(|f| Field::parse(f)).collect()
+}
+
+/// Checked settings as matchers; a trailing `*` matches any ending.
+fn matchers(table: &BTreeMap<String, String>) -> Vec<Matcher> {
+    table
         .iter()
         .filter_map(|(field, value)| {
             let text = match value.strip_suffix('*') {
@@ -86,10 +98,18 @@ fn route(i: usize, r: &RouteSetting) -> Route {
             };
             Matcher::parse(&text).ok()
         })
-        .collect();
+        .collect()
+}
+
+fn route(i: usize, r: &RouteSetting) -> Route {
+    let mut group_by = fields(&r.group_by);
+    let alone = group_by.is_empty();
+    if alone {
+        group_by.push(Field::Key);
+    }
     Route {
         name: smol_str::format_smolstr!("route-{i}"),
-        matchers,
+        matchers: matchers(&r.matchers),
         sinks: r.sinks.iter().map(SmolStr::new).collect(),
         group_by,
         // An incident alone gains nothing by waiting for company.
@@ -101,7 +121,10 @@ fn route(i: usize, r: &RouteSetting) -> Route {
         min_severity: r.min_severity,
         min_stage: r.min_stage,
         carry_on: r.proceed,
-        escalate: None,
+        escalate: r.escalate.as_ref().map(|(after, sinks)| Escalate {
+            after_ms: ms(*after),
+            sinks: sinks.iter().map(SmolStr::new).collect(),
+        }),
         children: Vec::new(),
     }
 }
@@ -150,6 +173,12 @@ kind = "stdout"
 [[deliver.route]]
 match = { rule = "inj-*" }
 sinks = ["a"]
+escalate_after = "15m"
+escalate_to = ["a"]
+[[deliver.inhibit]]
+source = { detector = "errors" }
+target = { detector = "latency" }
+equal = ["model"]
 [[budget]]
 scope = "tenant"
 subject = "acme"
@@ -164,8 +193,13 @@ usd = "12.50"
         let b = budgets(&c.budgets);
         assert_eq!(b[0].id, "tenant:acme:month:usd");
         assert_eq!(b[0].limit.amount, 12_500_000_000_000);
-        let r = routes(&c.routes, &c.sinks);
+        let r = routes(&c.routing, &c.sinks, Titles::default());
         assert_eq!(r.root.children[0].matchers[0].as_str(), "rule=~inj\\-.*");
-        assert_eq!(routes(&[], &c.sinks).root.sinks, vec![SmolStr::new("a")]);
+        let e = r.root.children[0].escalate.as_ref().expect("escalation");
+        assert_eq!((e.after_ms, e.sinks[0].as_str()), (900_000, "a"));
+        assert_eq!(r.inhibit[0].source[0].as_str(), "detector=errors");
+        assert_eq!(r.inhibit[0].equal, vec![Field::Model]);
+        let none = routes(&Routing::default(), &c.sinks, Titles::default());
+        assert_eq!(none.root.sinks, vec![SmolStr::new("a")]);
     }
 }

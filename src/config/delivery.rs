@@ -1,14 +1,13 @@
-//! `[deliver]`: sinks and the routing tree.
+//! `[deliver]`: the sinks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::reader::Section;
+use super::routing::{self, Routing};
 use crate::deliver::email::{self, Email};
 use crate::deliver::http::{Http, PAGERDUTY_URL, Service, SigningKey};
 use crate::deliver::{Limits, Named, Sink};
-use crate::event::{Severity, Stage};
 use crate::telemetry::Secret;
 
 /// What a sink speaks.
@@ -113,39 +112,10 @@ impl SinkSetting {
     }
 }
 
-/// One `[[deliver.route]]`, tried in order; the first that matches takes it unless `continue`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteSetting {
-    /// Matchers over detector, rule, tenant, user, model, severity, stage; a trailing `*` matches
-    /// any ending.
-    pub matchers: BTreeMap<String, String>,
-    /// Sinks by name.
-    pub sinks: Vec<String>,
-    /// Fields that form a group; empty: each incident alone.
-    pub group_by: Vec<String>,
-    /// Wait for more of the group before the first notification.
-    pub group_wait: Option<Duration>,
-    /// Least time between notifications of a group.
-    pub group_interval: Duration,
-    /// Told again while it fires.
-    pub repeat_interval: Duration,
-    /// Lower is recorded, not told.
-    pub min_severity: Severity,
-    /// Only incidents of at least this stage.
-    pub min_stage: Stage,
-    /// Go on to the next route.
-    pub proceed: bool,
-}
-
-/// Fields that a matcher or a group may name.
-const FIELDS: [&str; 9] = [
-    "detector", "rule", "tenant", "user", "model", "subject", "severity", "stage", "gateway",
-];
-
 pub(super) fn read(
     s: Section<'_, '_>,
     env: &BTreeMap<String, String>,
-) -> (Vec<SinkSetting>, Vec<RouteSetting>) {
+) -> (Vec<SinkSetting>, Routing) {
     let mut sinks: Vec<SinkSetting> = Vec::new();
     for t in s.sections("sink") {
         if let Some(sink) = sink(&t, env) {
@@ -157,13 +127,9 @@ pub(super) fn read(
         }
         t.finish();
     }
-    let mut routes = Vec::new();
-    for t in s.sections("route") {
-        routes.push(route(&t, &sinks));
-        t.finish();
-    }
+    let routing = routing::read(&s, &sinks);
     s.finish();
-    (sinks, routes)
+    (sinks, routing)
 }
 
 fn sink(s: &Section<'_, '_>, env: &BTreeMap<String, String>) -> Option<SinkSetting> {
@@ -283,68 +249,5 @@ fn limits(s: &Section<'_, '_>, kind: Option<SinkKind>) -> Limits {
             .integer("per_minute", 1, 100_000)
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(usual.per_minute),
-    }
-}
-
-fn route(s: &Section<'_, '_>, sinks: &[SinkSetting]) -> RouteSetting {
-    let known = |key: &str, names: &mut dyn Iterator<Item = &String>| {
-        for n in names {
-            if !FIELDS.contains(&n.as_str()) {
-                s.problem(
-                    key,
-                    format!("\"{n}\" is not a field"),
-                    format!("use {}", FIELDS.join(", ")),
-                );
-            }
-        }
-    };
-    let matchers = s.string_table("match");
-    known("match", &mut matchers.keys());
-    let group_by = s.strings("group_by").unwrap_or_default();
-    known("group_by", &mut group_by.iter());
-    let names = s.strings("sinks").unwrap_or_default();
-    if names.is_empty() && !s.has("sinks") {
-        s.missing(
-            "sinks",
-            "list the sinks by name; an empty list records without telling",
-        );
-    }
-    for n in &names {
-        if !sinks.iter().any(|k| k.name == *n) {
-            s.problem(
-                "sinks",
-                format!("\"{n}\" is not a sink"),
-                "name one of the [[deliver.sink]] tables",
-            );
-        }
-    }
-    let severities = [
-        ("informational", Severity::Informational),
-        ("low", Severity::Low),
-        ("medium", Severity::Medium),
-        ("high", Severity::High),
-        ("critical", Severity::Critical),
-    ];
-    let zero = Duration::ZERO;
-    let day = Duration::from_secs(86_400);
-    RouteSetting {
-        matchers,
-        sinks: names,
-        group_by,
-        group_wait: s.duration("group_wait", zero, day),
-        group_interval: s
-            .duration("group_interval", zero, day)
-            .unwrap_or(Duration::from_secs(300)),
-        repeat_interval: s
-            .duration("repeat_interval", Duration::from_secs(10), 30 * day)
-            .unwrap_or(Duration::from_secs(4 * 3600)),
-        min_severity: s.word("min_severity", &severities).unwrap_or(Severity::Low),
-        min_stage: s
-            .word(
-                "min_stage",
-                &[("ticket", Stage::Ticket), ("page", Stage::Page)],
-            )
-            .unwrap_or(Stage::Ticket),
-        proceed: s.bool("continue").unwrap_or(false),
     }
 }

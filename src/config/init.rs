@@ -88,9 +88,21 @@ group_interval = "5m"
 repeat_interval = "4h"
 min_severity = "low"
 continue = false
+# escalate_after = "15m"             # a page that nobody acknowledged for so long …
+# escalate_to = ["mail"]             # … is told to these too, and how it goes on
 
 [[deliver.route]]
 sinks = ["log"]
+
+# [[deliver.inhibit]]                # while a source is open, targets that agree with it in `equal` are not told
+# source = { detector = "errors" }
+# target = { detector = "latency" }
+# equal = ["model"]
+
+# [deliver]
+# storm_limit = 20                   # notifications below critical per sink, severity and window; more become a digest
+# storm_window = "5m"
+# runbooks = "https://wiki.example.com/veilwatch/"    # DETECTOR.md is appended
 
 [[budget]]
 scope = "tenant"                     # user key team tenant model everyone

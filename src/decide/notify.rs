@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, ChangeKind, Head, Route, Routes, Silence, State};
+use super::{Change, ChangeKind, Head, Route, Routes, Silence, State, Titles};
 use crate::event::{Hash16, Severity, SmolStr, Stage, Time, hash16};
 
 /// What an outbox row says.
@@ -188,6 +188,9 @@ pub struct Member {
     pub told: bool,
     /// The severity they know.
     pub told_severity: Option<Severity>,
+    /// Since when, for escalation; none while receivers do not know it.
+    #[serde(default, with = "super::millis_option")]
+    pub told_since: Option<Time>,
     /// Whether the route's escalation has happened.
     pub escalated: bool,
 }
@@ -214,8 +217,9 @@ pub struct Group {
     due: Option<Time>,
     #[serde(with = "super::millis_option")]
     told_at: Option<Time>,
-    #[serde(with = "super::millis_option")]
-    first_told_at: Option<Time>,
+    /// The escalation's sinks were told, so they must be told the end too.
+    #[serde(default)]
+    above: bool,
     seq: i64,
 }
 
@@ -224,7 +228,9 @@ pub struct Group {
 pub struct Storm {
     #[serde(with = "super::millis")]
     start: Time,
-    sent: u32,
+    /// By severity: a flood of mild ones uses up nothing of what worse ones may send.
+    #[serde(default)]
+    sent: BTreeMap<Severity, u32>,
     digested: u32,
     groups: BTreeSet<String>,
     worst: Option<Severity>,
@@ -273,6 +279,19 @@ impl Board {
     }
 }
 
+impl Member {
+    /// When an unacknowledged page escalates.
+    fn escalate_due(&self, after_ms: i64) -> Option<Time> {
+        let waits = self.told
+            && !self.escalated
+            && self.head.state == State::Open
+            && self.head.stage == Stage::Page;
+        self.told_since
+            .filter(|_| waits)
+            .map(|t| t.plus_ms(after_ms))
+    }
+}
+
 impl Group {
     fn repeat_due(&self, route: &Route) -> Option<Time> {
         let open = |m: &Member| m.told && m.head.state == State::Open;
@@ -284,14 +303,8 @@ impl Group {
     }
     fn escalate_due(&self, route: &Route) -> Option<Time> {
         let e = route.escalate.as_ref()?;
-        let waits = |m: &Member| {
-            m.told && !m.escalated && m.head.state == State::Open && m.head.stage == Stage::Page
-        };
-        let since = self.first_told_at?;
-        self.members
-            .iter()
-            .any(waits)
-            .then(|| since.plus_ms(e.after_ms))
+        let due = |m: &Member| m.escalate_due(e.after_ms);
+        self.members.iter().filter_map(due).min()
     }
     fn is_over(&self) -> bool {
         self.waiting.is_empty()
@@ -312,6 +325,7 @@ pub fn notify(
 ) -> Notified {
     let mut n = Notifier {
         routes,
+        titles: &routes.titles,
         silences,
         now,
         out: Notified::default(),
@@ -359,6 +373,7 @@ fn open_heads(board: &Board) -> Vec<Head> {
 
 struct Notifier<'a> {
     routes: &'a Routes,
+    titles: &'a Titles,
     silences: &'a [Silence],
     now: Time,
     out: Notified,
@@ -394,7 +409,7 @@ impl Notifier<'_> {
                 waiting: Vec::new(),
                 due: None,
                 told_at: None,
-                first_told_at: None,
+                above: false,
                 seq: 0,
             });
             group.update(head);
@@ -468,9 +483,12 @@ impl Notifier<'_> {
                     && (m.told_severity < Some(m.head.severity) || w.kind == ChangeKind::Escalated);
                 m.told = true;
                 m.told_severity = Some(m.head.severity);
+                m.told_since = m.told_since.or(Some(self.now));
             }
             if m.head.state == State::Resolved {
                 m.told = false;
+                m.told_since = None;
+                m.escalated = false;
             }
         }
         let still = group.members.iter().any(|m| m.told);
@@ -511,9 +529,18 @@ impl Notifier<'_> {
             })
             .unwrap_or(0);
         let lead = group.lead_name();
-        let digested = self.send(route, &route.sinks, group, kind);
+        let sinks = match &route.escalate {
+            // Who was called in is told how it goes on, and that it is over.
+            Some(e) if group.above && kind != NotificationKind::Firing => {
+                let more = e.sinks.iter().filter(|s| !route.sinks.contains(s));
+                route.sinks.iter().chain(more).cloned().collect()
+            }
+            _ => route.sinks.clone(),
+        };
+        group.above &= kind != NotificationKind::Resolved;
+        let digested = self.send(route, &sinks, group, kind);
         for (n, (w, _)) in news.iter().enumerate() {
-            for sink in sinks_of(route) {
+            for sink in sinks.iter().cloned() {
                 let fate = if n != carrier {
                     Fate::Grouped
                 } else if digested.contains(&sink) {
@@ -542,7 +569,6 @@ impl Notifier<'_> {
             .unwrap_or(Severity::Low);
         group.seq = (group.seq + 1).max(self.now.0);
         group.told_at = Some(self.now);
-        group.first_told_at = group.first_told_at.or(Some(self.now));
         let mut digested = Vec::new();
         let limited = matches!(kind, NotificationKind::Firing | NotificationKind::Repeat)
             && severity != Severity::Critical;
@@ -577,15 +603,16 @@ impl Notifier<'_> {
                 ..Storm::default()
             };
         }
-        if storm.sent < self.routes.storm_limit {
-            storm.sent += 1;
+        let worse: u32 = storm.sent.range(severity..).map(|(_, n)| n).sum();
+        if worse < self.routes.storm_limit {
+            *storm.sent.entry(severity).or_default() += 1;
             return true;
         }
         storm.digested += 1;
         storm.worst = storm.worst.max(Some(severity));
         storm
             .groups
-            .insert(format!("{route}: {}", title(&group.lead().head)));
+            .insert(format!("{route}: {}", self.titles.line(&group.lead().head)));
         false
     }
 
@@ -712,19 +739,40 @@ impl Notifier<'_> {
         if group.escalate_due(route).is_none_or(|due| due > self.now) {
             return;
         }
+        let mut changes = Vec::new();
         for i in 0..group.members.len() {
-            let m = &mut group.members[i];
-            if m.told && !m.escalated && m.head.state == State::Open && m.head.stage == Stage::Page
-            {
-                m.escalated = true;
-                let change = m.head.change(ChangeKind::Escalated, self.now);
-                for sink in &e.sinks {
-                    self.push_fate(&change, sink.clone(), Fate::Queued, "");
-                }
-                self.out.changes.push(change);
+            let due = group.members[i].escalate_due(e.after_ms);
+            if due.is_none_or(|due| due > self.now) {
+                continue;
             }
+            if self.muted(&group.members[i].head).is_some() {
+                // Asked again after the same time.
+                group.members[i].told_since = Some(self.now);
+                continue;
+            }
+            group.members[i].escalated = true;
+            changes.push(
+                group.members[i]
+                    .head
+                    .change(ChangeKind::Escalated, self.now),
+            );
         }
+        if changes.is_empty() {
+            return;
+        }
+        group.above = true;
+        let lead = group.lead_name();
         self.send(route, &e.sinks, group, NotificationKind::Escalated);
+        for (i, change) in changes.into_iter().enumerate() {
+            let (fate, by) = match i {
+                0 => (Fate::Queued, ""),
+                _ => (Fate::Grouped, lead.as_str()),
+            };
+            for sink in &e.sinks {
+                self.push_fate(&change, sink.clone(), fate, by);
+            }
+            self.out.changes.push(change);
+        }
     }
 
     fn drop_waiting(&mut self, group: &Group) {
@@ -799,7 +847,14 @@ impl Notifier<'_> {
             .members
             .iter()
             .filter(|m| (m.head.key, m.head.number) != (h.key, h.number))
-            .map(|m| format!("{} ({})", title(&m.head), m.head.state.as_str()))
+            .map(|m| {
+                let (h, severity) = (&m.head, m.head.severity.as_str());
+                format!(
+                    "[{severity}] {} ({})",
+                    self.titles.line(h),
+                    h.state.as_str()
+                )
+            })
             .collect();
         Notification {
             dedup_key: h.dedup_key().to_string(),
@@ -810,7 +865,7 @@ impl Notifier<'_> {
             stage: h.stage,
             detector: SmolStr::new_static(h.detector.as_str()),
             rule: h.rule.clone(),
-            title: title(h),
+            title: self.titles.line(h),
             tenant: h.tenant.clone(),
             subject: h.subject.clone(),
             user: h.user.clone(),
@@ -848,6 +903,7 @@ impl Group {
                 head: head.clone(),
                 told: false,
                 told_severity: None,
+                told_since: None,
                 escalated: false,
             }),
         }
@@ -875,18 +931,5 @@ fn sinks_of(route: &Route) -> Vec<SmolStr> {
     }
 }
 
-/// One line: severity, rule, subject, tenant.
-fn title(h: &Head) -> String {
-    let tenant = if h.tenant.is_empty() {
-        String::new()
-    } else {
-        format!(" of {}", h.tenant)
-    };
-    format!(
-        "[{}] {}: {} on {}{tenant}",
-        h.severity.as_str(),
-        h.detector.as_str(),
-        h.rule,
-        h.subject
-    )
-}
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::Head;
+use super::{Head, Titles};
 use crate::event::{Severity, SmolStr, Stage, Time};
 
 /// What a matcher or a group looks at.
@@ -291,6 +291,8 @@ pub struct Routes {
     pub storm_window_ms: i64,
     /// Where runbooks stand; the detector's name and `.md` are appended.
     pub runbook_base: SmolStr,
+    /// What rules are called in messages.
+    pub titles: Titles,
 }
 
 impl Routes {
@@ -303,6 +305,7 @@ impl Routes {
             storm_limit: u32::MAX,
             storm_window_ms: DEFAULT_STORM_WINDOW_MS,
             runbook_base: SmolStr::new_static("deploy/runbooks/"),
+            titles: Titles::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use super::live::{Live, Settings};
 use crate::account::{Books, Budget, Prices};
 use crate::config::rules::RuleFiles;
 use crate::config::{Config, core};
-use crate::decide::Routes;
+use crate::decide::{Routes, Titles};
 use crate::deliver::Named;
 use crate::detect::prompt_leak::{Watched, WatchedText};
 use crate::detect::{DetectConfig, DetectorId, Facts};
@@ -90,7 +90,7 @@ impl Parts {
                 detect: Arc::new(core::detect(&config.detect, Facts::from_rules(&rules))),
                 sealer: sealer.transpose()?,
             })),
-            routes: core::routes(&config.routes, &config.sinks),
+            routes: core::routes(&config.routing, &config.sinks, Titles::of_rules(&rules)),
             sinks: sinks.collect::<Result<_, _>>()?,
             budgets,
         })

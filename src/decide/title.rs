@@ -1,0 +1,98 @@
+//! What a rule is called in a sentence: the first thing a person reads on a page.
+//!
+//! Rules from files bring their titles; what the detectors themselves see is named here. An id that
+//! nobody knows (sealed elsewhere by newer rules) is shown as it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Head;
+use crate::event::SmolStr;
+use crate::rule::RuleSet;
+
+/// Titles by rule id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Titles(Arc<BTreeMap<SmolStr, String>>);
+
+/// What has no rule file. A prefix ending in `-` names all that begin with it.
+const OWN: [(&str, &str); 20] = [
+    ("access-", "Access outside the rules"),
+    (
+        "audit-cost-mismatch",
+        "Reported cost unlike the computed cost",
+    ),
+    ("audit-forged-time", "Times that cannot be true"),
+    (
+        "audit-missing-events",
+        "Events are missing from the audit trail",
+    ),
+    ("audit-silent-gateway", "A gateway has gone silent"),
+    ("audit-unpriced-model", "A model without a price"),
+    ("budget-", "Budget threshold crossed"),
+    ("campaign-", "One attack from many users"),
+    (
+        "drift-new-version",
+        "A model version seen for the first time",
+    ),
+    ("errors-rate", "Error rate far above the usual"),
+    ("errors-throttled", "The provider throttles"),
+    ("inj-model", "Text that reads like an attack"),
+    ("latency-shift", "A model answers slower than usual"),
+    ("latency-tail", "The slowest answers became slower"),
+    ("leak-cross-user", "A value of one user was sent to another"),
+    ("prompt-leak-", "A protected text reappears in an answer"),
+    ("runaway-", "A loop repeats itself"),
+    ("slo-", "An objective burns its error budget"),
+    ("spend-baseline", "Spend far above the usual"),
+    ("spend-co-elevation", "Many users spend more at once"),
+];
+
+impl Titles {
+    /// The titles of a set of rules.
+    pub fn of_rules(rules: &RuleSet) -> Self {
+        let titles = rules
+            .rules()
+            .iter()
+            .map(|r| (r.id.clone(), r.title.clone()));
+        Self(Arc::new(titles.collect()))
+    }
+
+    /// The title of a rule.
+    pub fn get(&self, rule: &str) -> Option<&str> {
+        self.0.get(rule).map(String::as_str).or_else(|| {
+            OWN.iter()
+                .find(|(id, _)| *id == rule || (id.ends_with('-') && rule.starts_with(id)))
+                .map(|(_, title)| *title)
+        })
+    }
+
+    /// One line: what, on whom, of which tenant.
+    pub(super) fn line(&self, h: &Head) -> String {
+        let of = if h.tenant.is_empty() {
+            String::new()
+        } else {
+            format!(" of {}", h.tenant)
+        };
+        let what = self.get(&h.rule).unwrap_or(&h.rule);
+        format!("{what}: {}{of}", h.subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::Known;
+
+    #[test]
+    fn rules_of_files_and_of_detectors_have_titles_and_strangers_keep_their_id() {
+        let t = Titles::of_rules(&RuleSet::built_in(&Known::default()));
+        assert_eq!(
+            t.get("leak-cross-user"),
+            Some("A value of one user was sent to another")
+        );
+        assert_eq!(t.get("budget-team:x"), Some("Budget threshold crossed"));
+        assert!(t.get("inj-extract-prompt").is_some());
+        assert_eq!(t.get("spend-baseline-of-another"), None);
+        assert_eq!(Titles::default().get("zzz"), None);
+    }
+}
