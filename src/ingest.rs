@@ -8,6 +8,7 @@
 //!
 //! Nothing here looks into a record, and nothing is lost without a [`Delivery`] that says so.
 
+mod ask;
 pub mod batch;
 pub mod broker;
 mod consumer;

@@ -126,7 +126,10 @@ impl Bench {
         let mut saw = Vec::new();
         while !done(&saw) {
             assert!(Instant::now() < deadline, "nothing more came after {saw:?}");
-            for d in self.inbox.take(Duration::from_millis(50)).expect("open") {
+            let Some(items) = self.inbox.take(Duration::from_millis(50)) else {
+                panic!("the consumer ended after {saw:?}");
+            };
+            for d in items {
                 match d {
                     Delivery::Batch(b) if !b.replay => self.commit(&b, &mut saw),
                     Delivery::Gap { tp, claim, gap } => {
@@ -280,6 +283,32 @@ fn f12_a_recreated_topic_halts_its_partition() {
     let b = start(broker, memory, |c| c.accept_truncation = true);
     assert_eq!(records(&b.work(|s| records(s) == 10)), 10);
     b.stop();
+}
+
+#[test]
+fn f37_an_oversize_record_halts_its_partition_by_name_and_the_others_go_on() {
+    oversize(|_| {});
+}
+
+/// The watchdog claims partitions anew while the connection breaks and breaks: a claim that Kafka
+/// does not answer is tried again and ends nothing.
+#[test]
+fn f37_claims_on_a_breaking_connection_do_not_end_the_process() {
+    oversize(|c| c.progress_timeout = Duration::from_secs(2));
+}
+
+fn oversize(change: impl FnOnce(&mut IngestConfig)) {
+    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 3)]).expect("broker");
+    publish(&broker, 0, &small(5));
+    publish(&broker, 1, &[vec![b'x'; 20 * 1024 * 1024]]);
+    publish(&broker, 2, &[vec![b'x'; 15 * 1024 * 1024]]);
+    let b = start(broker, Arc::default(), change);
+    let saw = b.work(|s| s.iter().any(|s| matches!(s, Saw::Halted(..))) && records(s) >= 6);
+    assert!(saw.contains(&Saw::Halted(1, 0, "oversize")), "{saw:?}");
+    assert!(saw.contains(&Saw::Records(2, 0, 1, 1)), "{saw:?}");
+    publish(&b.broker, 0, &small(3));
+    b.work(|s| records(s) == 3);
+    assert_eq!(b.stop().1, Ended::Stopped);
 }
 
 #[test]

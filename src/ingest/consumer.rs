@@ -11,7 +11,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::batch::Fetched;
-use super::context::{Context, Shared, assign};
+use super::context::{Context, NoClaim, Shared, assign};
 use super::errors::{Class, classify};
 use super::slot::Taken;
 use super::{Claims, Feedback, Inbox, IngestConfig};
@@ -31,8 +31,11 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const STRIDE: u32 = 256;
 /// Pause between hints to Kafka's own offsets.
 const HINT: Duration = Duration::from_secs(5);
-/// Claims in a row without progress after which the process ends: a replica may do better.
+/// Claims in a row without progress after which the process ends, where another client can read what
+/// ours does not get: a replica may do better.
 const MAX_STALLS: u32 = 3;
+/// Pause before a claim is tried again for which Kafka gave no offsets.
+const UNANSWERED: Duration = Duration::from_secs(1);
 /// Least bytes of a batch, however many partitions share the buffer.
 const MIN_BATCH_BYTES: usize = 64 * 1024;
 
@@ -87,7 +90,9 @@ pub fn spawn<K: Claims>(
     drain: Duration,
 ) -> Result<Handle, String> {
     let stop = Arc::new(AtomicBool::new(false));
-    let shared = Arc::new(Shared::new(config, claims, inboxes, health));
+    let shared = Shared::new(config, claims, inboxes, health)
+        .map_err(|e| format!("the kafka client refuses its settings: {e}"))?;
+    let shared = Arc::new(shared);
     let consumer: BaseConsumer<Context<K>> = shared
         .config
         .member()
@@ -149,7 +154,11 @@ impl<K: Claims> Poller<K> {
             let idle = polled.is_none();
             match polled {
                 Some(Ok(m)) => self.take(&m),
-                Some(Err(e)) => self.error(&e),
+                Some(Err(e)) => {
+                    self.error(&e);
+                    // Trouble must not keep the thread from pausing what causes it.
+                    since = STRIDE;
+                }
                 None => {}
             }
             since += 1;
@@ -255,6 +264,7 @@ impl<K: Claims> Poller<K> {
         }
         let mut resume = TopicPartitionList::new();
         let mut pause = TopicPartitionList::new();
+        let mut starts = Vec::new();
         let (mut paused, mut buffered) = (0u32, 0);
         {
             let mut slots = self.shared.slots();
@@ -268,6 +278,9 @@ impl<K: Claims> Poller<K> {
                 }
                 if std::mem::take(&mut s.pause_wanted) {
                     pause.add_partition(&s.tp.topic, s.tp.partition);
+                }
+                if std::mem::take(&mut s.restart_wanted) {
+                    starts.push((s.tp.clone(), s.next));
                 }
                 if s.paused && s.halted.is_none() && s.open.is_empty() {
                     resume.add_partition(&s.tp.topic, s.tp.partition);
@@ -287,6 +300,9 @@ impl<K: Claims> Poller<K> {
         if resume.count() > 0 {
             let _ = self.consumer.resume(&resume);
         }
+        if !starts.is_empty() {
+            self.restart(&starts);
+        }
         self.watch_progress();
         self.hint(CommitMode::Async);
     }
@@ -303,11 +319,7 @@ impl<K: Claims> Poller<K> {
             Feedback::Reclaim { tp, claim, after } if after.is_zero() => {
                 self.reclaim(&tp, Some(claim));
             }
-            Feedback::Reclaim { tp, claim, after } => {
-                if self.later.iter().all(|(_, _, c)| *c != claim) {
-                    self.later.push((Instant::now() + after, tp, claim));
-                }
-            }
+            Feedback::Reclaim { tp, claim, after } => self.reclaim_later(tp, claim, after),
             Feedback::Resume { tp } => {
                 let slots = self.shared.slots();
                 let halted = slots.iter().any(|s| s.tp == tp && s.halted.is_some());
@@ -328,8 +340,14 @@ impl<K: Claims> Poller<K> {
         }
     }
 
+    fn reclaim_later(&mut self, tp: TopicPartition, claim: uuid::Uuid, after: Duration) {
+        if self.later.iter().all(|(_, _, c)| *c != claim) {
+            self.later.push((Instant::now() + after, tp, claim));
+        }
+    }
+
     /// Claims a partition anew and starts it at the offset from Postgres.
-    fn reclaim(&self, tp: &TopicPartition, void: Option<uuid::Uuid>) {
+    fn reclaim(&mut self, tp: &TopicPartition, void: Option<uuid::Uuid>) {
         {
             let slots = self.shared.slots();
             let Some(s) = slots.iter().find(|s| s.tp == *tp) else {
@@ -341,8 +359,20 @@ impl<K: Claims> Poller<K> {
         }
         tracing::warn!(topic = %tp.topic, partition = tp.partition, "claiming the partition anew");
         let stalls = self.stalls(tp);
-        match self.shared.claim(&self.consumer, std::slice::from_ref(tp)) {
-            Err(why) => self.shared.fail(why),
+        match self.shared.claim(std::slice::from_ref(tp), true) {
+            Err(NoClaim::Refused(why)) => self.shared.fail(why),
+            Err(NoClaim::Unanswered(why)) => {
+                tracing::warn!(why, "not claimed, will retry");
+                let claim = self
+                    .shared
+                    .slots()
+                    .iter()
+                    .find(|s| s.tp == *tp)
+                    .map(|s| s.claim);
+                if let Some(claim) = claim {
+                    self.reclaim_later(tp.clone(), claim, UNANSWERED);
+                }
+            }
             Ok(starts) => {
                 if let Some(s) = self.shared.slots().iter_mut().find(|s| s.tp == *tp) {
                     s.stalls = stalls;
@@ -394,57 +424,18 @@ impl<K: Claims> Poller<K> {
             Class::Retry => tracing::warn!(error = %e, "kafka"),
             Class::Halt => {
                 tracing::warn!(error = %e, "kafka: looking at every partition");
-                self.check_places();
+                self.shared.look.store(true, Ordering::Relaxed);
             }
-        }
-    }
-
-    /// The error does not say which partition lost its place, so all are compared with what Kafka
-    /// has.
-    fn check_places(&self) {
-        let list: Vec<(TopicPartition, i64)> = {
-            let slots = self.shared.slots();
-            let live = slots.iter().filter(|s| s.halted.is_none());
-            live.map(|s| (s.tp.clone(), s.next)).collect()
-        };
-        let mut starts = Vec::new();
-        let mut lost = false;
-        for (tp, next) in list {
-            let marks =
-                self.consumer
-                    .fetch_watermarks(&tp.topic, tp.partition, Duration::from_secs(5));
-            let Ok((low, high)) = marks else { continue };
-            let mut slots = self.shared.slots();
-            let Some(s) = slots.iter_mut().find(|s| s.tp == tp) else {
-                continue;
-            };
-            if next < low {
-                s.skip_to(low, "retention");
-            } else if next > high && self.shared.config.accept_truncation {
-                s.skip_to(low, "truncated");
-            } else if next > high {
-                s.halt("truncated");
-                s.pause_wanted = true;
-                lost = true;
-                continue;
-            } else {
-                continue;
-            }
-            lost = true;
-            starts.push((tp, s.next));
-        }
-        if !starts.is_empty() {
-            self.restart(&starts);
-        }
-        if !lost {
-            // Nobody lost its place: something in the stream cannot be read. The probe finds it.
-            self.shared.oversize.store(true, Ordering::Relaxed);
         }
     }
 
     /// A partition that has records, is not paused, waits for nothing of ours and fetches nothing:
-    /// its fetcher is stuck.
-    fn watch_progress(&self) {
+    /// its fetcher is stuck, or the record cannot be read. A new claim helps the first, the watching
+    /// thread's probe finds the second. Silent brokers are neither.
+    fn watch_progress(&mut self) {
+        if !self.shared.answering.load(Ordering::Relaxed) {
+            return;
+        }
         let limit = self.shared.config.progress_timeout;
         let mut stuck = Vec::new();
         for s in self.shared.slots().iter_mut() {
@@ -455,14 +446,15 @@ impl<K: Claims> Poller<K> {
             if s.progress.elapsed() > limit {
                 s.stalls += 1;
                 s.progress = Instant::now();
-                stuck.push((s.tp.clone(), s.stalls));
+                stuck.push((s.tp.clone(), s.stalls, s.readable));
             }
         }
-        for (tp, stalls) in stuck {
+        for (tp, stalls, readable) in stuck {
             metrics().watchdog.inc(&[&tp.topic]);
-            if stalls > MAX_STALLS {
+            self.shared.oversize.store(true, Ordering::Relaxed);
+            if stalls > MAX_STALLS && readable {
                 self.shared.fail(format!(
-                    "{} partition {} has records but none arrive, after {MAX_STALLS} new claims",
+                    "{} partition {} has records that another client can read but none arrive, after {MAX_STALLS} new claims",
                     tp.topic, tp.partition
                 ));
                 return;

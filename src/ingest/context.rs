@@ -4,7 +4,7 @@
 //! pre/post hooks of rust-rdkafka would assign twice, first with wrong offsets, and its default
 //! drops the return codes; so `rebalance` itself is overridden.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::ask::{self, Asker, note_oversize, watermarks};
 use super::slot::Slot;
 use super::{Claims, Delivery, Inbox, IngestConfig, errors};
 use crate::event::TopicPartition;
@@ -23,8 +24,9 @@ use crate::telemetry::{Health, metrics};
 /// How long a revocation waits for the batch in flight. Longer would hold up the whole group; a
 /// batch that is not done by then commits before the next claim or fails its fence.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long one question for watermarks may take.
-const ASK: Duration = Duration::from_secs(5);
+/// How long the brokers may take to say where a partition ends that is claimed anew. The others wait
+/// meanwhile, and it can be tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What the callback and the poll loop share. Both run on the same thread; the lock is for the
 /// compiler and for the watching thread, which only looks.
@@ -38,6 +40,29 @@ pub(super) struct Shared<K: Claims> {
     fatal: Mutex<Option<String>>,
     /// A response was larger than we accept: some partition holds an oversize record.
     pub(super) oversize: AtomicBool,
+    /// An error did not say which partition lost its place: the watching thread looks at all.
+    pub(super) look: AtomicBool,
+    /// Whether a broker answered in the last round of questions.
+    pub(super) answering: AtomicBool,
+    /// Asks the brokers, on a connection that never fetches.
+    pub(super) asker: Asker,
+}
+
+/// Why partitions could not be claimed.
+#[derive(Debug)]
+pub(super) enum NoClaim {
+    /// Kafka does not say where they begin and end.
+    Unanswered(String),
+    /// The place that holds the offsets refuses, or cannot be reached.
+    Refused(String),
+}
+
+impl NoClaim {
+    pub(super) fn why(self) -> String {
+        match self {
+            Self::Unanswered(why) | Self::Refused(why) => why,
+        }
+    }
 }
 
 impl<K: Claims> Shared<K> {
@@ -46,8 +71,9 @@ impl<K: Claims> Shared<K> {
         claims: Arc<K>,
         inboxes: Vec<Inbox<K::State>>,
         health: Health,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, KafkaError> {
+        Ok(Self {
+            asker: ask::asker(&config.reader())?,
             config,
             claims,
             inboxes,
@@ -55,7 +81,9 @@ impl<K: Claims> Shared<K> {
             slots: Mutex::default(),
             fatal: Mutex::default(),
             oversize: AtomicBool::new(false),
-        }
+            look: AtomicBool::new(false),
+            answering: AtomicBool::new(true),
+        })
     }
 
     pub(super) fn slots(&self) -> MutexGuard<'_, Vec<Slot<K::State>>> {
@@ -78,18 +106,26 @@ impl<K: Claims> Shared<K> {
         self.inboxes.get(n % self.inboxes.len().max(1)).cloned()
     }
 
-    /// Claims partitions and makes their slots. Returns where to read from.
+    /// Claims partitions and makes their slots. Returns where to read from. `again`: they are
+    /// assigned already, and a failure is not the end.
     pub(super) fn claim(
         &self,
-        consumer: &BaseConsumer<Context<K>>,
         tps: &[TopicPartition],
-    ) -> Result<Vec<(TopicPartition, i64)>, String> {
+        again: bool,
+    ) -> Result<Vec<(TopicPartition, i64)>, NoClaim> {
         let budget = self.config.max_poll_interval / 2;
         let deadline = Instant::now() + budget;
+        let answer = if again {
+            Instant::now() + AGAIN.min(budget)
+        } else {
+            deadline
+        };
+        let marks =
+            |tp: &TopicPartition| watermarks(&self.asker, tp, answer).map_err(NoClaim::Unanswered);
         let mut wanted = Vec::with_capacity(tps.len());
         let mut high = Vec::with_capacity(tps.len());
         for tp in tps {
-            let (lo, hi) = watermarks(consumer, tp, deadline)?;
+            let (lo, hi) = marks(tp)?;
             wanted.push((tp.clone(), lo));
             high.push(hi);
         }
@@ -97,11 +133,11 @@ impl<K: Claims> Shared<K> {
         let claimed = self
             .claims
             .claim(&wanted, left)
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| NoClaim::Refused(e.to_string()))?;
         let mut starts = Vec::with_capacity(tps.len());
         for (((tp, low), high), claim) in wanted.into_iter().zip(high).zip(claimed) {
             let Some(inbox) = self.inbox(&tp) else {
-                return Err("no worker takes the partition".into());
+                return Err(NoClaim::Refused("no worker takes the partition".into()));
             };
             let mode = self.config.mode(&tp.topic);
             // One record more is read to compare it with the one that was applied last.
@@ -114,13 +150,14 @@ impl<K: Claims> Shared<K> {
             // The owner before us may have gone on after we asked: ask again before believing that
             // the topic was cut.
             let high = if claim.next_offset > high {
-                watermarks(consumer, &tp, deadline)?.1
+                marks(&tp)?.1
             } else {
                 high
             };
             let beyond = claim.next_offset > high;
             let halted = claim.halted.is_some();
             let mut slot = Slot::new(tp.clone(), mode, &claim, from, inbox.clone());
+            slot.high = high;
             inbox.push(Delivery::Assigned {
                 tp: tp.clone(),
                 mode,
@@ -148,10 +185,10 @@ impl<K: Claims> Shared<K> {
     fn assigned(&self, consumer: &BaseConsumer<Context<K>>, tpl: &TopicPartitionList) {
         metrics().rebalances.inc(&["assign"]);
         let tps = partitions(tpl);
-        let starts = match self.claim(consumer, &tps) {
+        let starts = match self.claim(&tps, false) {
             Ok(s) => s,
-            Err(why) => {
-                self.fail(why);
+            Err(no) => {
+                self.fail(no.why());
                 // The group waits for an answer to the callback; the loop ends right after.
                 let _ = assign(consumer, &TopicPartitionList::new());
                 return;
@@ -253,25 +290,6 @@ fn partitions(tpl: &TopicPartitionList) -> Vec<TopicPartition> {
         .collect()
 }
 
-fn watermarks<K: Claims>(
-    consumer: &BaseConsumer<Context<K>>,
-    tp: &TopicPartition,
-    deadline: Instant,
-) -> Result<(i64, i64), String> {
-    loop {
-        match consumer.fetch_watermarks(&tp.topic, tp.partition, ASK) {
-            Ok(marks) => return Ok(marks),
-            Err(e) if Instant::now() >= deadline => {
-                return Err(format!(
-                    "no answer about the offsets of {} partition {}: {e}",
-                    tp.topic, tp.partition
-                ));
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
-        }
-    }
-}
-
 /// librdkafka's callbacks.
 pub(super) struct Context<K: Claims>(pub(super) Arc<Shared<K>>);
 
@@ -297,14 +315,6 @@ impl<K: Claims> ClientContext for Context<K> {
                 tracing::warn!(%error, reason, "kafka client");
             }
         }
-    }
-}
-
-/// librdkafka drops the connection on a response above `receive.message.max.bytes` and says so
-/// only in words.
-pub(super) fn note_oversize(flag: &AtomicBool, message: &str) {
-    if message.contains("receive.message.max.bytes") || message.contains("Invalid response size") {
-        flag.store(true, Ordering::Relaxed);
     }
 }
 

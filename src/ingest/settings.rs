@@ -189,6 +189,9 @@ impl IngestConfig {
     pub fn reader(&self) -> ClientConfig {
         let mut c = self.client();
         c
+            // An oversize response costs the connection and with it the other partitions: they must
+            // go on soon once its partition is halted.
+            .set("reconnect.backoff.max.ms", "2000")
             // Postgres holds the offsets; both would commit unprocessed records.
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")

@@ -39,6 +39,10 @@ pub(super) struct Slot<C> {
     pub(super) high: i64,
     /// The watching thread wants the partition paused.
     pub(super) pause_wanted: bool,
+    /// It wants a new start at `next`.
+    pub(super) restart_wanted: bool,
+    /// A client of its own could read the next record: if it does not arrive, ours is at fault.
+    pub(super) readable: bool,
 }
 
 /// What a record means for its partition.
@@ -80,6 +84,8 @@ impl<C> Slot<C> {
             hinted: claim.next_offset,
             high: 0,
             pause_wanted: false,
+            restart_wanted: false,
+            readable: false,
         }
     }
 

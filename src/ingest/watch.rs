@@ -7,14 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::context::{Shared, note_oversize};
+use super::ask::{self, ASK, Probe};
+use super::context::Shared;
 use super::errors::is_denied;
 use super::{Claims, Delivery, IngestConfig};
 use crate::event::TopicPartition;
@@ -24,10 +21,8 @@ use crate::telemetry::metrics;
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause between two rounds of questions.
 const ROUND: Duration = Duration::from_secs(1);
-/// How long one answer may take.
-const ASK: Duration = Duration::from_secs(2);
-/// How long a probe waits for the first record of a partition.
-const PROBE: Duration = Duration::from_secs(3);
+/// How long a suspicion lasts. librdkafka tells the same error of a connection once in 30 s.
+const SUSPICION: Duration = Duration::from_secs(60);
 
 /// Why the topics cannot be consumed.
 #[derive(Debug, thiserror::Error)]
@@ -70,39 +65,12 @@ pub enum TopicError {
     },
 }
 
-/// Remembers what librdkafka says about its connections.
-#[derive(Debug, Default)]
-struct Listener {
-    oversize: AtomicBool,
-    said: std::sync::Mutex<(String, bool)>,
-}
-
-impl ClientContext for Listener {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, message: &str) {
-        note_oversize(&self.oversize, message);
-    }
-    fn error(&self, error: KafkaError, reason: &str) {
-        note_oversize(&self.oversize, reason);
-        let denied = error.rdkafka_error_code().is_some_and(is_denied);
-        if let Ok(mut said) = self.said.lock()
-            && (denied || !said.1)
-        {
-            *said = (reason.to_owned(), denied);
-        }
-    }
-}
-impl ConsumerContext for Listener {}
-
-fn client(config: &ClientConfig) -> Result<BaseConsumer<Listener>, KafkaError> {
-    config.create_with_context(Listener::default())
-}
-
 /// Checks that every topic exists and may be read, and returns the number of their partitions.
 ///
 /// # Errors
 /// One that names the topic, the brokers or the user, and what to do.
 pub fn check_topics(config: &IngestConfig) -> Result<Vec<(String, usize)>, TopicError> {
-    let consumer = client(&config.reader()).map_err(TopicError::Settings)?;
+    let consumer = ask::asker(&config.reader()).map_err(TopicError::Settings)?;
     let brokers = config.brokers.clone();
     let deadline = Instant::now() + START_TIMEOUT;
     let mut found = Vec::new();
@@ -159,44 +127,60 @@ pub fn check_topics(config: &IngestConfig) -> Result<Vec<(String, usize)>, Topic
     Ok(found)
 }
 
+/// What the watching thread remembers from round to round.
+#[derive(Default)]
+struct Suspicion {
+    /// Something in the stream may be unreadable, up to this moment.
+    until: Option<Instant>,
+    /// What one probe could not unpack: two in a row halt it, since a connection can garble, too.
+    corrupt: Option<(TopicPartition, i64)>,
+}
+
 /// The watching thread's loop.
 pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
-    let consumer = match client(&shared.config.reader()) {
-        Ok(c) => c,
-        Err(error) => {
-            tracing::error!(%error, "cannot watch the partitions' ends");
-            return;
-        }
-    };
+    let mut suspicion = Suspicion::default();
     while !stop.load(Ordering::Relaxed) {
-        let _ = consumer.poll(Duration::ZERO);
+        // Polling serves the callbacks of the client that asks.
+        let _ = shared.asker.poll(Duration::ZERO);
+        let look = shared.look.swap(false, Ordering::Relaxed);
         let list: Vec<(TopicPartition, i64)> = {
             let slots = shared.slots();
-            slots.iter().map(|s| (s.tp.clone(), s.applied)).collect()
+            slots.iter().map(|s| (s.tp.clone(), s.next)).collect()
         };
-        let mut answered = list.is_empty();
-        for (tp, _) in &list {
+        let (mut answers, mut lost) = (0, false);
+        for (tp, next) in &list {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
             let asked = Instant::now();
-            let Ok((_, high)) = consumer.fetch_watermarks(&tp.topic, tp.partition, ASK) else {
-                break;
-            };
-            answered = true;
+            let marks = shared.asker.fetch_watermarks(&tp.topic, tp.partition, ASK);
+            let Ok((low, high)) = marks else { break };
+            answers += 1;
             report(shared, tp, high, asked);
+            lost |= look && place(shared, tp, *next, low, high);
         }
-        metrics().kafka_up.set(&[], f64::from(u8::from(answered)));
+        let answering = answers > 0 || list.is_empty();
+        shared.answering.store(answering, Ordering::Relaxed);
+        metrics().kafka_up.set(&[], f64::from(u8::from(answering)));
         if !list.is_empty() {
-            let detail = if answered {
+            let detail = if answering {
                 format!("{} partitions", list.len())
             } else {
                 "no broker answers".to_owned()
             };
-            shared.health.set("kafka", answered, detail);
+            shared.health.set("kafka", answering, detail);
         }
-        if shared.oversize.load(Ordering::Relaxed) && probe(shared) {
-            shared.oversize.store(false, Ordering::Relaxed);
+        if look && answers < list.len() {
+            shared.look.store(true, Ordering::Relaxed);
+        } else if look && !lost {
+            // Nobody lost its place: something in the stream cannot be read.
+            shared.oversize.store(true, Ordering::Relaxed);
+        }
+        if shared.oversize.swap(false, Ordering::Relaxed) {
+            suspicion.until = Some(Instant::now() + SUSPICION);
+        }
+        if suspicion.until.is_some_and(|u| Instant::now() < u) {
+            examine(shared, &mut suspicion, stop);
         }
         std::thread::sleep(ROUND);
     }
@@ -225,52 +209,69 @@ fn report<K: Claims>(shared: &Shared<K>, tp: &TopicPartition, high: i64, asked: 
     }
 }
 
-/// Reads each partition that is behind by itself: the one that shows the same error is halted, by
-/// name, and the others go on. False where that is still open: librdkafka says it only once, so the
-/// suspicion stays until a partition was found or none is behind.
-fn probe<K: Claims>(shared: &Shared<K>) -> bool {
-    let (known, list): (bool, Vec<(TopicPartition, i64)>) = {
-        let slots = shared.slots();
-        let live = slots
-            .iter()
-            .filter(|s| s.halted.is_none() && s.next < s.high);
-        (
-            slots.iter().all(|s| s.high > 0 || s.next == 0),
-            live.map(|s| (s.tp.clone(), s.next)).collect(),
-        )
-    };
-    let mut found = known && list.is_empty();
-    for (tp, next) in list {
-        if !is_oversize(&shared.config, &tp, next) {
-            continue;
-        }
-        let mut slots = shared.slots();
-        if let Some(s) = slots.iter_mut().find(|s| s.tp == tp && s.next == next) {
-            s.halt("oversize");
-            s.pause_wanted = true;
-            found = true;
-        }
+/// Compares a partition's place with what Kafka has; the error that made us look does not say whose
+/// place is lost. `next` is from before the question. True if this one lost its place.
+fn place<K: Claims>(
+    shared: &Shared<K>,
+    tp: &TopicPartition,
+    next: i64,
+    low: i64,
+    high: i64,
+) -> bool {
+    let mut slots = shared.slots();
+    let found = slots
+        .iter_mut()
+        .find(|s| s.tp == *tp && s.halted.is_none() && s.next == next);
+    // One that moved since has not lost anything.
+    let Some(s) = found else { return false };
+    if next < low {
+        s.skip_to(low, "retention");
+        s.restart_wanted = true;
+    } else if next > high && shared.config.accept_truncation {
+        s.skip_to(low, "truncated");
+        s.restart_wanted = true;
+    } else if next > high {
+        s.halt("truncated");
+        s.pause_wanted = true;
+    } else {
+        return false;
     }
-    found
+    true
 }
 
-fn is_oversize(config: &IngestConfig, tp: &TopicPartition, offset: i64) -> bool {
-    let Ok(consumer) = client(&config.reader().set("group.id", "veilwatch-probe").clone()) else {
-        return false;
+/// Reads each partition that is behind and stands still by itself: the one that cannot be read is
+/// halted, by name, and the others go on.
+fn examine<K: Claims>(shared: &Shared<K>, suspicion: &mut Suspicion, stop: &AtomicBool) {
+    let list: Vec<(TopicPartition, i64)> = {
+        let slots = shared.slots();
+        let still = slots.iter().filter(|s| {
+            s.halted.is_none() && !s.paused && s.next < s.high && s.progress.elapsed() >= ROUND
+        });
+        still.map(|s| (s.tp.clone(), s.next)).collect()
     };
-    let mut list = TopicPartitionList::new();
-    let placed = list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(offset));
-    if placed.is_err() || consumer.assign(&list).is_err() {
-        return false;
-    }
-    let deadline = Instant::now() + PROBE;
-    while Instant::now() < deadline {
-        if let Some(Ok(_)) = consumer.poll(Duration::from_millis(50)) {
-            return false;
+    for (tp, next) in list {
+        if stop.load(Ordering::Relaxed) {
+            return;
         }
-        if consumer.context().oversize.load(Ordering::Relaxed) {
-            return true;
+        let found = ask::probe(&shared.config, &tp, next);
+        tracing::info!(topic = %tp.topic, partition = tp.partition, offset = next, ?found, "probed");
+        let corrupt = (found == Probe::Corrupt).then(|| (tp.clone(), next));
+        let reason = match found {
+            Probe::Oversize => Some("oversize"),
+            Probe::Corrupt if suspicion.corrupt == corrupt => Some("corrupt"),
+            _ => None,
+        };
+        if corrupt.is_some() {
+            suspicion.corrupt = corrupt;
+        }
+        let mut slots = shared.slots();
+        let slot = slots.iter_mut().find(|s| s.tp == tp && s.next == next);
+        if let Some(s) = slot.filter(|s| s.halted.is_none()) {
+            s.readable = found == Probe::Readable;
+            if let Some(reason) = reason {
+                s.halt(reason);
+                s.pause_wanted = true;
+            }
         }
     }
-    false
 }
