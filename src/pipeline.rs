@@ -164,7 +164,7 @@ impl Worker {
     }
 
     /// Brings in the rows of users who are not in memory: first those that wait to be written, then
-    /// one query a partition.
+    /// by one query.
     fn load_users(&mut self, decoded: &[Decoded]) {
         let mut wanted = Vec::new();
         for d in decoded {
@@ -180,10 +180,10 @@ impl Worker {
         }
         let found = self
             .runtime
-            .block_on(commit::load_users(&self.store, wanted));
-        for (tp, missing, rows) in found {
-            if let Some(p) = self.partitions.get_mut(&tp) {
-                p.load_users(&missing, &rows);
+            .block_on(commit::load_users(&self.store, &wanted));
+        for ((tp, missing), rows) in wanted.iter().zip(found) {
+            if let Some(p) = self.partitions.get_mut(tp) {
+                p.load_users(missing, &rows);
             }
         }
     }

@@ -3,7 +3,9 @@
 //! [`Tally`] sums on the hot path by cheap keys (one look-up for the user, one for everything wider)
 //! and builds names once per batch. The rows come out in lock order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::period::{Grain, Period, SLOT_MS};
 use super::{Books, Priced};

@@ -5,8 +5,7 @@
 //! is looked up by exact name, then without `provider/`, without a region prefix, without a date
 //! suffix. An unknown model is [`Priced::Unpriced`], which is its own state and never zero.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use serde::Deserialize;
 
 use crate::event::{Event, Pico, SmolStr, Time, UsageState};

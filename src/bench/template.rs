@@ -10,15 +10,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::workload::{Made, Shape, Workload};
 use crate::event::{Time, hash16};
 
-/// Distinct events; users among them follow the workload's law.
-const TEMPLATES: usize = 32_768;
+/// Users that differ by a multiple of this share gateway, team, tenant, model and partition: the
+/// least common multiple of what the workload takes a user's number modulo (4, 8, 16 and 50).
+const CLASS: u32 = 400;
+/// Templates of each class without a finding, and with one.
+const PLAIN: u32 = 80;
+const WITH_FINDING: u32 = 2;
 /// Digits of the number in an id, and of a sequence number.
 const DIGITS: usize = 12;
 
 #[derive(Debug)]
 struct Template {
     text: Vec<u8>,
-    key: Vec<u8>,
     partition: usize,
     lane: usize,
     total_ms: i64,
@@ -29,15 +32,31 @@ struct Template {
     finding: bool,
 }
 
+/// Templates of one kind and class, taken in turns.
+#[derive(Debug, Default)]
+struct Turns {
+    all: Vec<Template>,
+    next: usize,
+}
+
 /// The templates and the running numbers.
 #[derive(Debug)]
 pub struct Templates {
-    all: Vec<Template>,
-    next: usize,
+    /// Without a finding and with one, by class of the user.
+    classes: Vec<[Turns; 2]>,
+    /// Draws users and findings by the workload's law.
+    workload: Workload,
+    /// Kafka key of the present event: key id and user.
+    key: Vec<u8>,
+    /// Users' names.
+    names: Vec<[u8; NAME]>,
     number: u64,
     seq: Vec<u64>,
     distinct: bool,
 }
+
+/// Characters of a pseudonym behind its key id.
+const NAME: usize = 22;
 
 /// A stamped event.
 #[derive(Debug)]
@@ -59,17 +78,46 @@ fn find(text: &[u8], what: &str) -> usize {
     at.map_or(0, |a| a + what.len())
 }
 
+fn name(mac: [u8; 16]) -> [u8; NAME] {
+    let mut out = [0; NAME];
+    // Sixteen bytes are twenty-two characters.
+    let _ = URL_SAFE_NO_PAD.encode_slice(mac, &mut out);
+    out
+}
+
 impl Templates {
     /// Makes them from the seeded workload. `distinct`: every event has a user of its own.
     pub fn new(shape: Shape, boot: &str, distinct: bool) -> Self {
-        let mut workload = Workload::new(shape, boot);
         let now = Time(0).plus_ms(1_800_000_000_000);
-        let all = (0..TEMPLATES)
-            .map(|_| template(workload.next(now), now))
-            .collect();
+        let turns = |finding_every: u32, n: u32, class: u32| {
+            let mut w = Workload::new(
+                Shape {
+                    seed: shape.seed + u64::from(class),
+                    // The law is drawn from elsewhere.
+                    users: 1,
+                    finding_every,
+                    ..shape
+                },
+                boot,
+            );
+            Turns {
+                all: (0..n)
+                    .map(|_| template(w.event_of(class, now), now))
+                    .collect(),
+                next: 0,
+            }
+        };
+        let workload = Workload::new(shape, boot);
+        let users = if distinct { 0 } else { u64::from(shape.users) };
         Self {
-            all,
-            next: 0,
+            classes: (0..CLASS)
+                .map(|class| [turns(0, PLAIN, class), turns(1, WITH_FINDING, class)])
+                .collect(),
+            key: b"b1:".iter().copied().chain([0; NAME]).collect(),
+            names: (0..users)
+                .map(|n| name(workload.pseudonym("user", n).mac))
+                .collect(),
+            workload,
             number: 0,
             seq: vec![0; 4 * usize::try_from(shape.partitions.max(1)).unwrap_or(1)],
             distinct,
@@ -78,13 +126,32 @@ impl Templates {
 
     /// The next event; it ends at `now`.
     pub fn stamp(&mut self, now: Time) -> Stamped<'_> {
-        let at = self.next;
-        self.next = (self.next + 1) % self.all.len();
         self.number += 1;
         let number = self.number;
-        let distinct = self.distinct;
-        // The index is reduced modulo the length above, which is a constant above zero.
-        let t = &mut self.all[at];
+        let (user, finding) = self.workload.draw();
+        let (class, who) = if self.distinct {
+            (number % u64::from(CLASS), None)
+        } else {
+            (u64::from(user % CLASS), self.names.get(user as usize))
+        };
+        let who = who
+            .copied()
+            .unwrap_or_else(|| name(hash16("bench user", &[&number.to_le_bytes()]).0));
+        // The class is reduced modulo the number of classes, the turn modulo that of templates;
+        // both are constants above zero.
+        let turns =
+            &mut self.classes[usize::try_from(class).unwrap_or_default()][usize::from(finding)];
+        let t = &mut turns.all[turns.next];
+        turns.next += 1;
+        if turns.next
+            == if finding {
+                WITH_FINDING as usize
+            } else {
+                PLAIN as usize
+            }
+        {
+            turns.next = 0;
+        }
         let seq = self.seq.get_mut(t.lane).map_or(0, |s| {
             *s += 1;
             *s - 1
@@ -96,13 +163,11 @@ impl Templates {
             t.at,
             now.minus_ms(t.total_ms).to_string().as_bytes(),
         );
-        if distinct {
-            let user = URL_SAFE_NO_PAD.encode(hash16("bench user", &[&number.to_le_bytes()]).0);
-            put(&mut t.text, t.user, user.as_bytes());
-        }
+        put(&mut t.text, t.user, &who);
+        put(&mut self.key, 3, &who);
         Stamped {
             partition: t.partition,
-            key: &t.key,
+            key: &self.key,
             value: &t.text,
             finding: t.finding,
             number,
@@ -145,7 +210,6 @@ fn template(made: Made, now: Time) -> Template {
         lane: gateway + 4 * partition,
         partition,
         total_ms,
-        key: made.key.into_bytes(),
         finding: made.finding,
         text,
     }

@@ -132,7 +132,8 @@ impl Workload {
         }
     }
 
-    fn pseudonym(&self, domain: &str, n: u64) -> Pseudonym {
+    /// A pseudonym of the workload's key.
+    pub(super) fn pseudonym(&self, domain: &str, n: u64) -> Pseudonym {
         Pseudonym {
             kid: self.kid,
             mac: hash16(domain, &[&n.to_le_bytes()]).0,
@@ -145,6 +146,16 @@ impl Workload {
         u32::try_from(self.cumulative.partition_point(|c| *c < x)).unwrap_or(0)
     }
 
+    /// A user by Zipf's law, and whether the event has a finding.
+    pub(super) fn draw(&mut self) -> (u32, bool) {
+        let user = self.user();
+        (user, self.finding())
+    }
+
+    fn finding(&mut self) -> bool {
+        self.shape.finding_every > 0 && self.rng.u32(0..self.shape.finding_every) == 0
+    }
+
     /// The next event; it ends at `now`.
     pub fn next(&mut self, now: Time) -> Made {
         let user = self.user();
@@ -154,8 +165,7 @@ impl Workload {
     /// An event of one user, for workloads with their own law.
     pub fn event_of(&mut self, user: u32, now: Time) -> Made {
         self.made += 1;
-        let finding =
-            self.shape.finding_every > 0 && self.rng.u32(0..self.shape.finding_every) == 0;
+        let finding = self.finding();
         let partition = i32::try_from(user).unwrap_or(0) % self.shape.partitions.max(1);
         let event = self.event(user, partition, finding, now);
         let key = event.user.map(|u| u.to_string()).unwrap_or_default();

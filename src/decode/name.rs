@@ -7,13 +7,18 @@ pub const MAX_NAME: usize = 64;
 /// Longest model name, in characters (providers put paths and versions into them).
 pub const MAX_MODEL: usize = 256;
 
-const NAME: u8 = 1;
+/// Bit of the alphabet of names.
+pub(super) const NAME: u8 = 1;
 const MODEL: u8 = 2;
 const ID: u8 = 4;
 const ERROR: u8 = 8;
+/// Bit of base64 with `+` and `/`, padding included.
+pub(super) const BASE64: u8 = 16;
+/// Bit of the ids that neither JSON escapes nor may be an e-mail.
+pub(super) const PLAIN: u8 = 32;
 
 /// The alphabets that each byte belongs to: one look-up a byte, on the path of every event.
-static ALPHABETS: [u8; 256] = {
+pub(super) static ALPHABETS: [u8; 256] = {
     let mut t = [0; 256];
     let mut b = 0u8;
     loop {
@@ -31,6 +36,12 @@ static ALPHABETS: [u8; 256] = {
         }
         if error {
             bits |= ERROR;
+        }
+        if b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=') {
+            bits |= BASE64;
+        }
+        if b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'@') {
+            bits |= PLAIN;
         }
         t[b as usize] = bits;
         if b == u8::MAX {

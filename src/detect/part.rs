@@ -5,7 +5,9 @@
 //! is commutative and associative and no float sum can depend on how batches were cut. The leader
 //! unites the parts of a closed minute from all partitions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
 
 use super::wire::{Damaged, Reader, Writer};
 use super::{Counters, latency};

@@ -4,7 +4,9 @@
 //! or the last [`MAX_AGE_MS`] of append time, whichever is fewer. A duplicate beyond that, or in
 //! another partition, counts; the leader reports overlaps of sequences.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::part::LaneKey;
 use super::wire::{Damaged, Reader, Writer};

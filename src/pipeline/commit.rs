@@ -182,29 +182,20 @@ async fn mark_halted(store: &Store, halted: Vec<(TopicPartition, &'static str)>)
 /// Reads users' rows of several partitions at once; trouble on the way only delays.
 pub(super) async fn load_users(
     store: &Store,
-    wanted: Vec<(TopicPartition, Vec<Pseudonym>)>,
-) -> Vec<(TopicPartition, Vec<Pseudonym>, Vec<StoredUser>)> {
-    let mut tasks = tokio::task::JoinSet::new();
-    for (tp, users) in wanted {
-        let store = store.clone();
-        tasks.spawn(async move {
-            let mut pause = FIRST_PAUSE;
-            loop {
-                match store.load_users(&tp, &users).await {
-                    Ok(rows) => return (tp, users, rows),
-                    Err(error) => {
-                        metrics().postgres_up.set(&[], 0.0);
-                        tracing::warn!(%error, "cannot read users' rows, will retry");
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
-                    }
-                }
+    wanted: &[(TopicPartition, Vec<Pseudonym>)],
+) -> Vec<Vec<StoredUser>> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match store.load_users(wanted).await {
+            Ok(rows) => return rows,
+            Err(error) => {
+                metrics().postgres_up.set(&[], 0.0);
+                tracing::warn!(%error, "cannot read users' rows, will retry");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
-        });
+        }
     }
-    let mut out = tasks.join_all().await;
-    out.sort_by(|a, b| a.0.cmp(&b.0));
-    out
 }
 
 /// Says in Postgres that a partition has nothing more, while the answer from Kafka is fresh. False:

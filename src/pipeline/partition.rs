@@ -14,6 +14,7 @@ use super::live::Settings;
 use super::report;
 use crate::account::{self, Books};
 use crate::decode::{Decoder, RawRecord, audit};
+use crate::detect::resident::Fast;
 use crate::detect::{Checkpoint, PartitionState, UserRow};
 use crate::event::{Event, Position, Pseudonym, SmolStr, Time, TopicPartition};
 use crate::ingest::{Batch, Claimed, Fingerprint, Gap, TopicMode};
@@ -98,7 +99,7 @@ pub(super) struct Partition {
     /// Rows that a replay pushed out of memory; the next batch carries them.
     carried: Vec<UserRow>,
     /// Rows on their way to Postgres, by the group that carries them.
-    unwritten: HashMap<Pseudonym, (u64, UserRow)>,
+    unwritten: HashMap<Pseudonym, (u64, UserRow), Fast>,
     written: Last,
 }
 
@@ -128,7 +129,7 @@ impl Partition {
             handed: claim.next_offset,
             solo,
             carried: Vec::new(),
-            unwritten: HashMap::new(),
+            unwritten: HashMap::default(),
             written: schedule.join(),
         }
     }

@@ -269,17 +269,15 @@ impl Store {
             .await
             .map_err(StoreError::statement("could not begin a batch"))?;
         chaos::reach(Point::BeforeCas);
-        let mut seals = Vec::with_capacity(live.len());
-        for (i, b) in live.iter().enumerate() {
-            let Some(seal) = compare_and_set(&mut tx, b).await? else {
-                let fence = why_fenced(&mut tx, b).await?;
+        let seals = match compare_and_set(&mut tx, live).await? {
+            Ok(seals) => seals,
+            Err((i, fence)) => {
                 tx.rollback()
                     .await
                     .map_err(StoreError::statement("could not roll a batch back"))?;
                 return Ok(Outcome::Fenced(i, fence));
-            };
-            seals.push(seal);
-        }
+            }
+        };
         chaos::reach(Point::AfterCas);
         append::append(&mut tx, live, &seals).await?;
         append::state(&mut tx, live).await?;
@@ -338,53 +336,79 @@ pub(super) fn seal(before: &[u8], lo: i64, hi: i64, n: u32, prev: &[u8], head: &
     h.finalize().to_vec()
 }
 
-/// The first statement on a partition: takes its row's lock and advances it. `None`: refused. The
-/// row's new seal is what [`seal`] computes from the old one.
+/// The first statements of a batch: locks the partitions' rows in order, compares claim and offset,
+/// and advances all. Gives the rows' new seals, or the first partition that is refused and why.
 async fn compare_and_set(
     conn: &mut PgConnection,
-    b: &PartitionBatch,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    let row = sqlx::query(
-        "UPDATE vw.stream_partition
-            SET next_offset = $5, watermark = greatest(watermark, $6), last_ts_ms = $7, last_crc = $8,
-                audit_seal = sha256(audit_seal || int8send($4) || int8send($5) || int4send($9) || $10 || $11),
-                chain = $11, applied_at = now()
-          WHERE topic = $1 AND part = $2 AND claim_id = $3 AND next_offset = $4
-          RETURNING audit_seal",
+    live: &[&PartitionBatch],
+) -> Result<Result<Vec<Vec<u8>>, (usize, Fence)>, StoreError> {
+    let what = "could not advance the partitions";
+    let topics: Vec<&str> = live.iter().map(|b| b.tp.topic.as_str()).collect();
+    let parts: Vec<i32> = live.iter().map(|b| b.tp.partition).collect();
+    // Two round trips however many partitions: a lock is taken row by row in the order of the sort.
+    let rows = sqlx::query(
+        "SELECT p.topic, p.part, p.claim_id, p.next_offset, p.audit_seal
+           FROM unnest($1::text[], $2::int[]) AS u (topic, part)
+           JOIN vw.stream_partition p ON p.topic = u.topic COLLATE \"C\" AND p.part = u.part
+          ORDER BY p.topic, p.part
+            FOR UPDATE OF p",
     )
-    .bind(b.tp.topic.as_str())
-    .bind(b.tp.partition)
-    .bind(b.claim_id)
-    .bind(b.lo)
-    .bind(b.hi)
-    .bind(b.watermark.0)
-    .bind(b.last_ts_ms)
-    .bind(b.last_crc)
-    .bind(i32::try_from(b.records).unwrap_or(i32::MAX))
-    .bind(b.chain_prev.as_slice())
-    .bind(b.chain_head.as_slice())
-    .fetch_optional(conn)
+    .bind(&topics)
+    .bind(&parts)
+    .fetch_all(&mut *conn)
     .await
-    .map_err(StoreError::statement("could not advance a partition"))?;
-    Ok(row.map(|r| r.get(0)))
-}
-
-async fn why_fenced(conn: &mut PgConnection, b: &PartitionBatch) -> Result<Fence, StoreError> {
-    let row = sqlx::query(
-        "SELECT claim_id, next_offset FROM vw.stream_partition WHERE topic = $1 AND part = $2",
+    .map_err(StoreError::statement(what))?;
+    let mut found = rows.iter().peekable();
+    let mut seals = Vec::with_capacity(live.len());
+    for (i, b) in live.iter().enumerate() {
+        let row = found.next_if(|r| {
+            r.get::<&str, _>(0) == b.tp.topic.as_str() && r.get::<i32, _>(1) == b.tp.partition
+        });
+        let fence = match row {
+            None => Fence::Gone,
+            Some(r) if r.get::<Uuid, _>(2) != b.claim_id => Fence::Claimed,
+            Some(r) if r.get::<i64, _>(3) != b.lo => Fence::Moved {
+                next_offset: r.get(3),
+            },
+            Some(r) => {
+                let n = i32::try_from(b.records).unwrap_or(i32::MAX);
+                let n = u32::try_from(n).unwrap_or_default();
+                let before: &[u8] = r.get(4);
+                seals.push(seal(before, b.lo, b.hi, n, &b.chain_prev, &b.chain_head));
+                continue;
+            }
+        };
+        return Ok(Err((i, fence)));
+    }
+    let done = sqlx::query(
+        "UPDATE vw.stream_partition p
+            SET next_offset = u.hi, watermark = greatest(p.watermark, u.watermark), last_ts_ms = u.ts, last_crc = u.crc,
+                audit_seal = u.seal, chain = u.chain, applied_at = now()
+           FROM unnest($1::text[], $2::int[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+                       $8::int[], $9::bytea[], $10::bytea[])
+             AS u (topic, part, claim_id, lo, hi, watermark, ts, crc, seal, chain)
+          WHERE p.topic = u.topic COLLATE \"C\" AND p.part = u.part AND p.claim_id = u.claim_id AND p.next_offset = u.lo",
     )
-    .bind(b.tp.topic.as_str())
-    .bind(b.tp.partition)
-    .fetch_optional(conn)
+    .bind(&topics)
+    .bind(&parts)
+    .bind(live.iter().map(|b| b.claim_id).collect::<Vec<_>>())
+    .bind(live.iter().map(|b| b.lo).collect::<Vec<_>>())
+    .bind(live.iter().map(|b| b.hi).collect::<Vec<_>>())
+    .bind(live.iter().map(|b| b.watermark.0).collect::<Vec<_>>())
+    .bind(live.iter().map(|b| b.last_ts_ms).collect::<Vec<_>>())
+    .bind(live.iter().map(|b| b.last_crc).collect::<Vec<_>>())
+    .bind(&seals)
+    .bind(live.iter().map(|b| b.chain_head.as_slice()).collect::<Vec<_>>())
+    .execute(conn)
     .await
-    .map_err(StoreError::statement("could not read a partition"))?;
-    Ok(match row {
-        None => Fence::Gone,
-        Some(r) if r.get::<Uuid, _>(0) != b.claim_id => Fence::Claimed,
-        Some(r) => Fence::Moved {
-            next_offset: r.get(1),
-        },
-    })
+    .map_err(StoreError::statement(what))?;
+    if done.rows_affected() != live.len() as u64 {
+        // The rows are locked, so this cannot be; going on would break exactness.
+        return Err(StoreError::Refusal(
+            "a locked partition moved: the batch is not applied".to_owned(),
+        ));
+    }
+    Ok(Ok(seals))
 }
 
 /// Half to one and a half of a pause: writers that collided must not collide again.

@@ -1,6 +1,9 @@
 //! Taking over a partition: from here on the previous owner's batches change nothing.
 
+use std::collections::{BTreeSet, HashMap};
+
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use super::{Store, StoreError, Uuid};
 use crate::detect::Checkpoint;
@@ -146,46 +149,59 @@ impl Store {
         })
     }
 
-    /// The stored state of users: this partition's own row, else the newest of another partition.
+    /// The stored state of users, for each partition: its own row, else the newest of another
+    /// partition. One query, however many partitions ask.
     pub async fn load_users(
         &self,
-        tp: &TopicPartition,
-        users: &[Pseudonym],
-    ) -> Result<Vec<StoredUser>, StoreError> {
-        if users.is_empty() {
-            return Ok(Vec::new());
-        }
+        wanted: &[(TopicPartition, Vec<Pseudonym>)],
+    ) -> Result<Vec<Vec<StoredUser>>, StoreError> {
         let what = "could not load users' state";
-        let names: Vec<String> = users.iter().map(ToString::to_string).collect();
+        let names: BTreeSet<Pseudonym> = wanted.iter().flat_map(|(_, u)| u).copied().collect();
+        if names.is_empty() {
+            return Ok(vec![Vec::new(); wanted.len()]);
+        }
         let rows = sqlx::query(
-            "SELECT DISTINCT ON (s.user_id) s.user_id, s.as_of, s.state, NOT (s.topic = $2 AND s.part = $3)
+            "SELECT s.user_id, s.topic, s.part, s.as_of, s.at_ms, s.state
                FROM unnest($1::text[]) AS u (user_id)
-               JOIN vw.user_state s ON s.user_id = u.user_id COLLATE \"C\"
-              ORDER BY s.user_id, (s.topic = $2 AND s.part = $3) DESC, s.at_ms DESC, s.topic, s.part",
+               JOIN vw.user_state s ON s.user_id = u.user_id COLLATE \"C\"",
         )
-        .bind(names)
-        .bind(tp.topic.as_str())
-        .bind(tp.partition)
+        .bind(names.iter().map(ToString::to_string).collect::<Vec<_>>())
         .fetch_all(self.pool())
         .await
         .map_err(StoreError::statement(what))?;
-        rows.iter()
-            .map(|r| {
-                let user = r
-                    .get::<&str, _>(0)
-                    .parse()
-                    .map_err(|e| StoreError::Corrupt {
-                        what: "a user's state",
-                        said: format!("{e}"),
-                    })?;
-                Ok(StoredUser {
-                    user,
-                    as_of: r.get(1),
-                    state: r.get(2),
-                    copy: r.get(3),
-                })
+        let mut found: HashMap<Pseudonym, Vec<&PgRow>> = HashMap::with_capacity(rows.len());
+        for r in &rows {
+            let user = r
+                .get::<&str, _>(0)
+                .parse()
+                .map_err(|e| StoreError::Corrupt {
+                    what: "a user's state",
+                    said: format!("{e}"),
+                })?;
+            found.entry(user).or_default().push(r);
+        }
+        let stored = |tp: &TopicPartition, user: &Pseudonym| {
+            let place = |r: &PgRow| (SmolStr::new(r.get::<&str, _>(1)), r.get::<i32, _>(2));
+            let own = |r: &PgRow| {
+                r.get::<&str, _>(1) == tp.topic.as_str() && r.get::<i32, _>(2) == tp.partition
+            };
+            let rows = found.get(user)?;
+            let row = rows.iter().min_by(|a, b| {
+                let newest = b.get::<i64, _>(4).cmp(&a.get::<i64, _>(4));
+                let own = own(b).cmp(&own(a));
+                own.then(newest).then_with(|| place(a).cmp(&place(b)))
+            })?;
+            Some(StoredUser {
+                user: *user,
+                as_of: row.get(3),
+                state: row.get(5),
+                copy: !own(row),
             })
-            .collect()
+        };
+        Ok(wanted
+            .iter()
+            .map(|(tp, users)| users.iter().filter_map(|u| stored(tp, u)).collect())
+            .collect())
     }
 
     /// Every alias known: (pseudonym after a rotation, oldest known one).

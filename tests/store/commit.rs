@@ -224,12 +224,18 @@ async fn users_load_their_own_row_else_a_copy() {
     }
     let own = db
         .store
-        .load_users(&tp(0), &[user(1), user(3)])
+        .load_users(&[(tp(0), vec![user(1), user(3)])])
         .await
-        .expect("load");
+        .expect("load")
+        .remove(0);
     assert_eq!(own.len(), 1);
     assert_eq!((own[0].state.as_slice(), own[0].copy), (&[1][..], false));
-    let copy = db.store.load_users(&tp(7), &[user(2)]).await.expect("load");
+    let copy = db
+        .store
+        .load_users(&[(tp(7), vec![user(2)])])
+        .await
+        .expect("load")
+        .remove(0);
     assert_eq!((copy[0].state.as_slice(), copy[0].copy), (&[2][..], true));
 }
 
