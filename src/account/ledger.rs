@@ -198,14 +198,15 @@ impl Tally {
             grains: &self.grains,
             cache: BTreeMap::new(),
         };
-        let mut rows: BTreeMap<LedgerKey, LedgerDelta> = BTreeMap::new();
+        let mut rows: Vec<(LedgerKey, LedgerDelta)> =
+            Vec::with_capacity(self.users.len() + 4 * self.wide.len());
         let mut put = |scope, subject: SmolStr, period: Period, d: &LedgerDelta| {
             let key = LedgerKey {
                 scope,
                 subject,
                 period,
             };
-            rows.entry(key).or_default().add(d);
+            rows.push((key, *d));
         };
         for ((slot, user), delta) in &self.users {
             let subject = subject_of(user);
@@ -244,7 +245,16 @@ impl Tally {
                 put(*scope, name.clone(), period, delta);
             }
         }
-        rows
+        // Sorting once is cheaper than a look-up for every row. Slots of one period are one row.
+        rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        rows.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                kept.1.add(&later.1);
+            }
+            same
+        });
+        rows.into_iter().collect()
     }
 }
 

@@ -246,7 +246,7 @@ fn latency(
     let n = took.len();
     out(
         Figure::new("notification_p99_ms", p99(took), "ms").note(format!(
-            "{n} notifications; the storm guard turns more into a digest"
+            "{n} notifications of critical findings at {rate:.0} events/s"
         )),
     );
     Ok(())

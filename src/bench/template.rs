@@ -44,6 +44,8 @@ struct Turns {
 pub struct Templates {
     /// Without a finding and with one, by class of the user.
     classes: Vec<[Turns; 2]>,
+    /// With a critical finding.
+    probes: Turns,
     /// Draws users and findings by the workload's law.
     workload: Workload,
     /// Kafka key of the present event: key id and user.
@@ -107,12 +109,19 @@ impl Templates {
                 next: 0,
             }
         };
-        let workload = Workload::new(shape, boot);
+        let mut workload = Workload::new(shape, boot);
+        let probes = (0..CLASS)
+            .map(|class| template(workload.probe_of(class, now), now))
+            .collect();
         let users = if distinct { 0 } else { u64::from(shape.users) };
         Self {
             classes: (0..CLASS)
                 .map(|class| [turns(0, PLAIN, class), turns(1, WITH_FINDING, class)])
                 .collect(),
+            probes: Turns {
+                all: probes,
+                next: 0,
+            },
             key: b"b1:".iter().copied().chain([0; NAME]).collect(),
             names: (0..users)
                 .map(|n| name(workload.pseudonym("user", n).mac))
@@ -126,32 +135,42 @@ impl Templates {
 
     /// The next event; it ends at `now`.
     pub fn stamp(&mut self, now: Time) -> Stamped<'_> {
-        self.number += 1;
-        let number = self.number;
         let (user, finding) = self.workload.draw();
         let (class, who) = if self.distinct {
-            (number % u64::from(CLASS), None)
+            (self.number % u64::from(CLASS), None)
         } else {
-            (u64::from(user % CLASS), self.names.get(user as usize))
+            (
+                u64::from(user % CLASS),
+                self.names.get(user as usize).copied(),
+            )
         };
-        let who = who
-            .copied()
-            .unwrap_or_else(|| name(hash16("bench user", &[&number.to_le_bytes()]).0));
-        // The class is reduced modulo the number of classes, the turn modulo that of templates;
-        // both are constants above zero.
-        let turns =
-            &mut self.classes[usize::try_from(class).unwrap_or_default()][usize::from(finding)];
-        let t = &mut turns.all[turns.next];
-        turns.next += 1;
-        if turns.next
-            == if finding {
-                WITH_FINDING as usize
-            } else {
-                PLAIN as usize
-            }
-        {
-            turns.next = 0;
-        }
+        // The class is reduced modulo the number of classes, a constant above zero.
+        let class = usize::try_from(class).unwrap_or_default();
+        self.stamped(Some((class, usize::from(finding))), who, now)
+    }
+
+    /// An event of a new user with a critical finding; it ends at `now`.
+    pub fn probe(&mut self, now: Time) -> Stamped<'_> {
+        self.stamped(None, None, now)
+    }
+
+    /// From the class's templates, or the probes; of the user, or a new one.
+    fn stamped(
+        &mut self,
+        from: Option<(usize, usize)>,
+        who: Option<[u8; NAME]>,
+        now: Time,
+    ) -> Stamped<'_> {
+        self.number += 1;
+        let number = self.number;
+        let who = who.unwrap_or_else(|| name(hash16("bench user", &[&number.to_le_bytes()]).0));
+        let turns = match from {
+            Some((class, finding)) => &mut self.classes[class][finding],
+            None => &mut self.probes,
+        };
+        let at = turns.next;
+        turns.next = (at + 1) % turns.all.len();
+        let t = &mut turns.all[at];
         let seq = self.seq.get_mut(t.lane).map_or(0, |s| {
             *s += 1;
             *s - 1

@@ -164,17 +164,33 @@ impl Workload {
 
     /// An event of one user, for workloads with their own law.
     pub fn event_of(&mut self, user: u32, now: Time) -> Made {
-        self.made += 1;
         let finding = self.finding();
+        self.made(user, finding, false, now)
+    }
+
+    /// An event whose answer holds a credential: a critical finding, which no storm guard holds back.
+    pub(super) fn probe_of(&mut self, user: u32, now: Time) -> Made {
+        self.made(user, false, true, now)
+    }
+
+    fn made(&mut self, user: u32, finding: bool, probe: bool, now: Time) -> Made {
+        self.made += 1;
         let partition = i32::try_from(user).unwrap_or(0) % self.shape.partitions.max(1);
-        let event = self.event(user, partition, finding, now);
+        let mut event = self.event(user, partition, finding, now);
+        if probe && let Some(response) = &mut event.response {
+            response.hits.push(Hit {
+                rule: SmolStr::new_static("sec-aws-access-key"),
+                n: 1,
+                values: Vec::new(),
+            });
+        }
         let key = event.user.map(|u| u.to_string()).unwrap_or_default();
         Made {
             partition,
             key,
             value: encode::to_json(&event),
             id: event.id,
-            finding,
+            finding: finding || probe,
         }
     }
 

@@ -283,17 +283,14 @@ impl Store {
         append::state(&mut tx, live).await?;
 
         let mut values: BTreeMap<ValueKey, ValueDelta> = BTreeMap::new();
-        let mut usage: BTreeMap<LedgerKey, LedgerDelta> = BTreeMap::new();
         let mut findings = Vec::new();
         for b in live {
             for (key, delta) in &b.effects.values {
                 values.entry(*key).or_default().merge(delta);
             }
-            for (key, delta) in &b.ledger {
-                usage.entry(key.clone()).or_default().add(delta);
-            }
             findings.extend(b.effects.findings.iter().cloned());
         }
+        let usage = ledger::sum(live.iter().map(|b| &b.ledger));
         let at = live.iter().map(|b| b.watermark).max().unwrap_or_default();
         value::merge(&mut tx, &values).await?;
 

@@ -97,12 +97,31 @@ RETURNING budget_id, subject, period, threshold, amount::text, value::text,
           (SELECT l.width FROM vw.budget_limit l WHERE l.id = budget_id),
           (SELECT l.unit FROM vw.budget_limit l WHERE l.id = budget_id)"#;
 
+/// What several batches add, by row, in lock order.
+pub(super) fn sum<'a>(
+    batches: impl Iterator<Item = &'a BTreeMap<LedgerKey, LedgerDelta>>,
+) -> Vec<(&'a LedgerKey, LedgerDelta)> {
+    let mut rows: Vec<(&LedgerKey, LedgerDelta)> = batches
+        .flat_map(|b| b.iter().map(|(key, delta)| (key, *delta)))
+        .collect();
+    // Stable, since it joins runs that are sorted already.
+    rows.sort_by_key(|r| r.0);
+    rows.dedup_by(|later, kept| {
+        let same = later.0 == kept.0;
+        if same {
+            kept.1.add(&later.1);
+        }
+        same
+    });
+    rows
+}
+
 /// Columns of a batch's ledger rows.
 #[derive(Debug, Default)]
-pub(super) struct Columns {
+pub(super) struct Columns<'a> {
     width: Vec<i16>,
-    subject: Vec<String>,
-    period: Vec<String>,
+    subject: Vec<&'a str>,
+    period: Vec<&'a str>,
     events: Vec<i64>,
     tokens_input: Vec<i64>,
     tokens_output: Vec<i64>,
@@ -113,17 +132,17 @@ pub(super) struct Columns {
     unpriced_tokens: Vec<i64>,
 }
 
-impl Columns {
+impl<'a> Columns<'a> {
     /// The rows of one half, in lock order. `wide`: everything but users.
-    pub(super) fn of(rows: &BTreeMap<LedgerKey, LedgerDelta>, wide: bool) -> Self {
+    pub(super) fn of(rows: &[(&'a LedgerKey, LedgerDelta)], wide: bool) -> Self {
         let mut c = Self::default();
         for (key, d) in rows {
             if (key.scope.width() > 0) != wide {
                 continue;
             }
             c.width.push(i16::from(key.scope.width()));
-            c.subject.push(key.subject.to_string());
-            c.period.push(key.period.as_str().to_owned());
+            c.subject.push(&key.subject);
+            c.period.push(key.period.as_str());
             c.events.push(big(d.events));
             c.tokens_input.push(big(d.tokens_input));
             c.tokens_output.push(big(d.tokens_output));
@@ -140,7 +159,7 @@ impl Columns {
 /// Adds usage; returns the thresholds that crossed for the first time, in lock order.
 pub(super) async fn add(
     conn: &mut PgConnection,
-    c: &Columns,
+    c: &Columns<'_>,
     at: Time,
 ) -> Result<Vec<Crossing>, StoreError> {
     if c.width.is_empty() {
