@@ -25,6 +25,7 @@ pub use delivery::{SinkKind, SinkSetting};
 pub use init::EXAMPLE;
 pub use reader::{Problem, Reader, Source};
 pub use routing::{InhibitSetting, RouteSetting, Routing};
+pub use sections::is_loopback;
 
 use crate::ingest::IngestConfig;
 use crate::telemetry::{Secret, TelemetryConfig};

@@ -17,6 +17,7 @@ pub mod errors;
 pub mod inbox;
 pub mod publish;
 pub mod read;
+pub mod relay;
 pub mod settings;
 mod slot;
 mod watch;

@@ -22,6 +22,7 @@ mod commit;
 pub mod live;
 mod partition;
 mod report;
+pub mod reseal;
 pub mod start;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

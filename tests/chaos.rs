@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use veilwatch::ingest::broker::EmbeddedBroker;
 use veilwatch::ingest::publish::Publisher;
 
 use crate::pipeline::judge;
-use crate::rig::{Broker, Rig, TOPIC, now, runtime, signal, tail};
+use crate::rig::{Broker, Process, Rig, TOPIC, now, runtime, signal, tail};
 
 const MORE: &str = r#"
 [[deliver.sink]]
@@ -78,7 +77,7 @@ struct Fleet<'a> {
     rig: &'a Rig,
     config: PathBuf,
     other: PathBuf,
-    members: Vec<Child>,
+    members: Vec<Process>,
 }
 
 impl Fleet<'_> {

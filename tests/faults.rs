@@ -2,7 +2,7 @@
 //! single-threaded reference.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -11,24 +11,12 @@ use sqlx::postgres::PgPool;
 use veilwatch::store::private::Stop;
 
 use crate::pipeline::judge;
-use crate::rig::{Rig, runtime, signal, small, tail};
+use crate::rig::{Rig, ended, runtime, signal, small, tail};
 
 const BUDGET: &str = "[[budget]]\nscope = \"tenant\"\nperiod = \"day\"\ntokens = 100000\n";
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-/// Waits for the end of a process.
-fn ended(child: &mut Child, limit: Duration) -> ExitStatus {
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(status) = child.try_wait().expect("waited") {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "still running after {limit:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 async fn pool(rig: &Rig, first: &mut Child) -> PgPool {

@@ -14,6 +14,8 @@ use veilwatch::ingest::{
 };
 use veilwatch::telemetry::Health;
 
+use crate::rig::Broker;
+
 /// What Postgres would hold of one partition.
 #[derive(Debug, Clone, Default)]
 struct Row {
@@ -54,7 +56,7 @@ impl Claims for Memory {
 
 /// A consumer whose worker is the test.
 struct Bench {
-    broker: EmbeddedBroker,
+    broker: Broker,
     memory: Arc<Memory>,
     inbox: Inbox<()>,
     feedback: mpsc::Sender<Feedback>,
@@ -63,7 +65,13 @@ struct Bench {
 
 const TOPIC: &str = "events";
 
-fn config(broker: &EmbeddedBroker) -> IngestConfig {
+fn embedded(partitions: i32) -> Broker {
+    let topics = [(TOPIC.to_owned(), partitions)];
+    let topics = if partitions > 0 { &topics[..] } else { &[] };
+    Broker::Embedded(EmbeddedBroker::start(topics).expect("broker"))
+}
+
+fn config(broker: &Broker) -> IngestConfig {
     let topic = TopicConfig {
         name: TOPIC.into(),
         mode: TopicMode::Sealed,
@@ -75,7 +83,7 @@ fn config(broker: &EmbeddedBroker) -> IngestConfig {
     c
 }
 
-fn publish(broker: &EmbeddedBroker, partition: i32, values: &[Vec<u8>]) {
+fn publish(broker: &Broker, partition: i32, values: &[Vec<u8>]) {
     let p = Publisher::new(config(broker).client()).expect("publisher");
     for v in values {
         p.send_waiting(TOPIC, Some(partition), b"k", v)
@@ -84,11 +92,7 @@ fn publish(broker: &EmbeddedBroker, partition: i32, values: &[Vec<u8>]) {
     p.flush(Duration::from_secs(20)).expect("flush");
 }
 
-fn start(
-    broker: EmbeddedBroker,
-    memory: Arc<Memory>,
-    change: impl FnOnce(&mut IngestConfig),
-) -> Bench {
+fn start(broker: Broker, memory: Arc<Memory>, change: impl FnOnce(&mut IngestConfig)) -> Bench {
     let mut c = config(&broker);
     change(&mut c);
     let inbox = Inbox::default();
@@ -174,7 +178,7 @@ impl Bench {
         });
     }
 
-    fn stop(self) -> (EmbeddedBroker, Ended) {
+    fn stop(self) -> (Broker, Ended) {
         self.handle.stop();
         let (inbox, handle) = (self.inbox, self.handle);
         while let Some(items) = inbox.take(Duration::from_millis(50)) {
@@ -207,7 +211,7 @@ fn small(n: usize) -> Vec<Vec<u8>> {
 
 #[test]
 fn reads_from_the_committed_offset_after_a_restart() {
-    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 2)]).expect("broker");
+    let broker = embedded(2);
     publish(&broker, 0, &small(100));
     publish(&broker, 1, &small(50));
     let memory = Arc::new(Memory::default());
@@ -225,7 +229,7 @@ fn reads_from_the_committed_offset_after_a_restart() {
 
 #[test]
 fn f11_retention_behind_our_offset_is_a_gap_and_the_partition_goes_on() {
-    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
+    let broker = embedded(1);
     publish(&broker, 0, &small(10));
     let memory = Arc::new(Memory::default());
     let b = start(broker, memory.clone(), |_| {});
@@ -245,7 +249,7 @@ fn f11_retention_behind_our_offset_is_a_gap_and_the_partition_goes_on() {
 
 #[test]
 fn f12_a_recreated_topic_halts_its_partition() {
-    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
+    let broker = embedded(1);
     publish(&broker, 0, &small(20));
     let memory = Arc::new(Memory::default());
     let tp = TopicPartition {
@@ -287,18 +291,33 @@ fn f12_a_recreated_topic_halts_its_partition() {
 
 #[test]
 fn f37_an_oversize_record_halts_its_partition_by_name_and_the_others_go_on() {
-    oversize(|_| {});
+    oversize(embedded(3), |_| {});
 }
 
 /// The watchdog claims partitions anew while the connection breaks and breaks: a claim that Kafka
 /// does not answer is tried again and ends nothing.
 #[test]
 fn f37_claims_on_a_breaking_connection_do_not_end_the_process() {
-    oversize(|c| c.progress_timeout = Duration::from_secs(2));
+    oversize(embedded(3), |c| {
+        c.progress_timeout = Duration::from_secs(2);
+    });
 }
 
-fn oversize(change: impl FnOnce(&mut IngestConfig)) {
-    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 3)]).expect("broker");
+/// The same on the real broker of `deploy/dev/kafka`, where one is named.
+#[test]
+fn f37_on_a_real_kafka() {
+    let Ok(address) = std::env::var("VEILWATCH_CHAOS_KAFKA") else {
+        return;
+    };
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dev/kafka");
+    let topic = std::process::Command::new(root)
+        .args(["topic", TOPIC, "3", "max.message.bytes=33554432"])
+        .status();
+    assert!(topic.expect("created").success());
+    oversize(Broker::Real(address), |_| {});
+}
+
+fn oversize(broker: Broker, change: impl FnOnce(&mut IngestConfig)) {
     publish(&broker, 0, &small(5));
     publish(&broker, 1, &[vec![b'x'; 20 * 1024 * 1024]]);
     publish(&broker, 2, &[vec![b'x'; 15 * 1024 * 1024]]);
@@ -313,7 +332,7 @@ fn oversize(change: impl FnOnce(&mut IngestConfig)) {
 
 #[test]
 fn f08_a_slow_worker_pauses_and_loses_nothing() {
-    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
+    let broker = embedded(1);
     publish(&broker, 0, &vec![vec![b'x'; 2_000]; 2_000]);
     let b = start(broker, Arc::default(), |c| {
         c.buffer_bytes = 256 * 1024;
@@ -332,13 +351,16 @@ fn f08_a_slow_worker_pauses_and_loses_nothing() {
 
 #[test]
 fn f09_a_broker_that_goes_and_comes_back() {
-    let broker = EmbeddedBroker::start(&[(TOPIC.into(), 1)]).expect("broker");
+    let broker = embedded(1);
     publish(&broker, 0, &small(5));
     let b = start(broker, Arc::default(), |_| {});
     b.work(|s| records(s) == 5);
-    b.broker.down().expect("down");
+    let Broker::Embedded(broker) = &b.broker else {
+        unreachable!("as made above");
+    };
+    broker.down().expect("down");
     std::thread::sleep(Duration::from_secs(2));
-    b.broker.up().expect("up");
+    broker.up().expect("up");
     publish(&b.broker, 0, &small(5));
     b.work(|s| records(s) == 5);
     b.stop();
@@ -346,7 +368,7 @@ fn f09_a_broker_that_goes_and_comes_back() {
 
 #[test]
 fn f14_a_missing_topic_and_a_missing_broker_are_named() {
-    let broker = EmbeddedBroker::start(&[]).expect("broker");
+    let broker = embedded(0);
     let mut c = config(&broker);
     let error = check_topics(&c).expect_err("missing").to_string();
     assert!(

@@ -12,6 +12,7 @@ mod postgres;
 mod quality;
 mod reference;
 mod reload;
+mod reseal;
 mod rig;
 mod rules;
 mod scenario;

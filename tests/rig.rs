@@ -1,7 +1,8 @@
 //! Real parts for whole-path tests: the embedded broker, a private Postgres, `run` processes.
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -147,21 +148,27 @@ format = "json"
     }
 
     /// Starts `veilwatch run` as a process; its log goes to `<name>.log`.
-    pub fn spawn(&self, name: &str, config: &Path, env: &[(&str, &str)]) -> Child {
+    pub fn spawn(&self, name: &str, config: &Path, env: &[(&str, &str)]) -> Process {
+        let config = config.to_str().expect("utf-8");
+        self.spawn_verb(name, &["run", "--config", config], env)
+    }
+
+    /// Starts the program with other arguments; its log goes to `<name>.log`.
+    pub fn spawn_verb(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.path().join(format!("{name}.log")))
             .expect("log");
-        Command::new(program())
-            .args(["run", "--config"])
-            .arg(config)
+        let child = Command::new(program())
+            .args(args)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log"))
             .stderr(log)
             .spawn()
-            .expect("veilwatch run")
+            .expect("veilwatch");
+        Process(child)
     }
 
     pub fn logs(&self) -> String {
@@ -208,6 +215,42 @@ format = "json"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// A process of a test. Whatever becomes of the test, its process does not outlive it.
+pub struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended and was waited for is left alone; a stopped one dies, too.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Deref for Process {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+/// Waits for the end of a process.
+pub fn ended(child: &mut Child, limit: Duration) -> ExitStatus {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().expect("waited") {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "still running after {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -71,7 +71,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// A panic's message may quote what it was about; only its place is told.
-fn silence_panics() {
+pub(super) fn silence_panics() {
     std::panic::set_hook(Box::new(|info| {
         let at = info.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();

@@ -1,4 +1,6 @@
-//! `veilwatch seal`: Turn texts into sealed events.
+//! `veilwatch seal`: Turn texts into sealed events: of a file, or of a raw topic (`kafka`).
+
+mod kafka;
 
 use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
@@ -18,13 +20,16 @@ use crate::seal::{Keys, Scratch, Sealer};
 pub struct Args {
     /// Lines with text (`{"text": "…", "role": "user", "side": "request"}`) or full events with `text`
     /// in `request`, `context` or `response`; `-` for standard input.
-    file: PathBuf,
+    #[arg(required_unless_present = "kafka", conflicts_with = "kafka")]
+    file: Option<PathBuf>,
     /// Keys to seal with (`veilwatch key new`); without it a random key that nobody keeps.
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// Output format; sealed events are JSON lines in any case.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     format: Format,
+    #[command(flatten)]
+    kafka: kafka::Args,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -36,6 +41,11 @@ enum Format {
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Format::Json = args.format;
+    let path = match (&args.file, &args.key_file) {
+        (None, Some(key_file)) if args.kafka.kafka => return kafka::run(&args.kafka, key_file),
+        (Some(path), _) => path,
+        (None, _) => anyhow::bail!("name a file, or - for standard input"),
+    };
     let keys = match &args.key_file {
         Some(path) => keyfile::read(path).map_err(anyhow::Error::msg)?,
         None => Keys::single(super::key::random_secret()?),
@@ -46,12 +56,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         sealer,
         scratch: Scratch::default(),
     };
-    let mut input = lines::open(&args.file)?;
+    let mut input = lines::open(path)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut bad = 0u64;
     while let Some((number, line)) = input
         .next_line()
-        .with_context(|| format!("cannot read {}", args.file.display()))?
+        .with_context(|| format!("cannot read {}", path.display()))?
     {
         match line
             .map_err(|e: BadLine| e.to_string())

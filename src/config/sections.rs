@@ -191,7 +191,7 @@ fn security(s: &Section<'_, '_>, brokers: &str) -> Security {
 }
 
 /// Whether `host:port` can only be this machine.
-fn is_loopback(address: &str) -> bool {
+pub fn is_loopback(address: &str) -> bool {
     let host = address.trim().rsplit_once(':').map_or(address, |(h, _)| h);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())

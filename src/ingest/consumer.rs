@@ -56,6 +56,9 @@ pub struct Handle {
 }
 
 impl Handle {
+    pub(super) fn new(stop: Arc<AtomicBool>, thread: std::thread::JoinHandle<Ended>) -> Self {
+        Self { stop, thread }
+    }
     /// Asks the thread to drain and leave the group.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);

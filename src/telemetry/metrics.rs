@@ -81,6 +81,8 @@ table! {
     fates: Counter "veilwatch_notification_fates_total" ["sink", "fate"] "fates of (incident change, sink) candidates";
 
     published: Counter "veilwatch_published_total" ["outcome"] "events handed to the publisher: queued, delivered, dropped";
+    seal_records: Counter "veilwatch_seal_records_total" ["outcome"] "records of the seal job by outcome: published, duplicate, dead_letter";
+    seal_in_flight: Gauge "veilwatch_seal_in_flight_records" [] "records of the seal job that wait for their delivery reports";
     log_drops: Counter "veilwatch_dropped_total" ["what"] "anything else that was discarded, by what it was";
     budget_lag: Gauge "veilwatch_retention_days" ["table"] "days kept of each growing table";
     pool: Gauge "veilwatch_postgres_connections" ["state"] "connections of the pools, idle and used";
