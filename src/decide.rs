@@ -18,7 +18,7 @@ pub use route::{Escalate, Field, Inhibit, Matcher, Route, Routes, Silence};
 use serde::{Deserialize, Serialize};
 pub use title::Titles;
 
-use crate::account::{Crossing, PeriodKind, Scope, Unit};
+use crate::account::{Crossing, Scope, Unit};
 use crate::detect::{DetectorId, Finding, finding_id};
 use crate::event::{Hash16, Severity, SmolStr, Stage, Time, hash16};
 
@@ -385,14 +385,16 @@ fn finding(c: &Crossing) -> Finding {
         gateway: None,
         event: None,
         reason: format!(
-            "{} {} has used {} of {} ({} %) in the {} {}",
+            "{} {} has used {} of {}, past {} %, {}",
             c.scope.as_str(),
             c.subject,
             amount(c.new_value),
             amount(c.limit),
             c.threshold_pct,
-            c.period.kind().map_or("period", PeriodKind::as_str),
-            c.period,
+            match (c.period.kind(), c.period.as_str().split_once(':')) {
+                (Some(kind), Some((_, name))) => format!("in the {} {name}", kind.as_str()),
+                _ => "in total".to_owned(),
+            },
         ),
         rule,
         subject,

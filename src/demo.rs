@@ -3,8 +3,10 @@
 //! [`stage`] sets everything up, [`history`] teaches the baselines fourteen days through the pure
 //! core, [`traffic`] and [`gateway`] publish what ordinary people ask, [`script`] says what goes
 //! wrong and when, [`show`] runs it with a commentary, [`closing`] holds what was found against what
-//! was put in. [`mailbox`] and [`receiver`] are real servers; [`console`] is a page to look at.
+//! was put in. [`mailbox`] and [`receiver`] are real servers; [`console`] is a page to
+//! look at, [`board`] what it shows.
 
+pub mod board;
 pub mod closing;
 pub mod console;
 pub mod gateway;

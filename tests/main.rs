@@ -1,6 +1,7 @@
 //! The integration tests, one binary (each further one would link the whole program again).
 mod architecture;
 mod chaos;
+mod console;
 mod decode;
 mod deliver;
 mod engine;

@@ -138,6 +138,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Scores a CSV of any reader as JSON lines; true if a line of it was bad.
+///
+/// # Errors
+/// The header is not the expected one, or `to` cannot be written.
+pub fn score_csv(from: impl Read, keyed: bool, to: impl Write) -> anyhow::Result<bool> {
+    let mut out = Out {
+        to,
+        json: true,
+        bad: false,
+        alarms: 0,
+    };
+    score(from, keyed, &mut out)?;
+    Ok(out.bad)
+}
+
 fn score(from: impl Read, keyed: bool, out: &mut Out<impl Write>) -> anyhow::Result<()> {
     let mut csv = csv::ReaderBuilder::new()
         .flexible(true)

@@ -22,8 +22,13 @@ pub struct Outcome {
     pub incident: Option<String>,
     /// Milliseconds from the end of its first event to the stored finding.
     pub delay_ms: Option<i64>,
-    /// Whether it is judged when its minute closes.
+    /// Whether it was judged when its minute closed, not by its event.
     pub by_minute: bool,
+    /// When it is judged at the latest; none before it was put in.
+    #[serde(skip)]
+    pub judged_at: Option<Time>,
+    /// Whether the account was closed before that.
+    pub unjudged: bool,
 }
 
 /// The account.
@@ -85,6 +90,24 @@ fn belongs(label: &Label, i: &SeenIncident) -> bool {
     )
 }
 
+/// What an incident is about, for the commentary.
+pub fn about(labels: &[Label], i: &SeenIncident) -> String {
+    let begun = || labels.iter().filter(|l| l.began.is_some());
+    let after = |l: &Label| {
+        let ms = l.began.map_or(0, |b| i.stored.since_ms(b).max(0));
+        format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+    };
+    if let Some(l) = begun().find(|l| l.must && answers(l, i)) {
+        format!("answers \"{}\" after {}", l.name, after(l))
+    } else if let Some(l) = begun().find(|l| l.must && belongs(l, i)) {
+        format!("comes with \"{}\", after {}", l.name, after(l))
+    } else if let Some(l) = begun().find(|l| !l.must && answers(l, i)) {
+        format!("FALSE ALARM on the control \"{}\"", l.name)
+    } else {
+        "answers nothing that was put in: a false alarm".to_owned()
+    }
+}
+
 /// What was counted on the demo's side.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Published {
@@ -116,27 +139,12 @@ pub fn account(
     totals: Totals,
     published: Published,
     arrived: Arrived,
+    now: Time,
 ) -> Account {
-    let outcomes = labels
-        .iter()
-        .map(|label| {
-            let found = label.began.and_then(|began| {
-                incidents
-                    .iter()
-                    .filter(|i| answers(label, i))
-                    .min_by_key(|i| i.stored)
-                    .map(|i| (began, i))
-            });
-            Outcome {
-                name: label.name,
-                must: label.must,
-                injected: label.began.is_some(),
-                incident: found.map(|(_, i)| format!("{}/{} {}", i.detector, i.rule, i.severity)),
-                delay_ms: found.map(|(began, i)| i.stored.since_ms(began).max(0)),
-                by_minute: label.by_minute,
-            }
-        })
-        .collect();
+    let mut outcomes = outcomes(labels, incidents);
+    for o in &mut outcomes {
+        o.unjudged = o.incident.is_none() && o.judged_at.is_some_and(|at| at > now);
+    }
     let besides = incidents
         .iter()
         .filter(|i| !labels.iter().any(|l| l.must && belongs(l, i)))
@@ -159,10 +167,40 @@ pub fn account(
     }
 }
 
+/// What became of each label so far.
+pub fn outcomes(labels: &[Label], incidents: &[SeenIncident]) -> Vec<Outcome> {
+    labels
+        .iter()
+        .map(|label| {
+            let found = label.began.and_then(|began| {
+                incidents
+                    .iter()
+                    .filter(|i| answers(label, i))
+                    .min_by_key(|i| i.stored)
+                    .map(|i| (began, i))
+            });
+            Outcome {
+                name: label.name,
+                must: label.must,
+                injected: label.began.is_some(),
+                incident: found.map(|(_, i)| format!("{}/{} {}", i.detector, i.rule, i.severity)),
+                delay_ms: found.map(|(began, i)| i.stored.since_ms(began).max(0)),
+                by_minute: found.map_or(label.by_minute, |(began, i)| {
+                    label.by_minute && i.stored >= Time::from_minute(began.minute() + 1)
+                }),
+                judged_at: label
+                    .began
+                    .map(|b| if label.by_minute { judged_at(b) } else { b }),
+                unjudged: false,
+            }
+        })
+        .collect()
+}
+
 impl Account {
     /// Whether every label that was put in was found, no control was, and the books agree.
     pub fn is_clean(&self) -> bool {
-        let all = self.outcomes.iter().filter(|o| o.injected);
+        let all = self.outcomes.iter().filter(|o| o.injected && !o.unjudged);
         all.clone().all(|o| o.incident.is_some() == o.must) && self.reconciles()
     }
 
@@ -180,6 +218,9 @@ impl Account {
             let verdict = match (o.injected, o.must, &o.incident) {
                 (false, ..) => "not reached in this run".to_owned(),
                 (true, true, Some(i)) => format!("found as {i} after {}", delay(o)),
+                (true, true, None) if o.unjudged => {
+                    "not judged: it ended before its minute closed".to_owned()
+                }
                 (true, true, None) => "MISSED".to_owned(),
                 (true, false, None) => "rightly quiet (a control)".to_owned(),
                 (true, false, Some(i)) => format!("FALSE ALARM: {i}"),
@@ -194,7 +235,7 @@ impl Account {
         let all = self
             .outcomes
             .iter()
-            .filter(|o| o.must && o.injected)
+            .filter(|o| o.must && o.injected && !o.unjudged)
             .count();
         let _ = writeln!(
             out,
@@ -282,6 +323,7 @@ mod tests {
             gateway: None,
             reason: "score 0.99".into(),
             opened: Time(1_000),
+            last: Time(1_000),
             stored: Time(stored),
             findings: 1,
         }
@@ -309,7 +351,14 @@ mod tests {
             tokens: 100,
             garbage: 0,
         };
-        let a = account(&labels, &incidents, totals, published, Arrived::default());
+        let a = account(
+            &labels,
+            &incidents,
+            totals,
+            published,
+            Arrived::default(),
+            Time(90_000),
+        );
         assert_eq!(a.outcomes[0].delay_ms, Some(400));
         assert_eq!(a.outcomes[1].incident, None);
         assert_eq!(a.besides.len(), 2);
@@ -345,8 +394,38 @@ mod tests {
             totals,
             published,
             Arrived::default(),
+            Time(90_000),
         );
         assert!(a.is_clean() && a.besides.is_empty());
         assert!(a.text().contains("they agree to the token"));
+    }
+
+    #[test]
+    fn what_was_not_judged_yet_is_no_miss() {
+        let mut late = label("late", true, "u1");
+        late.by_minute = true;
+        let close = |now| {
+            let nothing = (Totals::default(), Published::default());
+            let labels = std::slice::from_ref(&late);
+            account(labels, &[], nothing.0, nothing.1, Arrived::default(), now)
+        };
+        let early = close(Time(61_000));
+        assert!(early.is_clean() && early.text().contains("not judged"));
+        let after = close(judged_at(Time(1_000)));
+        assert!(!after.is_clean() && after.text().contains("MISSED"));
+    }
+
+    #[test]
+    fn the_commentary_says_what_an_incident_is_about() {
+        let mut labels = [label("a", true, "u1"), label("c", false, "u3")];
+        labels[0].rule = Some("inj-other");
+        assert!(about(&labels, &incident("u1", 1_400)).starts_with("comes with \"a\""));
+        assert!(about(&labels, &incident("u3", 1_400)).contains("control \"c\""));
+        assert!(about(&labels, &incident("u9", 1_400)).contains("false alarm"));
+        labels[0].rule = None;
+        assert_eq!(
+            about(&labels, &incident("u1", 1_400)),
+            "answers \"a\" after 0.4 s"
+        );
     }
 }

@@ -1,65 +1,36 @@
-//! A page to look at while the demo runs: what was put in, what was found, what was sent.
+//! A page to look at while the demo runs: incidents, what was put in, budgets, messages, SQL.
 //!
-//! One page without a build step, on loopback; it asks for JSON once a second and writes it with
-//! `textContent`, so that no string can become markup.
+//! Three files without a build step, on loopback. The page asks for JSON once a second and writes it
+//! with `textContent`; the content policy allows nothing but the page's own script and style. The
+//! answers name the private database's password, so only requests that ask for a loopback host are
+//! answered: a page from elsewhere that had its name resolved to this machine gets nothing.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Serialize;
 
-/// The page.
-const PAGE: &str = include_str!("console/page.html");
-/// Lines of the commentary that are kept.
-const KEPT: usize = 200;
+use super::board::Shared;
+use super::live::now;
 
-/// What the page shows.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Board {
-    /// The commentary, newest last.
-    pub lines: Vec<String>,
-    /// Incidents, newest first: severity, detector, rule, subject, reason, state.
-    pub incidents: Vec<[String; 6]>,
-    /// Subjects of mails, newest last.
-    pub mails: Vec<String>,
-    /// Types of webhook calls, newest last.
-    pub calls: Vec<String>,
-    /// Budgets: subject and percent.
-    pub budgets: Vec<(String, f64)>,
-    /// Events counted, tokens in the ledger, dead letters.
-    pub totals: (i64, i64, i64),
-}
-
-/// The board, shared with the show.
-#[derive(Debug, Clone, Default)]
-pub struct Shared(Arc<Mutex<Board>>);
-
-impl Shared {
-    /// Changes the board.
-    pub fn update(&self, f: impl FnOnce(&mut Board)) {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    /// Adds a line of the commentary.
-    pub fn line(&self, text: &str) {
-        self.update(|b| {
-            if b.lines.len() == KEPT {
-                b.lines.remove(0);
-            }
-            b.lines.push(text.to_owned());
-        });
-    }
-    fn copy(&self) -> Board {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
+/// Nothing but the page's own files; `data:` for the empty icon.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Sent with every answer.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+];
 
 /// The running console. Stops when dropped.
 #[derive(Debug)]
@@ -81,8 +52,23 @@ impl Console {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let app = Router::new()
-            .route("/", get(page))
-            .route("/board", get(state))
+            .route(
+                "/",
+                get(|| file("text/html", include_str!("console/page.html"))),
+            )
+            .route(
+                "/page.css",
+                get(|| file("text/css", include_str!("console/page.css"))),
+            )
+            .route(
+                "/page.js",
+                get(|| file("text/javascript", include_str!("console/page.js"))),
+            )
+            .route(
+                "/board",
+                get(async |State(b): State<Shared>| Json(b.copy(now()))),
+            )
+            .layer(middleware::from_fn(guard))
             .with_state(board);
         let task = tokio::spawn(async move {
             let _ = axum::serve(listener, app).await;
@@ -91,19 +77,25 @@ impl Console {
     }
 }
 
-async fn page() -> Response {
-    let mut response = PAGE.into_response();
-    let headers = response.headers_mut();
-    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
-    set(header::CONTENT_TYPE, "text/html; charset=utf-8");
-    set(
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'",
-    );
-    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    response
+fn file(kind: &'static str, text: &'static str) -> impl Future<Output = Response> {
+    let kind = format!("{kind}; charset=utf-8");
+    std::future::ready(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-async fn state(State(board): State<Shared>) -> Json<Board> {
-    Json(board.copy())
+/// Refuses other hosts' names, and sets the headers of every answer.
+async fn guard(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let mut response = if matches!(name, "127.0.0.1" | "localhost") {
+        next.run(request).await
+    } else {
+        (StatusCode::MISDIRECTED_REQUEST, "ask for 127.0.0.1").into_response()
+    };
+    for (name, value) in HEADERS {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
 }

@@ -13,7 +13,7 @@ use super::script::ACTORS;
 use super::traffic::{CROWD, Call, HISTORY_DAYS, Traffic, User};
 use crate::account::Prices;
 use crate::decode::{Decoder, RawRecord};
-use crate::detect::{Checkpoint, DetectConfig, Effects, Leader, Part, PartitionState};
+use crate::detect::{Checkpoint, DetectConfig, Effects, Leader, Part, PartitionState, UserRow};
 use crate::event::{Event, Position, SmolStr, Time, TopicPartition};
 use crate::seal::Sealer;
 use crate::seal::key::Keys;
@@ -86,17 +86,14 @@ fn run(
     events: Vec<(TopicPartition, Time, Event)>,
     last_minute: i64,
 ) -> History {
-    let mut left: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+    let mut next: BTreeMap<TopicPartition, i64> = BTreeMap::new();
     for topic in [SEALED_TOPIC, TRUSTED_TOPIC] {
         for partition in 0..PARTITIONS {
             let topic = SmolStr::new_static(topic);
-            left.insert(TopicPartition { topic, partition }, 0);
+            next.insert(TopicPartition { topic, partition }, 0);
         }
     }
-    for (tp, ..) in &events {
-        *left.entry(tp.clone()).or_default() += 1;
-    }
-    let mut states: BTreeMap<TopicPartition, PartitionState> = left
+    let mut states: BTreeMap<TopicPartition, PartitionState> = next
         .keys()
         .map(|tp| (tp.clone(), PartitionState::new(Arc::clone(config))))
         .collect();
@@ -120,11 +117,9 @@ fn run(
         let Some(state) = states.get_mut(&tp) else {
             continue;
         };
-        // Offsets before 0: the live topic begins at 0, and what was learnt stands before it.
-        let offset = left.get_mut(&tp).map_or(0, |n| {
-            let offset = -*n;
-            *n -= 1;
-            offset
+        let offset = next.get_mut(&tp).map_or(0, |n| {
+            *n += 1;
+            *n - 1
         });
         let mut effects = Effects::default();
         for user in state.missing_users(std::iter::once(&event)) {
@@ -160,7 +155,11 @@ fn run(
             let users = users
                 .range((tp.clone(), lowest())..)
                 .take_while(|((t, _), _)| *t == tp)
-                .map(|(_, row)| row.clone())
+                .map(|(_, row)| UserRow {
+                    // The live topic begins at 0: none of its records is applied yet.
+                    as_of: 0,
+                    ..row.clone()
+                })
                 .collect();
             Learnt {
                 tp,
@@ -236,5 +235,26 @@ fn one(
         end: begin.plus_ms(offset),
         gateway: super::gateway_of(index),
         call,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::user::UserState;
+
+    #[test]
+    fn every_user_of_the_past_has_learnt() {
+        let keys = Arc::new(Keys::development());
+        let config = Arc::new(DetectConfig::default());
+        let now = Time::parse_rfc3339("2026-03-02T12:00:00Z").expect("a time");
+        let learnt = learn(&keys, &config, &Prices::shipped(), now);
+        let rows: Vec<&UserRow> = learnt.partitions.iter().flat_map(|p| &p.users).collect();
+        assert_eq!(rows.len(), CROWD.len() + ACTORS.len());
+        for row in rows {
+            let state = UserState::decode(row.as_of, &row.state).expect("readable");
+            let days = state.born.map_or(0, |b| now.since_ms(b) / 86_400_000);
+            assert!(row.as_of == 0 && days >= 12, "born {days} days ago");
+        }
     }
 }

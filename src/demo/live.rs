@@ -2,17 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::sync::Arc;
 
 use serde_json::json;
+use tokio::sync::watch;
 
-use super::closing::{Published, answers};
-use super::console::Shared;
+use super::board::{self, Shared};
+use super::closing::{Published, about, outcomes};
 use super::gateway::{Gateway, SEALED_TOPIC};
 use super::script::{Label, Step};
 use super::stage::Stage;
 use super::traffic::{Call, MODELS, Traffic};
+use super::{mailbox, receiver};
+use crate::decide::Titles;
+use crate::detect::{DetectConfig, Leader};
 use crate::event::Time;
 use crate::ingest::publish::Publisher;
+use crate::store::report::SeenIncident;
 
 /// Says things, once to the terminal and once to the console.
 pub(super) struct Voice {
@@ -39,16 +45,37 @@ impl Voice {
     }
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-pub(super) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut term) = signal(SignalKind::terminate()) else {
-        let _ = tokio::signal::ctrl_c().await;
-        return;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = term.recv() => {}
+/// Counts the orders to stop. A signal is not lost while nobody happens to wait for it.
+#[derive(Debug, Clone)]
+pub(super) struct Stop(watch::Receiver<u32>);
+
+impl Stop {
+    /// Listens for Ctrl-C and SIGTERM; a terminal that was closed counts twice.
+    pub(super) fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (count, stop) = watch::channel(0);
+        tokio::spawn(async move {
+            loop {
+                let n = tokio::select! {
+                    _ = interrupt.recv() => 1,
+                    _ = terminate.recv() => 1,
+                    _ = hangup.recv() => 2,
+                };
+                count.send_modify(|c| *c += n);
+            }
+        });
+        Ok(Self(stop))
+    }
+
+    /// Waits until it was asked to stop so many times.
+    pub(super) async fn asked(&self, times: u32) {
+        let mut stop = self.0.clone();
+        if stop.wait_for(|n| *n >= times).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -70,6 +97,10 @@ pub(super) struct Live {
     pub(super) told: BTreeSet<(String, i32)>,
     pub(super) mails: usize,
     pub(super) calls: usize,
+    pub(super) titles: Titles,
+    pub(super) detect: Arc<DetectConfig>,
+    /// Users whose baseline was seeded.
+    pub(super) known_users: usize,
 }
 
 impl Live {
@@ -135,27 +166,17 @@ pub(super) async fn look(live: &mut Live, stage: &Stage, voice: &Voice) {
         if !live.told.insert((i.id.clone(), i.number)) {
             continue;
         }
-        let label = live
-            .labels
-            .iter()
-            .find(|l| l.began.is_some() && answers(l, i));
-        let about = match label {
-            Some(l) => {
-                let ms = l.began.map_or(0, |b| i.stored.since_ms(b).max(0));
-                format!(
-                    "answers \"{}\" after {}.{} s",
-                    l.name,
-                    ms / 1000,
-                    ms % 1000 / 100
-                )
-            }
-            None => "answers nothing that was put in".to_owned(),
-        };
+        let title = live.titles.get(&i.rule).unwrap_or(&i.rule);
         voice.say(
             "incident",
             &format!(
-                "<< incident [{}] {}/{} {}: {} ({about})",
-                i.severity, i.detector, i.rule, i.subject, i.reason
+                "<< incident [{}] {title}: {} ({}/{}); {}; {}",
+                i.severity,
+                i.subject,
+                i.detector,
+                i.rule,
+                i.reason,
+                about(&live.labels, i)
             ),
         );
     }
@@ -173,58 +194,117 @@ pub(super) async fn look(live: &mut Live, stage: &Stage, voice: &Voice) {
     live.mails = mails.len();
     let calls = stage.receiver.calls();
     for c in calls.iter().skip(live.calls) {
-        let what = c.body["type"].as_str().unwrap_or("?").to_owned();
         let proof = if c.genuine {
             "signature right"
         } else {
             "SIGNATURE WRONG"
         };
         let refused = if c.status >= 300 {
-            format!(", refused with {}", c.status)
+            format!(", refused with {}: it comes again", c.status)
         } else {
             String::new()
         };
         voice.say(
             "webhook",
-            &format!(
-                "   webhook {what} {} ({proof}{refused})",
-                c.body["data"]["rule"].as_str().unwrap_or("")
-            ),
+            &format!("   webhook {}: {} ({proof}{refused})", kind(c), title(c)),
         );
     }
     live.calls = calls.len();
-    let totals = stage.store.report_totals().await.unwrap_or_default();
-    let budgets = stage.store.report_budgets().await.unwrap_or_default();
+    show(live, stage, voice, &incidents, &mails, &calls).await;
+}
+
+fn kind(c: &receiver::Call) -> &str {
+    c.body["type"].as_str().unwrap_or("?")
+}
+
+fn title(c: &receiver::Call) -> &str {
+    c.body["data"]["title"].as_str().unwrap_or_default()
+}
+
+/// Brings the console up to date.
+async fn show(
+    live: &mut Live,
+    stage: &Stage,
+    voice: &Voice,
+    incidents: &[SeenIncident],
+    mails: &[mailbox::Mail],
+    calls: &[receiver::Call],
+) {
+    let store = &stage.store;
+    // What cannot be read just now is read at the next look.
+    let totals = store.report_totals().await.unwrap_or_default();
+    let budgets = store.report_budgets().await.unwrap_or_default();
+    let partitions = store.report_partitions().await.unwrap_or_default();
+    let dead_letters = store.report_dead_letters().await.unwrap_or_default();
+    let learning = match store.report_learning().await {
+        Ok((leader, users)) => learning(live, leader, users),
+        Err(_) => Vec::new(),
+    };
+    let outcomes = outcomes(&live.labels, incidents);
     voice.board.update(|b| {
+        b.totals = board::Counts {
+            published: live.counted.events,
+            garbage: live.counted.garbage,
+            events: totals.events,
+            tokens: totals.tokens,
+            micro_usd: totals.micro_usd,
+            dead_letters: totals.dead_letters,
+        };
+        b.tell(&live.labels, outcomes);
         b.incidents = incidents
             .iter()
-            .map(|i| {
-                let words = [
-                    &i.severity,
-                    &i.detector,
-                    &i.rule,
-                    &i.subject,
-                    &i.reason,
-                    &i.state,
-                ];
-                words.map(Clone::clone)
+            .map(|i| board::Incident::new(i, &live.titles, &live.labels))
+            .collect();
+        b.mails = mails
+            .iter()
+            .map(|m| board::Mail {
+                to: m.to.join(", "),
+                subject: m.header("Subject").unwrap_or_default(),
+                body: m.body(),
             })
             .collect();
-        b.mails = mails.iter().filter_map(|m| m.header("Subject")).collect();
         b.calls = calls
             .iter()
-            .map(|c| {
-                format!(
-                    "{} {}",
-                    c.body["type"].as_str().unwrap_or("?"),
-                    c.body["data"]["rule"].as_str().unwrap_or("")
-                )
+            .map(|c| board::Call {
+                kind: kind(c).to_owned(),
+                title: title(c).to_owned(),
+                genuine: c.genuine,
+                status: c.status,
+                body: serde_json::to_string_pretty(&c.body).unwrap_or_default(),
             })
             .collect();
-        b.budgets = budgets
-            .iter()
-            .map(|(scope, subject, p)| (format!("{scope} {subject}"), *p))
-            .collect();
-        b.totals = (totals.events, totals.tokens, totals.dead_letters);
+        b.budgets = budgets;
+        b.partitions = partitions;
+        b.dead_letters = dead_letters;
+        b.learning = learning;
     });
+}
+
+/// Where the baselines stand.
+fn learning(live: &Live, leader: Option<(i32, Vec<u8>)>, users: i64) -> Vec<board::Learning> {
+    let config = &live.detect;
+    let restored =
+        leader.and_then(|(fmt, state)| Leader::restore(Arc::clone(config), fmt, &state).ok());
+    let (all, fresh) = restored.map_or((0, 0), |l| l.learning());
+    let said = |all: usize, fresh: usize| match (all, fresh) {
+        (0, _) => "none yet".to_owned(),
+        (_, 0) => format!("{all}, all have learnt"),
+        _ => format!("{all}, {fresh} still learning"),
+    };
+    let users = usize::try_from(users).unwrap_or(0);
+    let fresh_users = users.saturating_sub(live.known_users);
+    vec![
+        board::Learning {
+            name: "Latency",
+            state: said(all, fresh),
+            note: "per model version and route; needs 500 requests and 30 minutes",
+            learning: fresh > 0 || all == 0,
+        },
+        board::Learning {
+            name: "Spend",
+            state: said(users, fresh_users),
+            note: "per user; needs 24 hours, here from the fourteen days before",
+            learning: fresh_users > 0 || users == 0,
+        },
+    ]
 }

@@ -1,7 +1,8 @@
 //! Runs the demo from curtain to curtain, with a commentary.
 //!
-//! Ctrl-C ends the traffic; what was put in by then is still judged and accounted for. A second one
-//! ends at once. Either way everything that was started is stopped and removed.
+//! Ctrl-C ends the traffic, or the wait for the last minute to close, and the account is made of what
+//! was judged by then. A second one ends at once. Either way everything that was started is stopped
+//! and removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -11,17 +12,19 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::board::{Phase, Shared};
 use super::closing::{Account, Arrived, Published, account, judged_at};
-use super::console::{Console, Shared};
-use super::live::{Live, Voice, interrupted, look, now};
+use super::console::Console;
+use super::live::{Live, Stop, Voice, look, now};
 use super::script::{Scene, Step, labels, scenes};
 use super::stage::Stage;
 use super::traffic::{CROWD, HISTORY_DAYS, MODELS, Traffic};
 use super::{DemoError, gateway_of, gateways, history};
 use crate::account::Prices;
 use crate::config::{self, Config};
-use crate::detect::Facts;
-use crate::event::Time;
+use crate::decide::Titles;
+use crate::detect::{DetectConfig, Facts};
+use crate::event::{Pseudonym, Time};
 use crate::rule::{Known, RuleSet};
 use crate::seal::Sealer;
 
@@ -43,36 +46,72 @@ pub struct Options {
     pub json: bool,
 }
 
+/// What stands after the set-up.
+struct Set {
+    stage: Stage,
+    titles: Titles,
+    detect: Arc<DetectConfig>,
+    known_users: usize,
+}
+
+/// Statements to paste, and what they answer.
+const QUERIES: [(&str, &str); 4] = [
+    (
+        "What is open, worst first?",
+        "SELECT severity, detector, rule, subject, opened_at, findings, reason FROM incidents WHERE state <> 'resolved'\n ORDER BY array_position(ARRAY['critical','high','medium','low'], severity), opened_at;",
+    ),
+    (
+        "Did everything arrive?",
+        "SELECT topic, partition, records, events, duplicates, dead_letters, lost_records, applied_through FROM completeness ORDER BY 1, 2;",
+    ),
+    (
+        "How much of each budget is used?",
+        "SELECT scope, subject, used, limit_in_force, used_percent, highest_threshold FROM budgets WHERE current;",
+    ),
+    (
+        "Who was told what, and when?",
+        "SELECT created_at, sink, kind, severity, state, attempts, title FROM notifications ORDER BY created_at;",
+    ),
+];
+
 /// Runs everything. True if the account at the end is clean.
 pub async fn run(options: &Options) -> Result<bool, DemoError> {
+    let stop = Stop::listen().map_err(|e| DemoError::new("cannot listen for signals", e))?;
     let voice = Voice {
         json: options.json,
         board: Shared::default(),
     };
-    let mut stop = Box::pin(async {
-        interrupted().await;
-    });
-    let mut stage = tokio::select! {
-        stage = set(&voice, options) => stage?,
-        () = &mut stop => return Err(DemoError::said("interrupted before the curtain; everything is cleaned up")),
-    };
-    let show = perform(&mut stage, &voice, options);
-    let result = tokio::select! {
-        r = show => r,
-        // `perform` listens too and ends in order; this one is the second Ctrl-C.
-        () = async { (&mut stop).await; interrupted().await; } => {
-            Err(DemoError::said("interrupted"))
+    let console = Console::start(voice.board.clone())
+        .await
+        .map_err(|e| DemoError::new("cannot start the console", e))?;
+    let page = format!("http://{}/", console.address);
+    voice.say("console", &format!("console on {page}"));
+    if options.open {
+        open_browser(&page);
+    }
+    let mut set = tokio::select! {
+        set = set(&voice) => set?,
+        () = stop.asked(1) => {
+            voice.say("interrupt", "Ctrl-C: taking down what was started");
+            return Err(DemoError::said("interrupted before the traffic began"));
         }
     };
+    let result = tokio::select! {
+        r = perform(&mut set, &voice, options, &stop) => r,
+        // The first one is heard by `perform`, which ends in order.
+        () = stop.asked(2) => Err(DemoError::said("interrupted; no account was made")),
+    };
+    let Set { mut stage, .. } = set;
     stage.stop_monitor().await;
     if result.is_err() {
         voice.raw(&stage.log_tail());
     }
+    drop(stage);
     voice.say("end", "everything that was started is stopped and removed");
     result
 }
 
-async fn set(voice: &Voice, options: &Options) -> Result<Stage, DemoError> {
+async fn set(voice: &Voice) -> Result<Set, DemoError> {
     voice.say(
         "setup",
         "starting a private Postgres, an embedded broker, a mailbox and a webhook receiver",
@@ -80,11 +119,19 @@ async fn set(voice: &Voice, options: &Options) -> Result<Stage, DemoError> {
     let mut stage = Stage::set().await?;
     let config =
         Config::load(&stage.config()).map_err(|e| DemoError::new("the configuration", e))?;
-    let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
-    let detect = Arc::new(config::core::detect(&config.detect, facts));
-    let keys = Arc::clone(&stage.keys);
+    let rules = RuleSet::built_in(&Known::default());
+    let titles = Titles::of_rules(&rules);
+    let detect = Arc::new(config::core::detect(
+        &config.detect,
+        Facts::from_rules(&rules),
+    ));
+    voice.say(
+        "setup",
+        &format!("learning {HISTORY_DAYS} thinned days through the pure core"),
+    );
+    let (keys, learner) = (Arc::clone(&stage.keys), Arc::clone(&detect));
     let learnt = tokio::task::spawn_blocking(move || {
-        history::learn(&keys, &detect, &Prices::shipped(), now())
+        history::learn(&keys, &learner, &Prices::shipped(), now())
     })
     .await
     .map_err(|e| DemoError::new("cannot learn the history", e))?;
@@ -109,9 +156,13 @@ async fn set(voice: &Voice, options: &Options) -> Result<Stage, DemoError> {
     voice.say(
         "history",
         &format!(
-            "learnt {HISTORY_DAYS} thinned days through the pure core: {} events; findings in them: {}",
+            "learnt {} events of the past; findings in them (nobody is told): {}",
             learnt.events,
-            if found.is_empty() { "none".to_owned() } else { found.join(", ") }
+            if found.is_empty() {
+                "none".to_owned()
+            } else {
+                found.join(", ")
+            }
         ),
     );
     stage.start_monitor().await?;
@@ -122,23 +173,35 @@ async fn set(voice: &Voice, options: &Options) -> Result<Stage, DemoError> {
             stage.http
         ),
     );
-    voice.raw(&format!(
-        "\n  database   psql '{}'\n             SELECT detector, rule, severity, subject, reason FROM incidents ORDER BY opened_at DESC;\n             SELECT topic, partition, records, events, dead_letters, lost_records FROM completeness;\n             SELECT subject, used, limit_in_force, used_percent FROM budgets WHERE current;\n",
-        stage.database()
-    ));
-    let _ = options;
-    Ok(stage)
+    let mut paste = format!("\n  database   psql '{}'\n", stage.database());
+    for (_, sql) in QUERIES {
+        paste.push_str(&format!("             {}\n", sql.replace('\n', "")));
+    }
+    voice.raw(&paste);
+    voice.board.update(|b| {
+        b.database = stage.database();
+        b.queries = QUERIES.to_vec();
+    });
+    let users: BTreeSet<Pseudonym> = learnt
+        .partitions
+        .iter()
+        .flat_map(|p| p.users.iter().map(|u| u.user))
+        .collect();
+    Ok(Set {
+        stage,
+        titles,
+        detect,
+        known_users: users.len(),
+    })
 }
 
-async fn perform(stage: &mut Stage, voice: &Voice, options: &Options) -> Result<bool, DemoError> {
-    let console = Console::start(voice.board.clone())
-        .await
-        .map_err(|e| DemoError::new("cannot start the console", e))?;
-    let page = format!("http://{}/", console.address);
-    voice.say("console", &format!("console on {page}"));
-    if options.open {
-        open_browser(&page);
-    }
+async fn perform(
+    set: &mut Set,
+    voice: &Voice,
+    options: &Options,
+    stop: &Stop,
+) -> Result<bool, DemoError> {
+    let stage = &mut set.stage;
     let sealer = Arc::new(Sealer::built_in((*stage.keys).clone()));
     let mut live = Live {
         traffic: Traffic::new(u64::from(std::process::id())),
@@ -150,6 +213,9 @@ async fn perform(stage: &mut Stage, voice: &Voice, options: &Options) -> Result<
         told: BTreeSet::new(),
         mails: 0,
         calls: 0,
+        titles: set.titles.clone(),
+        detect: Arc::clone(&set.detect),
+        known_users: set.known_users,
     };
     live.labels = labels(&live.gateways[0]);
     voice.say(
@@ -160,9 +226,17 @@ async fn perform(stage: &mut Stage, voice: &Voice, options: &Options) -> Result<
             MODELS.len()
         ),
     );
-    let cut_short = play(&mut live, stage, voice, options).await?;
-    settle(&mut live, stage, voice, cut_short).await?;
+    let length = i64::try_from(options.time.as_millis()).unwrap_or(i64::MAX);
+    voice.board.update(|b| {
+        b.phase = Phase::Live;
+        b.began_ms = now().0;
+        b.ends_ms = now().plus_ms(length).0;
+    });
+    play(&mut live, stage, voice, options, stop).await?;
+    voice.board.update(|b| b.phase = Phase::Settling);
+    settle(&mut live, stage, voice, stop).await?;
     let account = close(&live, stage).await?;
+    voice.board.update(|b| b.phase = Phase::Ended);
     if options.json {
         let line = json!({"kind": "summary", "account": account});
         let _ = writeln!(std::io::stdout().lock(), "{line}");
@@ -185,13 +259,14 @@ fn minute_window(start: Time, time_ms: i64) -> (i64, i64) {
     (begin, end.min(begin.max(time_ms - 1_000)))
 }
 
-/// Traffic and scenes. True if it was interrupted.
+/// Traffic and scenes, until the time is over or somebody asks to stop.
 async fn play(
     live: &mut Live,
     stage: &mut Stage,
     voice: &Voice,
     options: &Options,
-) -> Result<bool, DemoError> {
+    stop: &Stop,
+) -> Result<(), DemoError> {
     let start = Instant::now();
     let time_ms = i64::try_from(options.time.as_millis()).unwrap_or(i64::MAX);
     let mut due: BTreeMap<(i64, usize), Due> = BTreeMap::new();
@@ -209,14 +284,14 @@ async fn play(
         let at = start + Duration::from_millis(u64::try_from(wake).unwrap_or(0));
         tokio::select! {
             () = sleep_until(at) => {}
-            () = interrupted() => {
-                voice.say("interrupt", "Ctrl-C: the traffic ends, what was put in is still judged (again to end at once)");
-                return Ok(true);
+            () = stop.asked(1) => {
+                voice.say("interrupt", "Ctrl-C: the traffic ends; the account follows (again: end at once)");
+                return Ok(());
             }
         }
         let ms = i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX);
         if ms >= time_ms {
-            return Ok(false);
+            return Ok(());
         }
         while let Some(entry) = due.first_entry().filter(|e| e.key().0 <= ms) {
             match entry.remove() {
@@ -274,7 +349,7 @@ async fn settle(
     live: &mut Live,
     stage: &mut Stage,
     voice: &Voice,
-    cut_short: bool,
+    stop: &Stop,
 ) -> Result<(), DemoError> {
     live.publisher
         .flush(Duration::from_secs(10))
@@ -299,29 +374,26 @@ async fn settle(
         .map(judged_at)
         .max();
     let wait = judged.map_or(0, |at| at.since_ms(now()).max(0));
-    if wait > 0 && !cut_short {
-        voice.say(
-            "settle",
-            &format!(
-                "the traffic has ended; {} s until its last minute closes and is judged",
-                wait / 1000
-            ),
-        );
-    }
     let until = Instant::now() + Duration::from_millis(u64::try_from(wait).unwrap_or(0));
-    loop {
-        look(live, stage, voice).await;
-        let open = live
-            .labels
-            .iter()
-            .any(|l| l.must && l.by_minute && l.began.is_some());
-        if Instant::now() >= until || !open {
-            break;
-        }
+    let mut said = false;
+    while Instant::now() < until {
         tokio::select! {
+            biased;
+            () = stop.asked(1) => {
+                voice.say("settle", "not waiting for the last minute to close");
+                break;
+            }
             () = sleep(LOOK) => {}
-            () = interrupted() => break,
         }
+        if !said {
+            said = true;
+            let seconds = wait / 1000;
+            voice.say(
+                "settle",
+                &format!("the traffic has ended; {seconds} s until its last minute closes and is judged (Ctrl-C: do not wait)"),
+            );
+        }
+        look(live, stage, voice).await;
     }
     // The last messages are on their way.
     sleep(Duration::from_secs(2)).await;
@@ -354,6 +426,7 @@ async fn close(live: &Live, stage: &Stage) -> Result<Account, DemoError> {
         totals,
         live.counted,
         arrived,
+        now(),
     ))
 }
 

@@ -120,6 +120,11 @@ impl Leader {
         }
     }
 
+    /// How many latency baselines there are, and how many of them still learn.
+    pub fn learning(&self) -> (usize, usize) {
+        self.latency.learning(&self.config)
+    }
+
     /// The last minute merged.
     pub fn merged_through(&self) -> Option<i64> {
         self.merged
