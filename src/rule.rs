@@ -67,6 +67,7 @@ pub mod fold;
 mod lexicon;
 pub mod lint;
 pub mod load;
+pub mod need;
 pub mod pack;
 pub mod pattern;
 pub mod suggest;
@@ -334,6 +335,8 @@ pub struct Pattern {
     pub min_digits: u32,
     /// Whether it names a group `value`.
     pub has_value: bool,
+    /// What must stand in a text for it to match.
+    pub need: need::Need,
 }
 
 /// Words that must, or may, stand near a value.

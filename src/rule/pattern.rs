@@ -8,9 +8,9 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 use super::{Pattern, fold};
 
 /// Most literals that stand for one regex: more would fill the automaton with guesses.
-const MAX_LITERALS: usize = 96;
+pub(super) const MAX_LITERALS: usize = 96;
 /// Most characters of a class that are spelled out as literals.
-const MAX_CLASS: usize = 6;
+pub(super) const MAX_CLASS: usize = 6;
 /// Shortest literal made of letters, digits and blanks that is worth looking for, in characters;
 /// shorter ones stand in nearly every text.
 const MIN_LITERAL: usize = 3;
@@ -38,6 +38,7 @@ pub fn study(source: &str) -> Result<(Pattern, Hir), Box<Mistake>> {
         literals,
         min_digits: min_digits(&hir),
         has_value,
+        need: super::need::Need::of(&hir),
     };
     Ok((pattern, hir))
 }
@@ -278,7 +279,7 @@ fn required(hir: &Hir) -> Option<BTreeSet<String>> {
 }
 
 /// Whether a literal is rare enough in ordinary text to be looked for.
-fn worth(literal: &str) -> bool {
+pub fn worth(literal: &str) -> bool {
     let chars = literal.chars().count();
     let odd = literal.chars().any(|c| {
         c.is_ascii_punctuation()

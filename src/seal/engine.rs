@@ -12,7 +12,10 @@
 mod compile;
 pub mod evaluate;
 pub mod explain;
+mod gate;
 mod language;
+mod letters;
+mod matcher;
 mod overlap;
 mod pages;
 mod scan;
@@ -164,6 +167,11 @@ impl Engine {
                 );
             }
             called.sort_unstable();
+            called.retain(|rule| {
+                plan.rules[usize::from(*rule)]
+                    .gate
+                    .lets(&scratch.seen, ascii)
+            });
             self.judge(&called, kind, (role, side), at, view, &pages, found, tally);
         }
         scratch.called = called;

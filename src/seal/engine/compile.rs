@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use aho_corasick::MatchKind;
-use aho_corasick::dfa::DFA;
 use regex_automata::meta;
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
+use super::gate::Gate;
+use super::letters::Rates;
+use super::matcher::{Plain, Wanted, Wide};
+use crate::rule::need::{Literal, Need};
 use crate::rule::pattern::SIZE_LIMIT;
 use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule};
 use crate::seal::value::{Validator, validator};
@@ -33,8 +35,47 @@ pub(super) type GroupId = u32;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Posting {
     pub group: GroupId,
-    pub starts_word: bool,
-    pub ends_word: bool,
+    pub starts: Edge,
+    pub ends: Edge,
+}
+
+/// What must stand next to a keyword.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Edge {
+    /// Anything.
+    Any,
+    /// No letter or digit.
+    Word,
+    /// No ASCII letter or digit and no `_`, as `(?-u:\b)` has it.
+    Ascii,
+}
+
+/// What the walk looks for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Phrase {
+    text: String,
+    starts: Edge,
+    ends: Edge,
+}
+
+impl Phrase {
+    fn keyword(keyword: &Keyword, edges: bool) -> Self {
+        let edge = |is: bool| if is && edges { Edge::Word } else { Edge::Any };
+        Self {
+            text: keyword.text.clone(),
+            starts: edge(keyword.starts_word),
+            ends: edge(keyword.ends_word),
+        }
+    }
+
+    fn literal(literal: &Literal, edges: bool) -> Self {
+        let edge = |is: bool| if is && edges { Edge::Ascii } else { Edge::Any };
+        Self {
+            text: literal.text.clone(),
+            starts: edge(literal.starts),
+            ends: edge(literal.ends),
+        }
+    }
 }
 
 /// A regex that is built when it is first needed.
@@ -106,6 +147,8 @@ pub(super) struct Compiled {
     pub exceptions: Vec<Regex>,
     /// It reads text before folding (PII, secrets, and injection rules on `raw`).
     pub raw: bool,
+    /// What a text must have for the rule to be judged at all.
+    pub gate: Gate,
 }
 
 /// Patterns without literals, looked for together.
@@ -118,43 +161,13 @@ pub(super) struct Sweep {
     pub reach: usize,
 }
 
-/// An automaton and the numbers of its keywords among all.
-#[derive(Debug)]
-pub(super) struct Automaton {
-    pub dfa: DFA,
-    pub patterns: Vec<u32>,
-}
-
-impl Automaton {
-    fn new(texts: &[String], wanted: impl Fn(&str) -> bool) -> Option<Self> {
-        let chosen: Vec<(u32, &str)> = (0..)
-            .zip(texts)
-            .map(|(at, text)| (at, text.as_str()))
-            .filter(|(_, text)| wanted(text))
-            .collect();
-        if chosen.is_empty() {
-            return None;
-        }
-        let dfa = DFA::builder()
-            .match_kind(MatchKind::Standard)
-            .start_kind(aho_corasick::StartKind::Unanchored)
-            .prefilter(false)
-            .build(chosen.iter().map(|(_, text)| text))
-            .ok()?;
-        Some(Self {
-            dfa,
-            patterns: chosen.iter().map(|(at, _)| *at).collect(),
-        })
-    }
-}
-
 /// Everything the scan walks.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Keywords of ASCII: a small alphabet, so that the states in use stay in the cache.
-    pub ascii: Option<Automaton>,
+    /// Keywords of ASCII.
+    pub plain: Plain,
     /// Keywords of other scripts.
-    pub wide: Option<Automaton>,
+    pub wide: Wide,
     /// Postings of pattern `p`: `postings[starts[p]..starts[p + 1]]`.
     pub starts: Vec<u32>,
     pub postings: Vec<Posting>,
@@ -170,18 +183,22 @@ pub(super) struct Plan {
     pub always: Sweep,
 }
 
-#[derive(Default)]
 struct Builder {
+    rates: Rates,
     /// Pattern text → index.
     patterns: BTreeMap<String, u32>,
     texts: Vec<String>,
-    groups: Vec<Vec<Keyword>>,
-    by_content: BTreeMap<Vec<Keyword>, GroupId>,
+    groups: Vec<Vec<Phrase>>,
+    by_content: BTreeMap<Vec<Phrase>, GroupId>,
     placed: Vec<bool>,
 }
 
+/// Groups of which at least one is seen whenever something holds, and how often one is in a byte
+/// of ordinary text.
+type Trigger = (Vec<GroupId>, f32);
+
 impl Builder {
-    fn group(&mut self, keywords: Vec<Keyword>, placed: bool) -> Option<GroupId> {
+    fn group(&mut self, keywords: Vec<Phrase>, placed: bool) -> Option<GroupId> {
         if keywords.is_empty() {
             return None;
         }
@@ -209,82 +226,111 @@ impl Builder {
         Some(id)
     }
 
-    fn regex(&mut self, pattern: &Pattern) -> Regex {
-        let literals = pattern
-            .literals
+    fn rate(&self, phrases: &[Phrase]) -> f32 {
+        phrases
             .iter()
-            .map(|text| Keyword {
-                text: text.clone(),
-                starts_word: false,
-                ends_word: false,
+            .map(|p| {
+                self.rates
+                    .of(&p.text, p.starts != Edge::Any, p.ends != Edge::Any)
             })
-            .collect();
-        let locate = self.group(literals, true);
+            .sum()
+    }
+
+    /// The rarest literals of which one stands in every match.
+    fn rarest(&self, need: &Need, edges: bool) -> Option<(Vec<Phrase>, f32)> {
+        match need {
+            Need::Nothing => None,
+            Need::OneOf(literals) => {
+                if !literals
+                    .iter()
+                    .all(|l| crate::rule::pattern::worth(&l.text))
+                {
+                    return None;
+                }
+                let phrases: Vec<Phrase> =
+                    literals.iter().map(|l| Phrase::literal(l, edges)).collect();
+                let rate = self.rate(&phrases);
+                Some((phrases, rate))
+            }
+            Need::All(parts) => parts
+                .iter()
+                .filter_map(|p| self.rarest(p, edges))
+                .min_by(|(_, a), (_, b)| a.total_cmp(b)),
+            Need::Any(parts) => {
+                let (mut all, mut sum) = (Vec::new(), 0.0);
+                for part in parts {
+                    let (phrases, rate) = self.rarest(part, edges)?;
+                    all.extend(phrases);
+                    sum += rate;
+                }
+                Some((all, sum))
+            }
+        }
+    }
+
+    fn regex(&mut self, pattern: &Pattern, raw: bool) -> Regex {
+        let locate = self
+            .rarest(&pattern.need, !raw)
+            .and_then(|(phrases, _)| self.group(phrases, true));
         Regex::new(pattern.clone(), locate)
     }
 
-    fn condition(&mut self, node: &Node) -> Condition {
+    fn condition(&mut self, node: &Node, raw: bool) -> Condition {
         // Beside a regex keywords are a prefilter, compared as parts of words.
         let keywords = node
             .keywords
             .iter()
-            .map(|k| Keyword {
-                text: k.text.clone(),
-                starts_word: k.starts_word && node.regex.is_none(),
-                ends_word: k.ends_word && node.regex.is_none(),
-            })
+            .map(|k| Phrase::keyword(k, node.regex.is_none()))
             .collect();
         let placed = node.regex.is_none() || node.within.is_some();
         Condition {
             keywords: self.group(keywords, placed),
-            regex: node.regex.as_ref().map(|p| self.regex(p)),
-            any: node.any.iter().map(|n| self.condition(n)).collect(),
-            all: node.all.iter().map(|n| self.condition(n)).collect(),
-            not: node.not.iter().map(|n| self.condition(n)).collect(),
+            regex: node.regex.as_ref().map(|p| self.regex(p, raw)),
+            any: node.any.iter().map(|n| self.condition(n, raw)).collect(),
+            all: node.all.iter().map(|n| self.condition(n, raw)).collect(),
+            not: node.not.iter().map(|n| self.condition(n, raw)).collect(),
             within: node.within,
         }
     }
 
-    /// Length of a group's shortest keyword: longer ones are rarer.
-    fn rarity(&self, group: GroupId) -> usize {
-        self.groups[group as usize]
-            .iter()
-            .map(|k| {
-                k.text.chars().count() * 2 + usize::from(k.starts_word) + usize::from(k.ends_word)
-            })
-            .min()
-            .unwrap_or(0)
+    fn trigger(&self, group: GroupId) -> Trigger {
+        (vec![group], self.rate(&self.groups[group as usize]))
     }
 
-    /// Groups of which at least one is seen whenever the condition holds; `None` if there are none.
-    fn triggers(&self, node: &Condition) -> Option<(Vec<GroupId>, usize)> {
-        let mut best: Option<(Vec<GroupId>, usize)> = None;
-        let mut offer = |found: Option<(Vec<GroupId>, usize)>| {
-            if let Some((triggers, rarity)) = found
-                && best.as_ref().is_none_or(|(_, old)| rarity > *old)
+    /// The rarest groups of which at least one is seen whenever the condition holds; `None` if
+    /// there are none.
+    fn triggers(&self, node: &Condition) -> Option<Trigger> {
+        let mut best: Option<Trigger> = None;
+        let mut offer = |found: Option<Trigger>| {
+            if let Some((triggers, rate)) = found
+                && best.as_ref().is_none_or(|(_, old)| rate < *old)
             {
-                best = Some((triggers, rarity));
+                best = Some((triggers, rate));
             }
         };
-        let one = |group: GroupId| Some((vec![group], self.rarity(group)));
-        offer(node.keywords.and_then(one));
-        offer(node.regex.as_ref().and_then(|r| r.locate).and_then(one));
+        offer(node.keywords.map(|g| self.trigger(g)));
+        offer(
+            node.regex
+                .as_ref()
+                .and_then(|r| r.locate)
+                .map(|g| self.trigger(g)),
+        );
         for child in &node.all {
             offer(self.triggers(child));
         }
         if !node.any.is_empty() {
             let mut all = Vec::new();
-            let mut rarity = usize::MAX;
+            let mut sum = 0.0;
             let complete = node.any.iter().all(|child| match self.triggers(child) {
-                Some((triggers, n)) => {
+                Some((triggers, rate)) => {
                     all.extend(triggers);
-                    rarity = rarity.min(n);
+                    sum += rate;
                     true
                 }
                 None => false,
             });
             if complete {
-                offer(Some((all, rarity)));
+                offer(Some((all, sum)));
             }
         }
         best
@@ -301,12 +347,21 @@ fn bare<'c>(node: &'c Condition, out: &mut Vec<&'c Regex>) {
 
 /// Compiles all rules that run.
 pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
-    let mut builder = Builder::default();
+    let mut builder = Builder {
+        rates: Rates::new(),
+        patterns: BTreeMap::new(),
+        texts: Vec::new(),
+        groups: Vec::new(),
+        by_content: BTreeMap::new(),
+        placed: Vec::new(),
+    };
     let mut compiled: Vec<Compiled> = Vec::new();
     for rule in rules.iter().filter(|r| r.runs()) {
-        let condition = builder.condition(&rule.condition);
+        let raw = rule.area != Area::Injection || rule.reads(ReadingKind::Raw);
+        let condition = builder.condition(&rule.condition, raw);
         let context = rule.context.as_ref().and_then(|c| {
-            let group = builder.group(c.words.clone(), true)?;
+            let words = c.words.iter().map(|w| Phrase::keyword(w, true)).collect();
+            let group = builder.group(words, true)?;
             Some((group, c.within, c.required))
         });
         let validators = rule
@@ -331,7 +386,8 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             context,
             validators,
             exceptions,
-            raw: rule.area != Area::Injection || rule.reads(ReadingKind::Raw),
+            raw,
+            gate: Gate::of(rule, raw),
         });
         if compiled.len() == usize::from(u16::MAX) {
             break;
@@ -344,9 +400,9 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
         let at = u16::try_from(at).unwrap_or(u16::MAX);
         let mut found = builder.triggers(&rule.condition);
         if let Some((group, _, true)) = rule.context {
-            let rarity = builder.rarity(group);
-            if found.as_ref().is_none_or(|(_, old)| rarity > *old) {
-                found = Some((vec![group], rarity));
+            let context = builder.trigger(group);
+            if found.as_ref().is_none_or(|(_, old)| context.1 < *old) {
+                found = Some(context);
             }
         }
         let triggers = found.map_or_else(Vec::new, |(t, _)| t);
@@ -375,11 +431,23 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             let pattern = builder.patterns[&keyword.text];
             postings[pattern as usize].push(Posting {
                 group: u32::try_from(id).unwrap_or(u32::MAX),
-                starts_word: keyword.starts_word,
-                ends_word: keyword.ends_word,
+                starts: keyword.starts,
+                ends: keyword.ends,
             });
         }
     }
+    let wanted: Vec<Wanted<'_>> = builder
+        .texts
+        .iter()
+        .zip(&postings)
+        .map(|(text, list)| Wanted {
+            text,
+            starts: list.iter().all(|p| p.starts != Edge::Any),
+            ends: list.iter().all(|p| p.ends != Edge::Any),
+        })
+        .collect();
+    let plain = Plain::new(&wanted, &builder.rates);
+    let wide = Wide::new(&wanted);
     let mut starts = vec![0];
     let mut flat = Vec::new();
     for list in postings {
@@ -387,8 +455,8 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
         starts.push(u32::try_from(flat.len()).unwrap_or(u32::MAX));
     }
     Plan {
-        ascii: Automaton::new(&builder.texts, str::is_ascii),
-        wide: Automaton::new(&builder.texts, |text| !text.is_ascii()),
+        plain,
+        wide,
         starts,
         postings: flat,
         lengths: builder

@@ -1,11 +1,10 @@
 //! The walk over a reading: which keywords stand where, and which rules they call.
 
-use aho_corasick::Anchored;
-use aho_corasick::automaton::Automaton as _;
 use regex_automata::{Input, PatternSet};
 
-use super::compile::{Automaton, GroupId, Plan, Sweep};
+use super::compile::{Edge, GroupId, Plan, Sweep};
 use super::evaluate;
+use super::letters::Threes;
 
 /// Most hits of one keyword group in one reading whose places are kept; beyond it the group counts
 /// as standing everywhere.
@@ -18,6 +17,9 @@ pub struct Scratch {
     pub(super) called: Vec<u16>,
     pub(super) stamps: Vec<u32>,
     pub(super) stamp: u32,
+    pub(super) seen: Threes,
+    /// Keywords compared with a text so far: a measure of work.
+    pub(super) compared: usize,
 }
 
 /// Keyword hits of one reading.
@@ -36,6 +38,16 @@ impl Hits {
         }
         self.places.resize(groups, Vec::new());
         self.seen.resize(groups, false);
+    }
+
+    /// In the order of their ends: the walk finds them in the order of their rarest letters.
+    fn sort(&mut self) {
+        for group in &self.touched {
+            let places = &mut self.places[*group as usize];
+            if !places.is_sorted_by_key(|(_, end)| *end) {
+                places.sort_unstable_by_key(|(start, end)| (*end, *start));
+            }
+        }
     }
 
     pub(super) fn of(&self, group: GroupId) -> &[(u32, u32)] {
@@ -65,61 +77,53 @@ impl Scratch {
     }
 }
 
-/// The automata over one folded text: hits by group, rules called. Text without letters beyond
-/// ASCII never meets the keywords of other scripts.
+/// The keywords of one folded text: hits by group, rules called, groups of letters seen. Text
+/// without letters beyond ASCII never meets the keywords of other scripts.
 pub(super) fn walk(plan: &Plan, text: &str, ascii: bool, scratch: &mut Scratch) {
-    if let Some(dfa) = &plan.ascii {
-        walk_one(plan, dfa, text, scratch);
-    }
-    if !ascii && let Some(dfa) = &plan.wide {
-        walk_one(plan, dfa, text, scratch);
-    }
-}
-
-fn walk_one(plan: &Plan, automaton: &Automaton, text: &str, scratch: &mut Scratch) {
-    let dfa = &automaton.dfa;
-    let Ok(mut state) = dfa.start_state(Anchored::No) else {
-        return;
+    let Scratch {
+        hits,
+        called,
+        stamps,
+        stamp,
+        seen,
+        compared,
+    } = scratch;
+    seen.clear();
+    let mut found = |pattern: u32, end: usize| {
+        let mut call = |rule| call(called, stamps, *stamp, rule);
+        hit(plan, pattern as usize, text, end, hits, &mut call);
     };
-    for (at, byte) in text.as_bytes().iter().enumerate() {
-        state = dfa.next_state(Anchored::No, state, *byte);
-        if !dfa.is_special(state) || !dfa.is_match(state) {
-            continue;
-        }
-        for n in 0..dfa.match_len(state) {
-            let local = dfa.match_pattern(state, n).as_usize();
-            let pattern = automaton.patterns[local] as usize;
-            let end = at + 1;
-            hit(plan, pattern, text, end, scratch);
-        }
+    *compared += plan.plain.walk(text, seen, &mut found);
+    if !ascii {
+        *compared += plan.wide.walk(text, &mut found);
     }
+    hits.sort();
 }
 
 /// A keyword was found: its groups are told, and the rules that wait for them.
-fn hit(plan: &Plan, pattern: usize, text: &str, end: usize, scratch: &mut Scratch) {
+fn hit(
+    plan: &Plan,
+    pattern: usize,
+    text: &str,
+    end: usize,
+    hits: &mut Hits,
+    call: &mut impl FnMut(u16),
+) {
     let start = end - plan.lengths[pattern] as usize;
     let (from, to) = (
         plan.starts[pattern] as usize,
         plan.starts[pattern + 1] as usize,
     );
     for posting in &plan.postings[from..to] {
-        if (posting.starts_word && !starts_word(text, start))
-            || (posting.ends_word && !ends_word(text, end))
-        {
+        if !(begins(text, start, posting.starts) && stops(text, end, posting.ends)) {
             continue;
         }
         let group = posting.group as usize;
-        let hits = &mut scratch.hits;
         if !hits.seen[group] {
             hits.seen[group] = true;
             hits.touched.push(posting.group);
             for rule in &plan.calls[group] {
-                call(
-                    &mut scratch.called,
-                    &mut scratch.stamps,
-                    scratch.stamp,
-                    *rule,
-                );
+                call(*rule);
             }
         }
         if plan.placed[group] && hits.places[group].len() < MAX_GROUP_HITS {
@@ -137,19 +141,21 @@ fn call(called: &mut Vec<u16>, stamps: &mut [u32], stamp: u32, rule: u16) {
     }
 }
 
-fn starts_word(text: &str, at: usize) -> bool {
-    match text.as_bytes()[..at].last() {
-        None => true,
-        Some(b) if b.is_ascii() => !b.is_ascii_alphanumeric(),
-        Some(_) => !text[..at].chars().next_back().is_some_and(joins_words),
+fn begins(text: &str, at: usize, edge: Edge) -> bool {
+    match (edge, text.as_bytes()[..at].last()) {
+        (Edge::Any, _) | (_, None) => true,
+        (Edge::Ascii, Some(b)) => !(b.is_ascii_alphanumeric() || *b == b'_'),
+        (Edge::Word, Some(b)) if b.is_ascii() => !b.is_ascii_alphanumeric(),
+        (Edge::Word, Some(_)) => !text[..at].chars().next_back().is_some_and(joins_words),
     }
 }
 
-fn ends_word(text: &str, at: usize) -> bool {
-    match text.as_bytes().get(at) {
-        None => true,
-        Some(b) if b.is_ascii() => !b.is_ascii_alphanumeric(),
-        Some(_) => !text[at..].chars().next().is_some_and(joins_words),
+fn stops(text: &str, at: usize, edge: Edge) -> bool {
+    match (edge, text.as_bytes().get(at)) {
+        (Edge::Any, _) | (_, None) => true,
+        (Edge::Ascii, Some(b)) => !(b.is_ascii_alphanumeric() || *b == b'_'),
+        (Edge::Word, Some(b)) if b.is_ascii() => !b.is_ascii_alphanumeric(),
+        (Edge::Word, Some(_)) => !text[at..].chars().next().is_some_and(joins_words),
     }
 }
 

@@ -1,0 +1,170 @@
+//! Gates: whether a text can hold what a rule needs, told from the groups of three letters it has.
+//!
+//! A rule is called by its rarest keywords; its gate then asks for everything else that must stand
+//! in the text too. A gate may let a rule through for nothing, it never keeps one that would hit.
+
+use super::letters::{self, Threes};
+use crate::rule::need::{Literal, Need};
+use crate::rule::{Node, Rule};
+
+/// Most groups of three of a literal that are asked for.
+const MAX_THREES: usize = 12;
+
+/// What must stand in a text.
+#[derive(Debug)]
+pub(super) enum Gate {
+    /// Nothing is known.
+    Open,
+    /// One of these literals.
+    OneOf(Vec<Letters>),
+    /// One of these holds.
+    Any(Vec<Gate>),
+    /// All of these hold.
+    All(Vec<Gate>),
+}
+
+/// A literal, by its groups of three.
+#[derive(Debug)]
+pub(super) enum Letters {
+    /// All of these groups stand in a text that has the literal.
+    Threes(Box<[u16]>),
+    /// It has letters beyond ASCII: only such a text has it.
+    Wide,
+}
+
+impl Gate {
+    /// The gate of a rule. `raw`: its regexes see the text before folding.
+    pub(super) fn of(rule: &Rule, raw: bool) -> Self {
+        let mut parts = vec![node(&rule.condition, raw)];
+        if let Some(context) = rule.context.as_ref().filter(|c| c.required) {
+            parts.push(one_of(
+                context
+                    .words
+                    .iter()
+                    .map(|w| (w.text.as_str(), w.starts_word, w.ends_word)),
+            ));
+        }
+        all(parts)
+    }
+
+    /// Whether a text with these groups may pass.
+    pub(super) fn lets(&self, seen: &Threes, ascii: bool) -> bool {
+        match self {
+            Self::Open => true,
+            Self::OneOf(literals) => literals.iter().any(|l| match l {
+                Letters::Threes(threes) => threes.iter().all(|t| seen.has(*t)),
+                Letters::Wide => !ascii,
+            }),
+            Self::Any(gates) => gates.iter().any(|g| g.lets(seen, ascii)),
+            Self::All(gates) => gates.iter().all(|g| g.lets(seen, ascii)),
+        }
+    }
+}
+
+fn node(node: &Node, raw: bool) -> Gate {
+    let mut parts = Vec::new();
+    if !node.keywords.is_empty() {
+        let edges = node.regex.is_none();
+        parts.push(one_of(node.keywords.iter().map(|k| {
+            (
+                k.text.as_str(),
+                k.starts_word && edges,
+                k.ends_word && edges,
+            )
+        })));
+    }
+    if let Some(regex) = &node.regex {
+        parts.push(need(&regex.need, raw));
+    }
+    if !node.any.is_empty() {
+        parts.push(any(node.any.iter().map(|n| self::node(n, raw)).collect()));
+    }
+    parts.extend(node.all.iter().map(|n| self::node(n, raw)));
+    all(parts)
+}
+
+fn need(of: &Need, raw: bool) -> Gate {
+    match of {
+        Need::Nothing => Gate::Open,
+        // Folding moves the edges of raw text.
+        Need::OneOf(literals) => one_of(
+            literals
+                .iter()
+                .map(|l: &Literal| (l.text.as_str(), l.starts && !raw, l.ends && !raw)),
+        ),
+        Need::Any(parts) => any(parts.iter().map(|p| need(p, raw)).collect()),
+        Need::All(parts) => all(parts.iter().map(|p| need(p, raw)).collect()),
+    }
+}
+
+fn one_of<'t>(literals: impl Iterator<Item = (&'t str, bool, bool)>) -> Gate {
+    let mut list = Vec::new();
+    for (text, starts, ends) in literals {
+        if !text.is_ascii() {
+            list.push(Letters::Wide);
+            continue;
+        }
+        let row = letters::classes(text, starts, ends);
+        let mut threes: Vec<u16> = row
+            .windows(3)
+            .filter_map(|w| u16::try_from(letters::group(w)).ok())
+            .collect();
+        // Signs alone say nothing.
+        threes.retain(|t| *t != 0);
+        threes.dedup();
+        threes.truncate(MAX_THREES);
+        if threes.is_empty() {
+            return Gate::Open;
+        }
+        list.push(Letters::Threes(threes.into()));
+    }
+    Gate::OneOf(list)
+}
+
+fn all(mut gates: Vec<Gate>) -> Gate {
+    gates.retain(|g| !matches!(g, Gate::Open));
+    match gates.len() {
+        0 => Gate::Open,
+        1 => gates.remove(0),
+        _ => Gate::All(gates),
+    }
+}
+
+fn any(gates: Vec<Gate>) -> Gate {
+    if gates.iter().any(|g| matches!(g, Gate::Open)) {
+        Gate::Open
+    } else {
+        Gate::Any(gates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(text: &str) -> Threes {
+        let mut threes = Threes::default();
+        for w in letters::classes(text, true, true).windows(3) {
+            threes.set(letters::group(w));
+        }
+        threes
+    }
+
+    #[test]
+    fn a_gate_opens_only_for_all_parts() {
+        let hir = regex_syntax::parse(r"(?-u:\b)(?:tell|show) me .*(?-u:\b)rules").expect("parses");
+        let gate = need(&Need::of(&hir), false);
+        assert!(gate.lets(&seen("please show me all the rules"), true));
+        assert!(!gate.lets(&seen("please show me all the tricks"), true));
+        assert!(!gate.lets(&seen("all the rules"), true));
+        // Before folding an edge is nothing to go by.
+        assert!(!gate.lets(&seen("show me misrules"), true));
+        assert!(need(&Need::of(&hir), true).lets(&seen("show me misrules"), true));
+    }
+
+    #[test]
+    fn other_scripts_pass_where_they_can_stand() {
+        let gate = one_of([("правила", true, true)].into_iter());
+        assert!(gate.lets(&seen("any"), false) && !gate.lets(&seen("any"), true));
+    }
+}

@@ -1,0 +1,443 @@
+//! All keywords at once: each is looked for by its rarest group of four letters.
+//!
+//! One look at every byte keeps the last four letters in a register and asks two small bit tables
+//! that fit a core's first cache whether some keyword has them; where the answer is yes, the few
+//! keywords with that group are compared byte by byte. An automaton over thousands of keywords is
+//! megabytes, and every step of it waits for memory.
+//!
+//! The work is linear: at most [`MAX_SHARED`] keywords hang on a group unless no other group is
+//! left to them.
+
+use std::collections::BTreeMap;
+
+use super::letters::{CLASS_BITS, FOUR, Rates, THREE, THREES, Threes, class, classes, group};
+
+/// Bits of the table of groups of four: 64 Kbit, 8 KiB.
+const FILTER_BITS: u32 = 16;
+/// Keywords on one group from which on another group is preferred.
+const MAX_SHARED: usize = 8;
+
+/// A keyword: its bytes, and whether all that wait for it want a word to begin or end there.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted<'t> {
+    pub text: &'t str,
+    pub starts: bool,
+    pub ends: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    pattern: u32,
+    /// Bytes from the keyword's start to the end of the group.
+    back: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    /// The group's number plus one; 0 is empty.
+    key: u32,
+    from: u32,
+    to: u32,
+}
+
+/// Groups → keywords, open addressing.
+#[derive(Debug, Default)]
+struct Table {
+    slots: Vec<Slot>,
+    entries: Vec<Entry>,
+    shift: u32,
+}
+
+fn spread(key: u32) -> u32 {
+    key.wrapping_mul(0x9e37_79b1)
+}
+
+impl Table {
+    fn new(lists: BTreeMap<u32, Vec<Entry>>) -> Self {
+        let size = (lists.len() * 2).next_power_of_two().max(2);
+        let shift = 32 - size.trailing_zeros();
+        let mut table = Self {
+            slots: vec![Slot::default(); size],
+            entries: Vec::new(),
+            shift,
+        };
+        for (key, list) in lists {
+            let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let from = small(table.entries.len());
+            table.entries.extend(list);
+            let to = small(table.entries.len());
+            let mut at = (spread(key) >> shift) as usize;
+            while table.slots[at].key != 0 {
+                at = (at + 1) % size;
+            }
+            table.slots[at] = Slot {
+                key: key + 1,
+                from,
+                to,
+            };
+        }
+        table
+    }
+
+    fn of(&self, key: u32) -> &[Entry] {
+        if self.slots.is_empty() {
+            return &[];
+        }
+        let mut at = (spread(key) >> self.shift) as usize;
+        loop {
+            let slot = self.slots[at];
+            if slot.key == key + 1 {
+                return &self.entries[slot.from as usize..slot.to as usize];
+            }
+            if slot.key == 0 {
+                return &[];
+            }
+            at = (at + 1) % self.slots.len();
+        }
+    }
+}
+
+/// The keywords' bytes, one behind the other.
+#[derive(Debug, Default)]
+struct Bytes {
+    all: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Bytes {
+    fn push(&mut self, text: &str) {
+        self.all.extend_from_slice(text.as_bytes());
+        self.ends
+            .push(u32::try_from(self.all.len()).unwrap_or(u32::MAX));
+    }
+
+    fn of(&self, pattern: u32) -> &[u8] {
+        let at = pattern as usize;
+        let from = if at == 0 {
+            0
+        } else {
+            self.ends[at - 1] as usize
+        };
+        &self.all[from..self.ends[at] as usize]
+    }
+}
+
+/// Keywords of ASCII.
+#[derive(Debug)]
+pub(super) struct Plain {
+    fours: Box<[u64; 1 << (FILTER_BITS - 6)]>,
+    threes: Box<[u64; THREES / 64]>,
+    by_four: Table,
+    by_three: Table,
+    /// Single signs.
+    singles: Vec<(u8, u32)>,
+    bytes: Bytes,
+}
+
+fn hashed(four: u32) -> usize {
+    (spread(four) >> (32 - FILTER_BITS)) as usize
+}
+
+impl Plain {
+    /// `wanted` by number; those that are not ASCII are passed over.
+    pub(super) fn new(wanted: &[Wanted<'_>], rates: &Rates) -> Self {
+        let mut by_four: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+        let mut by_three: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+        let mut singles = Vec::new();
+        let mut bytes = Bytes::default();
+        for (pattern, one) in (0..).zip(wanted) {
+            bytes.push(one.text);
+            if !one.text.is_ascii() {
+                continue;
+            }
+            let row = classes(one.text, one.starts, one.ends);
+            let lead = usize::from(one.starts);
+            let entry = |end: usize| Entry {
+                pattern,
+                back: u32::try_from(end - lead).unwrap_or(u32::MAX),
+            };
+            match row.len() {
+                0 => {}
+                1 => singles.extend(one.text.bytes().map(|b| (b, pattern))),
+                2 => {
+                    // Whatever comes behind.
+                    for next in 0..1 << CLASS_BITS {
+                        let three = (group(&row) << CLASS_BITS) | next;
+                        by_three.entry(three).or_default().push(entry(3));
+                    }
+                }
+                3 => by_three.entry(group(&row)).or_default().push(entry(3)),
+                _ => {
+                    let (at, four) = row
+                        .windows(4)
+                        .map(group)
+                        .enumerate()
+                        .min_by(|(_, a), (_, b)| {
+                            let cost = |four: &u32| {
+                                let shared = by_four.get(four).map_or(0, Vec::len);
+                                let crowd = if shared >= MAX_SHARED { 64.0 } else { 1.0 };
+                                // A group of signs alone says nothing.
+                                let signs = if *four == 0 { 1_000.0 } else { 1.0 };
+                                rates.four(*four) * crowd * signs
+                            };
+                            cost(a).total_cmp(&cost(b))
+                        })
+                        .unwrap_or((0, 0));
+                    by_four.entry(four).or_default().push(entry(at + 4));
+                }
+            }
+        }
+        let mut fours = Box::new([0; 1 << (FILTER_BITS - 6)]);
+        for four in by_four.keys() {
+            let bit = hashed(*four);
+            fours[bit / 64] |= 1 << (bit % 64);
+        }
+        let mut threes = Box::new([0; THREES / 64]);
+        for three in by_three.keys() {
+            let bit = *three as usize;
+            threes[bit / 64] |= 1 << (bit % 64);
+        }
+        Self {
+            fours,
+            threes,
+            by_four: Table::new(by_four),
+            by_three: Table::new(by_three),
+            singles,
+            bytes,
+        }
+    }
+
+    /// Tells `found` every keyword and its end, in no particular order, and `seen` the groups of
+    /// three of the text. Returns how many keywords were compared.
+    pub(super) fn walk(
+        &self,
+        text: &str,
+        seen: &mut Threes,
+        mut found: impl FnMut(u32, usize),
+    ) -> usize {
+        let bytes = text.as_bytes();
+        let mut row = 0_u32;
+        let mut compared = 0;
+        // The text ends with an edge.
+        for (at, byte) in bytes.iter().chain(std::iter::once(&b' ')).enumerate() {
+            row = (row << CLASS_BITS) | class(*byte);
+            let (four, three) = (row & FOUR, row & THREE);
+            seen.set(three);
+            let bit = hashed(four);
+            let maybe_four = self.fours[bit / 64] >> (bit % 64) & 1;
+            let maybe_three = self.threes[three as usize / 64] >> (three % 64) & 1;
+            if maybe_four | maybe_three == 0 {
+                continue;
+            }
+            let end = at + 1;
+            if maybe_four != 0 {
+                compared += self.compare(bytes, self.by_four.of(four), end, &mut found);
+            }
+            if maybe_three != 0 {
+                compared += self.compare(bytes, self.by_three.of(three), end, &mut found);
+            }
+        }
+        for (sign, pattern) in &self.singles {
+            for at in memchr::memchr_iter(*sign, bytes) {
+                compared += 1;
+                found(*pattern, at + 1);
+            }
+        }
+        compared
+    }
+
+    fn compare(
+        &self,
+        text: &[u8],
+        entries: &[Entry],
+        end: usize,
+        found: &mut impl FnMut(u32, usize),
+    ) -> usize {
+        for entry in entries {
+            let keyword = self.bytes.of(entry.pattern);
+            let Some(start) = end.checked_sub(entry.back as usize) else {
+                continue;
+            };
+            if text.get(start..start + keyword.len()) == Some(keyword) {
+                found(entry.pattern, start + keyword.len());
+            }
+        }
+        entries.len()
+    }
+}
+
+/// Keywords of other scripts, by four bytes of UTF-8.
+#[derive(Debug)]
+pub(super) struct Wide {
+    fours: Box<[u64; 1 << (FILTER_BITS - 6)]>,
+    by_four: Table,
+    /// Keywords of fewer than four bytes.
+    short: Vec<(u32, memchr::memmem::Finder<'static>)>,
+    bytes: Bytes,
+}
+
+impl Wide {
+    /// `wanted` by number; those of ASCII are passed over.
+    pub(super) fn new(wanted: &[Wanted<'_>]) -> Self {
+        let mut by_four: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+        let mut short = Vec::new();
+        let mut bytes = Bytes::default();
+        for (pattern, one) in (0..).zip(wanted) {
+            bytes.push(one.text);
+            if one.text.is_ascii() {
+                continue;
+            }
+            // Groups on which fewest keywords hang, from the end: languages share their prefixes.
+            let best = one
+                .text
+                .as_bytes()
+                .windows(4)
+                .map(|w| key([w[0], w[1], w[2], w[3]]))
+                .enumerate()
+                .min_by_key(|(at, four)| (by_four.get(four).map_or(0, Vec::len), usize::MAX - at));
+            match best {
+                Some((at, four)) => by_four.entry(four).or_default().push(Entry {
+                    pattern,
+                    back: u32::try_from(at + 4).unwrap_or(u32::MAX),
+                }),
+                None => short.push((
+                    pattern,
+                    memchr::memmem::Finder::new(one.text.as_bytes()).into_owned(),
+                )),
+            }
+        }
+        let mut fours = Box::new([0; 1 << (FILTER_BITS - 6)]);
+        for four in by_four.keys() {
+            let bit = hashed(*four);
+            fours[bit / 64] |= 1 << (bit % 64);
+        }
+        Self {
+            fours,
+            by_four: Table::new(by_four),
+            short,
+            bytes,
+        }
+    }
+
+    /// As [`Plain::walk`].
+    pub(super) fn walk(&self, text: &str, mut found: impl FnMut(u32, usize)) -> usize {
+        let bytes = text.as_bytes();
+        let mut compared = 0;
+        let mut row = 0_u32;
+        for (at, byte) in bytes.iter().enumerate() {
+            row = (row << 8) | u32::from(*byte);
+            // Every keyword looked for here has a letter beyond ASCII; most text beside it has not.
+            if row & 0x8080_8080 == 0 || at < 3 {
+                continue;
+            }
+            let bit = hashed(row);
+            if self.fours[bit / 64] >> (bit % 64) & 1 == 0 {
+                continue;
+            }
+            let entries = self.by_four.of(row);
+            compared += entries.len();
+            for entry in entries {
+                let keyword = self.bytes.of(entry.pattern);
+                let Some(start) = (at + 1).checked_sub(entry.back as usize) else {
+                    continue;
+                };
+                if bytes.get(start..start + keyword.len()) == Some(keyword) {
+                    found(entry.pattern, start + keyword.len());
+                }
+            }
+        }
+        for (pattern, finder) in &self.short {
+            for at in finder.find_iter(bytes) {
+                compared += 1;
+                found(*pattern, at + finder.needle().len());
+            }
+        }
+        compared
+    }
+}
+
+/// Four bytes as one number; the last one in the lowest bits. Two bytes of the same keyword may
+/// share it, never two different groups.
+fn key(four: [u8; 4]) -> u32 {
+    u32::from_be_bytes(four)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted<'t>(words: &[&'t str]) -> Vec<Wanted<'t>> {
+        words
+            .iter()
+            .map(|text| Wanted {
+                text,
+                starts: false,
+                ends: false,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_keyword_is_found_wherever_it_stands() {
+        let words = [
+            "ignore",
+            "nore",
+            "ig",
+            "@",
+            "ab",
+            "a",
+            "://",
+            "no",
+            "ignore all previous rules",
+            "x y",
+            "忽略",
+            "правила",
+            "é",
+            "先",
+            "ключ",
+        ];
+        let list = wanted(&words);
+        let (plain, wide) = (Plain::new(&list, &Rates::new()), Wide::new(&list));
+        for text in [
+            "ignore all previous rules",
+            "ab",
+            "a",
+            "",
+            "xx ab@ab://ignore x y ig",
+            "x ignoreignore",
+            "忽略правила: ключ é先ab@",
+            "no",
+            "ababab a",
+        ] {
+            let mut found = Vec::new();
+            plain.walk(text, &mut Threes::default(), |p, end| found.push((p, end)));
+            wide.walk(text, |p, end| found.push((p, end)));
+            found.sort_unstable();
+            let mut expected = Vec::new();
+            for (pattern, word) in (0..).zip(&words) {
+                for at in 0..text.len() {
+                    if text.as_bytes()[at..].starts_with(word.as_bytes()) {
+                        expected.push((pattern, at + word.len()));
+                    }
+                }
+            }
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn words_are_found_at_their_edges() {
+        let list = [Wanted {
+            text: "id",
+            starts: true,
+            ends: true,
+        }];
+        let plain = Plain::new(&list, &Rates::new());
+        let mut ends = Vec::new();
+        plain.walk("id, did (id) idea id", &mut Threes::default(), |_, end| {
+            ends.push(end)
+        });
+        assert_eq!(ends, [2, 11, 20]);
+    }
+}
