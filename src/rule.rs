@@ -59,9 +59,12 @@
 //! dashes made ASCII, and each run of white space (line breaks too) one blank. Keywords are folded
 //! by the loader, and so are the non-ASCII letters of regexes; write the ASCII ones in lower case.
 
+pub mod anchor;
 mod check;
+pub mod demand;
 pub mod diagnostic;
 mod file;
+pub mod front;
 
 pub mod fold;
 mod lexicon;
@@ -337,6 +340,12 @@ pub struct Pattern {
     pub has_value: bool,
     /// What must stand in a text for it to match.
     pub need: need::Need,
+    /// What stands before the first digit of a match.
+    pub front: front::Front,
+    /// What bytes a raw text must have for it to match.
+    pub demand: demand::Demand,
+    /// The parsed source.
+    pub hir: Arc<regex_syntax::hir::Hir>,
 }
 
 /// Words that must, or may, stand near a value.

@@ -26,6 +26,9 @@ pub struct Literal {
     pub ends: bool,
 }
 
+/// Strings that an expression matches, folded, with edges.
+pub(super) type Phrases = BTreeSet<String>;
+
 /// A condition that holds wherever the regex matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Need {
@@ -111,30 +114,37 @@ fn need(hir: &Hir, depth: usize) -> Need {
     }
 }
 
-/// The literals of a finished run, trimmed to what is certain in folded text.
-fn one_of(run: &BTreeSet<String>) -> Need {
+/// The literals of a finished run.
+fn one_of(run: &Phrases) -> Need {
+    settle(run).map_or(Need::Nothing, |(literals, _)| Need::OneOf(literals))
+}
+
+/// A run trimmed to what is certain in folded text, and how many bytes were trimmed off in front
+/// (`None` if they differ). `None` if a string of the run is empty.
+pub(super) fn settle(run: &Phrases) -> Option<(Vec<Literal>, Option<u8>)> {
     let mut set = BTreeSet::new();
+    let mut leads = BTreeSet::new();
     for raw in run {
         let joins = |c: char| c.is_ascii_alphanumeric() || c == '_';
         // A blank at an end is an edge: white space collapses, so the blank itself is not certain.
         let begins = raw.starts_with([EDGE, ' ']);
         let stops = raw.ends_with([EDGE, ' ']);
         let plain: String = raw.chars().filter(|c| *c != EDGE).collect();
+        leads.insert(u8::from(plain.starts_with(' ')));
         let text = fold::phrase(&plain);
-        let (Some(first), Some(last)) = (text.chars().next(), text.chars().next_back()) else {
-            return Need::Nothing;
-        };
+        let (first, last) = (text.chars().next()?, text.chars().next_back()?);
         set.insert(Literal {
             starts: begins && joins(first),
             ends: stops && joins(last),
             text,
         });
     }
-    Need::OneOf(set.into_iter().collect())
+    let lead = leads.first().copied().filter(|_| leads.len() == 1);
+    Some((set.into_iter().collect(), lead))
 }
 
 /// All strings that a small expression matches, folded, with edges; `None` if they are many.
-fn exact(hir: &Hir, depth: usize) -> Option<BTreeSet<String>> {
+pub(super) fn exact(hir: &Hir, depth: usize) -> Option<Phrases> {
     if depth > MAX_DEPTH {
         return None;
     }
@@ -192,7 +202,7 @@ fn exact(hir: &Hir, depth: usize) -> Option<BTreeSet<String>> {
     }
 }
 
-fn product(left: &BTreeSet<String>, right: &BTreeSet<String>) -> Option<BTreeSet<String>> {
+pub(super) fn product(left: &Phrases, right: &Phrases) -> Option<Phrases> {
     if left.len() * right.len() > MAX_LITERALS {
         return None;
     }

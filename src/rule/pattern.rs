@@ -39,6 +39,9 @@ pub fn study(source: &str) -> Result<(Pattern, Hir), Box<Mistake>> {
         min_digits: min_digits(&hir),
         has_value,
         need: super::need::Need::of(&hir),
+        front: super::front::Front::of(&hir),
+        demand: super::demand::Demand::of(&hir),
+        hir: std::sync::Arc::new(hir.clone()),
     };
     Ok((pattern, hir))
 }

@@ -9,7 +9,9 @@
 //!
 //! Pure: the same text gives the same [`Scan`], whatever came before.
 
+mod check;
 mod compile;
+mod digits;
 pub mod evaluate;
 pub mod explain;
 mod gate;
@@ -29,7 +31,7 @@ use compile::{Compiled, Plan};
 use pages::Pages;
 pub use scan::{Found, Injection, Reading, RuleHits, Scan, ValueKind};
 pub use walk::Scratch;
-use walk::{sweep, walk};
+use walk::walk;
 
 use crate::event::{Features, Role, Side, SmolStr, Stage};
 use crate::rule::{Area, Known, ReadingKind, Rule, RuleSet};
@@ -153,26 +155,18 @@ impl Engine {
         walk(plan, &view.text, ascii, scratch);
         let mut called = std::mem::take(&mut scratch.called);
         {
-            let pages = Pages::new(self, input, readings, at, view, &scratch.hits);
-            if let Some(raw) = pages.raw {
-                let (stamps, stamp) = (&mut scratch.stamps, scratch.stamp);
-                sweep(&plan.digits, raw, &pages.zones, &mut called, stamps, stamp);
-                sweep(
-                    &plan.always,
-                    raw,
-                    &[(0, raw.len())],
-                    &mut called,
-                    stamps,
-                    stamp,
-                );
+            let pages = Pages::new(input, readings, at, view, (&scratch.hits, &scratch.caches));
+            if pages.raw.is_some() {
+                called.extend_from_slice(&plan.bare);
             }
             called.sort_unstable();
             called.retain(|rule| {
-                plan.rules[usize::from(*rule)]
-                    .gate
-                    .lets(&scratch.seen, ascii)
+                let rule = &plan.rules[usize::from(*rule)];
+                wanted(rule, kind, at, role, side)
+                    && pages.feeds(rule, kind, at)
+                    && rule.gate.lets(&scratch.seen, ascii)
             });
-            self.judge(&called, kind, (role, side), at, view, &pages, found, tally);
+            self.judge(&called, kind, at, view, &pages, found, tally);
         }
         scratch.called = called;
         if let Some(model) = &self.model {
@@ -189,7 +183,6 @@ impl Engine {
         &self,
         called: &[u16],
         kind: ReadingKind,
-        (role, side): (Role, Side),
         at: usize,
         view: &View,
         pages: &Pages<'_>,
@@ -198,9 +191,6 @@ impl Engine {
     ) {
         for index in called {
             let rule = &self.plan.rules[usize::from(*index)];
-            if !wanted(rule, kind, at, role, side) {
-                continue;
-            }
             let page = pages.of(rule, kind, at);
             let Ok(spans) = evaluate::judge(rule, &page) else {
                 continue;
@@ -214,10 +204,6 @@ impl Engine {
                 found.add(*index, at, view, &page, &spans);
             }
         }
-    }
-
-    fn zone_reach(&self) -> usize {
-        self.plan.digits.reach.clamp(64, compile::REACH)
     }
 
     fn conclude(

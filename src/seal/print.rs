@@ -199,10 +199,23 @@ pub fn count_words(text: &str) -> usize {
 pub fn each_word(text: &str, mut f: impl FnMut(usize, usize)) {
     if text.is_ascii() {
         ascii_words(text.as_bytes(), &mut f);
-    } else {
-        for (start, w) in text.unicode_word_indices() {
-            f(start, start + w.len());
+        return;
+    }
+    // No word reaches over a blank, so that each piece can be cut by itself.
+    let mut from = 0;
+    while from < text.len() {
+        let to = memchr::memchr(b' ', &text.as_bytes()[from..]).map_or(text.len(), |n| from + n);
+        let piece = &text[from..to];
+        if piece.is_ascii() {
+            ascii_words(piece.as_bytes(), &mut |start, end| {
+                f(from + start, from + end)
+            });
+        } else {
+            for (start, w) in piece.unicode_word_indices() {
+                f(from + start, from + start + w.len());
+            }
         }
+        from = to + 1;
     }
 }
 
@@ -335,6 +348,13 @@ mod tests {
     proptest! {
         #[test]
         fn ascii_words_equal_the_general_algorithm(t in "[a-c1-3_'.:,; \r\n\t@-]{0,40}") {
+            let mut ours = Vec::new();
+            each_word(&t, |s, e| ours.push(&t[s..e]));
+            prop_assert_eq!(ours, t.unicode_words().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn pieces_equal_the_general_algorithm(t in "[a-c1\u{e9}\u{301}\u{2019}\u{200d}\u{65e5}\u{1f1e6}'.:, \n]{0,40}") {
             let mut ours = Vec::new();
             each_word(&t, |s, e| ours.push(&t[s..e]));
             prop_assert_eq!(ours, t.unicode_words().collect::<Vec<_>>());

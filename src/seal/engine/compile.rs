@@ -5,26 +5,30 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use regex_automata::meta;
-use regex_syntax::hir::{Class, Hir, HirKind, Look};
+use regex_syntax::hir::Hir;
 
+use super::check::Check;
+use super::digits::Number;
 use super::gate::Gate;
 use super::letters::Rates;
 use super::matcher::{Plain, Wanted, Wide};
-use crate::rule::need::{Literal, Need};
-use crate::rule::pattern::SIZE_LIMIT;
+use crate::rule::anchor::{Anchor, anchors};
+use crate::rule::demand::Demand;
+use crate::rule::need::Literal;
+use crate::rule::pattern::{SIZE_LIMIT, worth};
 use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule};
 use crate::seal::value::{Validator, validator};
 
 /// Memory that one regex may use for the states it has seen, in bytes.
 const REGEX_CACHE: usize = 256 << 10;
-/// The same for the sweeps, which hold many patterns.
-const SWEEP_CACHE: usize = 4 << 20;
-/// A regex with at least this many digits is looked for where digits are.
-pub(super) const DIGITS: u32 = 4;
+/// A regex of bounded length with at least this many digits is looked for where digits are.
+const DIGITS: u32 = 2;
+/// The same for one of unbounded length.
+const FAR_DIGITS: u32 = 4;
 /// Longest stretch that counts as bounded; longer patterns are searched within [`REACH`].
 const BOUNDED: usize = 1_024;
-/// How far around digits a sweep looks, bytes: longer patterns are mostly optional blanks.
-const SWEEP_REACH: usize = 256;
+/// How far around digits a longer regex looks, bytes: it is mostly optional blanks.
+const FAR: usize = 256;
 /// How far from a literal an unbounded pattern is looked for, bytes.
 pub(super) const REACH: usize = 4_096;
 
@@ -83,16 +87,23 @@ impl Phrase {
 pub(super) struct Regex {
     built: OnceLock<Option<meta::Regex>>,
     pub pattern: Pattern,
-    /// Literals of which one stands in every match.
-    pub locate: Option<GroupId>,
+    /// Where its literals are: one of them stands in every match. Empty if there are none.
+    pub places: Vec<Place>,
+}
+
+/// Literals of a regex, and what must stand around them.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub group: GroupId,
+    pub check: Option<Check>,
 }
 
 impl Regex {
-    fn new(pattern: Pattern, locate: Option<GroupId>) -> Self {
+    fn new(pattern: Pattern, places: Vec<Place>) -> Self {
         Self {
             built: OnceLock::new(),
             pattern,
-            locate,
+            places,
         }
     }
 
@@ -104,25 +115,38 @@ impl Regex {
             .unwrap_or(REACH)
     }
 
+    /// The digits that stand wherever it matches, if that tells anything.
+    pub(super) fn number(&self) -> Option<Number<'_>> {
+        let front = &self.pattern.front;
+        let (n, len) = match self.pattern.max_len {
+            Some(len) if len <= FAR => (self.pattern.min_digits, len),
+            _ => (self.pattern.min_digits.min(FAR_DIGITS), FAR),
+        };
+        let least = if len < FAR { DIGITS } else { FAR_DIGITS };
+        (n >= least).then_some(Number {
+            n: n as usize,
+            len,
+            front,
+        })
+    }
+
     /// The compiled regex; `None` if it does not compile, which loading excludes.
     pub(super) fn get(&self) -> Option<&meta::Regex> {
-        self.built
-            .get_or_init(|| build(&self.pattern.source))
-            .as_ref()
+        self.built.get_or_init(|| build(&self.pattern.hir)).as_ref()
     }
 }
 
-fn build(source: &str) -> Option<meta::Regex> {
+fn build(hir: &Hir) -> Option<meta::Regex> {
     meta::Regex::builder()
-        .configure(config(1, REGEX_CACHE))
-        .build(source)
+        .configure(config())
+        .build_from_hir(hir)
         .ok()
 }
 
-fn config(patterns: usize, cache: usize) -> meta::Config {
+fn config() -> meta::Config {
     meta::Config::new()
-        .nfa_size_limit(Some(SIZE_LIMIT * patterns.max(1)))
-        .hybrid_cache_capacity(cache)
+        .nfa_size_limit(Some(SIZE_LIMIT))
+        .hybrid_cache_capacity(REGEX_CACHE)
         .onepass(false)
 }
 
@@ -149,16 +173,8 @@ pub(super) struct Compiled {
     pub raw: bool,
     /// What a text must have for the rule to be judged at all.
     pub gate: Gate,
-}
-
-/// Patterns without literals, looked for together.
-#[derive(Debug, Default)]
-pub(super) struct Sweep {
-    pub set: Option<meta::Regex>,
-    /// Rule of each pattern of the set.
-    pub rules: Vec<u16>,
-    /// Longest match, bytes.
-    pub reach: usize,
+    /// What bytes a raw text must have.
+    pub demand: Demand,
 }
 
 /// Everything the scan walks.
@@ -177,14 +193,14 @@ pub(super) struct Plan {
     /// Whether where a group's hits stand matters.
     pub placed: Vec<bool>,
     pub rules: Vec<Compiled>,
-    /// Patterns that need digits.
-    pub digits: Sweep,
-    /// Patterns of which nothing is known.
-    pub always: Sweep,
+    /// Rules without literals: numbers, and patterns of which nothing is known.
+    pub bare: Vec<u16>,
 }
 
 struct Builder {
     rates: Rates,
+    /// Automata of checks so far.
+    ways: u32,
     /// Pattern text → index.
     patterns: BTreeMap<String, u32>,
     texts: Vec<String>,
@@ -236,43 +252,38 @@ impl Builder {
             .sum()
     }
 
-    /// The rarest literals of which one stands in every match.
-    fn rarest(&self, need: &Need, edges: bool) -> Option<(Vec<Phrase>, f32)> {
-        match need {
-            Need::Nothing => None,
-            Need::OneOf(literals) => {
-                if !literals
-                    .iter()
-                    .all(|l| crate::rule::pattern::worth(&l.text))
-                {
-                    return None;
-                }
-                let phrases: Vec<Phrase> =
-                    literals.iter().map(|l| Phrase::literal(l, edges)).collect();
-                let rate = self.rate(&phrases);
-                Some((phrases, rate))
-            }
-            Need::All(parts) => parts
+    fn regex(&mut self, pattern: &Pattern, raw: bool) -> Regex {
+        // Folding moves the edges of raw text.
+        let rate = |l: &Literal| {
+            worth(&l.text).then(|| self.rates.of(&l.text, l.starts && !raw, l.ends && !raw))
+        };
+        let Some((found, _)) = anchors(&pattern.hir, &rate) else {
+            return Regex::new(pattern.clone(), Vec::new());
+        };
+        let mut places = Vec::new();
+        let phrases = |a: &Anchor| -> Vec<Phrase> {
+            a.literals
                 .iter()
-                .filter_map(|p| self.rarest(p, edges))
-                .min_by(|(_, a), (_, b)| a.total_cmp(b)),
-            Need::Any(parts) => {
-                let (mut all, mut sum) = (Vec::new(), 0.0);
-                for part in parts {
-                    let (phrases, rate) = self.rarest(part, edges)?;
-                    all.extend(phrases);
-                    sum += rate;
-                }
-                Some((all, sum))
+                .map(|l| Phrase::literal(l, !raw))
+                .collect()
+        };
+        if raw {
+            // Places in folded text lead back to raw text only roughly: no letter by letter there.
+            let all = found.iter().flat_map(phrases).collect();
+            places.extend(
+                self.group(all, true)
+                    .map(|group| Place { group, check: None }),
+            );
+        } else {
+            for anchor in &found {
+                let check = Check::new(anchor, &mut self.ways);
+                places.extend(
+                    self.group(phrases(anchor), true)
+                        .map(|group| Place { group, check }),
+                );
             }
         }
-    }
-
-    fn regex(&mut self, pattern: &Pattern, raw: bool) -> Regex {
-        let locate = self
-            .rarest(&pattern.need, !raw)
-            .and_then(|(phrases, _)| self.group(phrases, true));
-        Regex::new(pattern.clone(), locate)
+        Regex::new(pattern.clone(), places)
     }
 
     fn condition(&mut self, node: &Node, raw: bool) -> Condition {
@@ -309,12 +320,11 @@ impl Builder {
             }
         };
         offer(node.keywords.map(|g| self.trigger(g)));
-        offer(
-            node.regex
-                .as_ref()
-                .and_then(|r| r.locate)
-                .map(|g| self.trigger(g)),
-        );
+        if let Some(regex) = node.regex.as_ref().filter(|r| !r.places.is_empty()) {
+            let groups: Vec<GroupId> = regex.places.iter().map(|p| p.group).collect();
+            let rate = groups.iter().map(|g| self.trigger(*g).1).sum();
+            offer(Some((groups, rate)));
+        }
         for child in &node.all {
             offer(self.triggers(child));
         }
@@ -337,18 +347,22 @@ impl Builder {
     }
 }
 
-/// Regexes without literals inside a condition that nothing else calls.
-fn bare<'c>(node: &'c Condition, out: &mut Vec<&'c Regex>) {
-    out.extend(node.regex.iter());
-    for child in node.any.iter().chain(&node.all) {
-        bare(child, out);
-    }
+/// What bytes a raw text must have for a condition to hold.
+fn demand(node: &Condition) -> Demand {
+    let own = node
+        .regex
+        .as_ref()
+        .map_or_else(Demand::default, |r| r.pattern.demand.clone());
+    node.all
+        .iter()
+        .fold(own, |all, child| all.and(&demand(child)))
 }
 
 /// Compiles all rules that run.
 pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
     let mut builder = Builder {
         rates: Rates::new(),
+        ways: 0,
         patterns: BTreeMap::new(),
         texts: Vec::new(),
         groups: Vec::new(),
@@ -378,10 +392,11 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             .exceptions
             .iter()
             .filter_map(|e| crate::rule::pattern::study(&e.regex).ok())
-            .map(|(pattern, _)| Regex::new(pattern, None))
+            .map(|(pattern, _)| Regex::new(pattern, Vec::new()))
             .collect();
         compiled.push(Compiled {
             rule: Arc::clone(rule),
+            demand: demand(&condition),
             condition,
             context,
             validators,
@@ -394,8 +409,7 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
         }
     }
     let mut calls = vec![Vec::new(); builder.groups.len()];
-    let mut digit_sources: Vec<(&Regex, u16)> = Vec::new();
-    let mut other_sources: Vec<(&Regex, u16)> = Vec::new();
+    let mut bare = Vec::new();
     for (at, rule) in compiled.iter().enumerate() {
         let at = u16::try_from(at).unwrap_or(u16::MAX);
         let mut found = builder.triggers(&rule.condition);
@@ -412,19 +426,9 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             }
         }
         if triggers.is_empty() {
-            let mut regexes = Vec::new();
-            bare(&rule.condition, &mut regexes);
-            for regex in regexes {
-                if regex.pattern.min_digits >= DIGITS {
-                    digit_sources.push((regex, at));
-                } else {
-                    other_sources.push((regex, at));
-                }
-            }
+            bare.push(at);
         }
     }
-    let digits = sweep(&digit_sources);
-    let always = sweep(&other_sources);
     let mut postings: Vec<Vec<Posting>> = vec![Vec::new(); builder.texts.len()];
     for (id, keywords) in builder.groups.iter().enumerate() {
         for keyword in keywords {
@@ -467,105 +471,6 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
         calls,
         placed: builder.placed,
         rules: compiled,
-        digits,
-        always,
-    }
-}
-
-fn sweep(sources: &[(&Regex, u16)]) -> Sweep {
-    if sources.is_empty() {
-        return Sweep::default();
-    }
-    let patterns: Option<Vec<Hir>> = sources
-        .iter()
-        .map(|(r, _)| regex_syntax::parse(&r.pattern.source).ok().map(plain_words))
-        .collect();
-    let set = patterns.and_then(|patterns| {
-        meta::Regex::builder()
-            // Every pattern that matches anywhere, not only the first of those that compete.
-            .configure(
-                config(patterns.len(), SWEEP_CACHE).match_kind(regex_automata::MatchKind::All),
-            )
-            .build_many_from_hir(&patterns)
-            .ok()
-    });
-    Sweep {
-        set,
-        rules: sources.iter().map(|(_, rule)| *rule).collect(),
-        reach: sources
-            .iter()
-            .filter_map(|(r, _)| r.pattern.max_len)
-            .max()
-            .unwrap_or(0)
-            .min(SWEEP_REACH),
-    }
-}
-
-/// A pattern of ASCII with `\b` as ASCII knows it. Next to an ASCII letter or digit the two differ
-/// only in that ASCII's holds more often, which is right for a sweep; and a lazy automaton can
-/// follow it through text that is not ASCII, while Unicode's would send it to the slowest engine.
-fn plain_words(hir: Hir) -> Hir {
-    if ascii_only(&hir) {
-        replace_words(hir)
-    } else {
-        hir
-    }
-}
-
-fn ascii_only(hir: &Hir) -> bool {
-    match hir.kind() {
-        HirKind::Literal(l) => l.0.is_ascii(),
-        // A class of "anything but" stands for separators; letters of other scripts do not begin
-        // what these patterns look for.
-        HirKind::Class(Class::Unicode(c)) => {
-            c.is_ascii()
-                || !c
-                    .ranges()
-                    .iter()
-                    .any(|r| r.start() <= 'é' && 'é' <= r.end())
-                || c.ranges().iter().any(|r| r.end() == char::MAX)
-        }
-        HirKind::Repetition(r) => ascii_only(&r.sub),
-        HirKind::Capture(c) => ascii_only(&c.sub),
-        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().all(ascii_only),
-        _ => true,
-    }
-}
-
-fn replace_words(hir: Hir) -> Hir {
-    match hir.into_kind() {
-        HirKind::Empty => Hir::empty(),
-        HirKind::Literal(l) => Hir::literal(l.0),
-        HirKind::Class(c) => Hir::class(c),
-        HirKind::Look(Look::WordUnicode) => Hir::look(Look::WordAscii),
-        HirKind::Look(look) => Hir::look(look),
-        HirKind::Repetition(mut r) => {
-            r.sub = Box::new(replace_words(*r.sub));
-            Hir::repetition(r)
-        }
-        HirKind::Capture(mut c) => {
-            c.sub = Box::new(replace_words(*c.sub));
-            Hir::capture(c)
-        }
-        HirKind::Concat(parts) => Hir::concat(parts.into_iter().map(replace_words).collect()),
-        HirKind::Alternation(parts) => {
-            Hir::alternation(parts.into_iter().map(replace_words).collect())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sweeps_follow_text_beyond_ascii() {
-        let hir = regex_syntax::parse(r"\b[A-Z]{2}[0-9]{6}\b").expect("parses");
-        let plain = plain_words(hir);
-        let looks = plain.properties().look_set();
-        assert!(looks.contains(Look::WordAscii) && !looks.contains(Look::WordUnicode));
-        let letters = regex_syntax::parse(r"\b\w{3}[0-9]{6}\b").expect("parses");
-        let kept = plain_words(letters).properties().look_set();
-        assert!(kept.contains(Look::WordUnicode));
+        bare,
     }
 }

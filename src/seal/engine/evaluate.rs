@@ -1,8 +1,12 @@
 //! One rule against one reading: which spans hold, or the step at which it stopped.
 
+use std::cell::RefCell;
+
 use regex_automata::Input;
 
-use super::compile::{Compiled, Condition, DIGITS, GroupId, Regex};
+use super::check::Caches;
+use super::compile::{Compiled, Condition, GroupId, Regex};
+use super::digits::Digits;
 use super::walk::Hits;
 use crate::seal::reading::map::Map;
 use crate::seal::value::shannon_entropy;
@@ -63,8 +67,10 @@ pub(super) struct Page<'a> {
     pub map: Option<&'a Map>,
     /// Whether `text` is ASCII (bytes are characters).
     pub ascii: bool,
-    /// Places of `text` with enough digits, merged.
-    pub digit_zones: &'a [(usize, usize)],
+    /// Digits of `text`; none in folded text.
+    pub digits: Option<&'a Digits>,
+    /// States of the checks around anchors.
+    pub caches: &'a RefCell<Caches>,
 }
 
 impl Page<'_> {
@@ -312,35 +318,82 @@ fn windows(
     page: &Page<'_>,
     near: Option<(GroupId, u32)>,
 ) -> Option<Vec<(usize, usize)>> {
-    let reach = regex.reach();
     let around = |group: GroupId, extra: usize| {
-        let mut merged: Vec<(usize, usize)> = Vec::new();
-        for hit in page.hits.of(group) {
-            let (start, end) = page.place(*hit);
-            let from = start.saturating_sub(reach + extra);
-            let to = (end + reach + extra).min(page.text.len());
-            match merged.last_mut() {
-                Some(last) if from <= last.1 => {
-                    last.0 = last.0.min(from);
-                    last.1 = last.1.max(to);
-                }
-                _ => merged.push((from, to)),
-            }
-        }
-        merged
+        (!page.hits.dense(group)).then(|| {
+            let hits = page.hits.of(group).iter();
+            merged(regex, page, hits.map(|h| page.place(*h)).collect(), extra)
+        })
     };
-    if let Some(group) = regex.locate {
-        return (!page.hits.dense(group)).then(|| around(group, 0));
+    if !regex.places.is_empty() {
+        return anchored(regex, page);
     }
     if let (Some(group), Some(within)) = (node.keywords, node.within) {
-        return (!page.hits.dense(group)).then(|| around(group, page.bytes(within)));
+        return around(group, page.bytes(within));
     }
     if let Some((group, within)) = near
         && !page.hits.dense(group)
     {
-        return Some(around(group, page.bytes(within)));
+        return around(group, page.bytes(within));
     }
-    (regex.pattern.min_digits >= DIGITS).then(|| page.digit_zones.to_vec())
+    let number = regex.number()?;
+    match page.digits {
+        Some(digits) => digits.stretches(&number, page.text.len()),
+        None => Some(Vec::new()),
+    }
+}
+
+/// The stretches that a match may cover which reaches `extra` bytes around one of these places.
+fn merged(
+    regex: &Regex,
+    page: &Page<'_>,
+    places: Vec<(usize, usize)>,
+    extra: usize,
+) -> Vec<(usize, usize)> {
+    let reach = regex.reach() + extra;
+    let mut merged: Vec<(usize, usize)> = Vec::new();
+    for (start, end) in places {
+        let from = start.saturating_sub(reach);
+        let to = (end + reach).min(page.text.len());
+        match merged.last_mut() {
+            Some(last) if from <= last.1 => {
+                last.0 = last.0.min(from);
+                last.1 = last.1.max(to);
+            }
+            _ => merged.push((from, to)),
+        }
+    }
+    merged
+}
+
+/// Steps of the checks around anchors that one regex may take in a reading, for each of its bytes;
+/// beyond it the regex itself looks. Keeps many anchors close together linear.
+const STEPS: usize = 4;
+/// Steps that it may take even in a short reading.
+const LEAST_STEPS: usize = 4_096;
+
+/// Where a regex is run around its anchors: only where what stands around them fits. `None` is
+/// everywhere.
+fn anchored(regex: &Regex, page: &Page<'_>) -> Option<Vec<(usize, usize)>> {
+    let mut left = STEPS * page.text.len() + LEAST_STEPS;
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    let mut caches = page.caches.borrow_mut();
+    for place in &regex.places {
+        if page.hits.dense(place.group) {
+            return None;
+        }
+        for hit in page.hits.of(place.group) {
+            let (start, end) = page.place(*hit);
+            if place
+                .check
+                .as_ref()
+                .is_none_or(|c| c.holds(page.text, start, &mut caches, &mut left))
+            {
+                places.push((start, end));
+            }
+        }
+    }
+    places.sort_unstable();
+    Some(merged(regex, page, places, 0))
 }
 
 fn matches(
@@ -349,17 +402,18 @@ fn matches(
     page: &Page<'_>,
     near: Option<(GroupId, u32)>,
 ) -> Result<Vec<Span>, Stop> {
-    if let Some(group) = regex.locate
-        && !page.hits.seen(group)
-    {
+    if !regex.places.is_empty() && !regex.places.iter().any(|p| page.hits.seen(p.group)) {
+        return Err(Stop::Regex);
+    }
+    let text = page.text;
+    let windows = windows(regex, node, page, near).unwrap_or_else(|| vec![(0, text.len())]);
+    if windows.is_empty() {
         return Err(Stop::Regex);
     }
     let Some(re) = regex.get() else {
         return Err(Stop::Regex);
     };
     let mut found = Vec::new();
-    let text = page.text;
-    let windows = windows(regex, node, page, near).unwrap_or_else(|| vec![(0, text.len())]);
     for (from, to) in windows {
         let (mut at, to) = (floor(text, from), ceil(text, to));
         at = at.max(found.last().map_or(0, |s: &Span| s.end));
@@ -417,30 +471,4 @@ pub(super) fn ceil(text: &str, mut at: usize) -> usize {
         at += 1;
     }
     at
-}
-
-/// Places of `text` in which at least [`DIGITS`] digits stand within `reach` bytes, widened by
-/// `reach` and merged.
-pub(super) fn digit_zones(text: &str, reach: usize) -> Vec<(usize, usize)> {
-    let mut zones: Vec<(usize, usize)> = Vec::new();
-    let mut recent = [usize::MAX; DIGITS as usize];
-    let mut n = 0;
-    for (at, b) in text.bytes().enumerate() {
-        if !b.is_ascii_digit() {
-            continue;
-        }
-        recent.rotate_left(1);
-        recent[recent.len() - 1] = at;
-        n += 1;
-        if n < recent.len() || at - recent[0] > reach {
-            continue;
-        }
-        let from = recent[0].saturating_sub(reach);
-        let to = (at + 1 + reach).min(text.len());
-        match zones.last_mut() {
-            Some(last) if from <= last.1 => last.1 = to,
-            _ => zones.push((from, to)),
-        }
-    }
-    zones
 }

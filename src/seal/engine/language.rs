@@ -98,22 +98,37 @@ const WORDS: [(&str, &[&str]); 12] = [
     ),
 ];
 
-/// Word and index of its language, sorted.
-static TABLE: LazyLock<Vec<(&'static str, usize)>> = LazyLock::new(|| {
-    let mut table: Vec<(&str, usize)> = WORDS
-        .iter()
-        .enumerate()
-        .flat_map(|(at, (_, words))| words.iter().map(move |w| (*w, at)))
-        .collect();
-    table.sort_unstable();
+/// Places of the table: a power of two, far more than words.
+const PLACES: usize = 1_024;
+
+/// Word and index of its language, by the hash of the word; neighbours hold what collides.
+static TABLE: LazyLock<Vec<Option<(&'static str, usize)>>> = LazyLock::new(|| {
+    let mut table = vec![None; PLACES];
+    for (language, (_, words)) in WORDS.iter().enumerate() {
+        for word in *words {
+            let mut at = place(word);
+            while table[at].is_some() {
+                at = (at + 1) % PLACES;
+            }
+            table[at] = Some((*word, language));
+        }
+    }
     table
 });
+
+fn place(word: &str) -> usize {
+    let hash = word.bytes().fold(0_usize, |h, b| {
+        h.wrapping_mul(31).wrapping_add(usize::from(b))
+    });
+    (hash ^ (hash >> 10)) % PLACES
+}
 
 /// ISO 639-1 of a folded text, if it shows.
 pub(super) fn guess(folded: &str) -> Option<SmolStr> {
     if let Some(code) = script(folded) {
         return Some(SmolStr::new_static(code));
     }
+    let table = &*TABLE;
     let mut scores = [0_u32; WORDS.len()];
     for word in folded
         .split(|c: char| !c.is_alphanumeric())
@@ -123,9 +138,10 @@ pub(super) fn guess(folded: &str) -> Option<SmolStr> {
         if word.len() > LONGEST {
             continue;
         }
-        let from = TABLE.partition_point(|(known, _)| *known < word);
-        for (_, language) in TABLE[from..].iter().take_while(|(known, _)| *known == word) {
-            scores[*language] += 1;
+        let mut at = place(word);
+        while let Some((known, language)) = table[at] {
+            scores[language] += u32::from(known == word);
+            at = (at + 1) % PLACES;
         }
     }
     let best = scores.iter().copied().max().unwrap_or(0);

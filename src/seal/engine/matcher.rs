@@ -10,6 +10,8 @@
 
 use std::collections::BTreeMap;
 
+use memchr::memmem::Finder;
+
 use super::letters::{CLASS_BITS, FOUR, Rates, THREE, THREES, Threes, class, classes, group};
 
 /// Bits of the table of groups of four: 64 Kbit, 8 KiB.
@@ -29,7 +31,11 @@ pub(super) struct Wanted<'t> {
 struct Entry {
     pattern: u32,
     /// Bytes from the keyword's start to the end of the group.
-    back: u32,
+    back: u16,
+    /// The keyword's length.
+    len: u16,
+    /// Where its bytes begin among all.
+    from: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -99,26 +105,35 @@ impl Table {
 
 /// The keywords' bytes, one behind the other.
 #[derive(Debug, Default)]
-struct Bytes {
-    all: Vec<u8>,
-    ends: Vec<u32>,
-}
+struct Bytes(Vec<u8>);
 
 impl Bytes {
-    fn push(&mut self, text: &str) {
-        self.all.extend_from_slice(text.as_bytes());
-        self.ends
-            .push(u32::try_from(self.all.len()).unwrap_or(u32::MAX));
+    /// Adds a keyword; `back` as in [`Entry`].
+    fn entry(&mut self, pattern: u32, text: &str, back: usize) -> Entry {
+        let from = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        self.0.extend_from_slice(text.as_bytes());
+        let small = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        Entry {
+            pattern,
+            back: small(back),
+            len: small(text.len()),
+            from,
+        }
     }
 
-    fn of(&self, pattern: u32) -> &[u8] {
-        let at = pattern as usize;
-        let from = if at == 0 {
-            0
-        } else {
-            self.ends[at - 1] as usize
-        };
-        &self.all[from..self.ends[at] as usize]
+    /// The end of the keyword, if it stands where its group ends at `end`.
+    fn stands(&self, entry: &Entry, text: &[u8], end: usize) -> Option<usize> {
+        let start = end.checked_sub(usize::from(entry.back))?;
+        let stop = start + usize::from(entry.len);
+        let from = entry.from as usize;
+        let keyword = self.0.get(from..from + usize::from(entry.len))?;
+        // Four letters agree: most keywords that differ do so in their first others.
+        let same = text
+            .get(start..stop)?
+            .iter()
+            .zip(keyword)
+            .all(|(a, b)| a == b);
+        same.then_some(stop)
     }
 }
 
@@ -129,8 +144,8 @@ pub(super) struct Plain {
     threes: Box<[u64; THREES / 64]>,
     by_four: Table,
     by_three: Table,
-    /// Single signs.
-    singles: Vec<(u8, u32)>,
+    /// Keywords without letters and digits.
+    signs: Vec<(u32, Finder<'static>)>,
     bytes: Bytes,
 }
 
@@ -143,22 +158,20 @@ impl Plain {
     pub(super) fn new(wanted: &[Wanted<'_>], rates: &Rates) -> Self {
         let mut by_four: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
         let mut by_three: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
-        let mut singles = Vec::new();
+        let mut signs = Vec::new();
         let mut bytes = Bytes::default();
         for (pattern, one) in (0..).zip(wanted) {
-            bytes.push(one.text);
             if !one.text.is_ascii() {
                 continue;
             }
             let row = classes(one.text, one.starts, one.ends);
             let lead = usize::from(one.starts);
-            let entry = |end: usize| Entry {
-                pattern,
-                back: u32::try_from(end - lead).unwrap_or(u32::MAX),
-            };
+            let mut entry = |end: usize| bytes.entry(pattern, one.text, end - lead);
+            if row.len() < 2 || row.iter().all(|class| *class == 0) {
+                signs.push((pattern, Finder::new(one.text.as_bytes()).into_owned()));
+                continue;
+            }
             match row.len() {
-                0 => {}
-                1 => singles.extend(one.text.bytes().map(|b| (b, pattern))),
                 2 => {
                     // Whatever comes behind.
                     for next in 0..1 << CLASS_BITS {
@@ -202,7 +215,7 @@ impl Plain {
             threes,
             by_four: Table::new(by_four),
             by_three: Table::new(by_three),
-            singles,
+            signs,
             bytes,
         }
     }
@@ -237,13 +250,7 @@ impl Plain {
                 compared += self.compare(bytes, self.by_three.of(three), end, &mut found);
             }
         }
-        for (sign, pattern) in &self.singles {
-            for at in memchr::memchr_iter(*sign, bytes) {
-                compared += 1;
-                found(*pattern, at + 1);
-            }
-        }
-        compared
+        compared + every(&self.signs, bytes, &mut found)
     }
 
     fn compare(
@@ -254,12 +261,8 @@ impl Plain {
         found: &mut impl FnMut(u32, usize),
     ) -> usize {
         for entry in entries {
-            let keyword = self.bytes.of(entry.pattern);
-            let Some(start) = end.checked_sub(entry.back as usize) else {
-                continue;
-            };
-            if text.get(start..start + keyword.len()) == Some(keyword) {
-                found(entry.pattern, start + keyword.len());
+            if let Some(stop) = self.bytes.stands(entry, text, end) {
+                found(entry.pattern, stop);
             }
         }
         entries.len()
@@ -272,7 +275,7 @@ pub(super) struct Wide {
     fours: Box<[u64; 1 << (FILTER_BITS - 6)]>,
     by_four: Table,
     /// Keywords of fewer than four bytes.
-    short: Vec<(u32, memchr::memmem::Finder<'static>)>,
+    short: Vec<(u32, Finder<'static>)>,
     bytes: Bytes,
 }
 
@@ -283,7 +286,6 @@ impl Wide {
         let mut short = Vec::new();
         let mut bytes = Bytes::default();
         for (pattern, one) in (0..).zip(wanted) {
-            bytes.push(one.text);
             if one.text.is_ascii() {
                 continue;
             }
@@ -294,16 +296,14 @@ impl Wide {
                 .windows(4)
                 .map(|w| key([w[0], w[1], w[2], w[3]]))
                 .enumerate()
+                .filter(|(_, four)| four & 0x8080_8080 != 0)
                 .min_by_key(|(at, four)| (by_four.get(four).map_or(0, Vec::len), usize::MAX - at));
             match best {
-                Some((at, four)) => by_four.entry(four).or_default().push(Entry {
-                    pattern,
-                    back: u32::try_from(at + 4).unwrap_or(u32::MAX),
-                }),
-                None => short.push((
-                    pattern,
-                    memchr::memmem::Finder::new(one.text.as_bytes()).into_owned(),
-                )),
+                Some((at, four)) => {
+                    let entry = bytes.entry(pattern, one.text, at + 4);
+                    by_four.entry(four).or_default().push(entry);
+                }
+                None => short.push((pattern, Finder::new(one.text.as_bytes()).into_owned())),
             }
         }
         let mut fours = Box::new([0; 1 << (FILTER_BITS - 6)]);
@@ -337,23 +337,31 @@ impl Wide {
             let entries = self.by_four.of(row);
             compared += entries.len();
             for entry in entries {
-                let keyword = self.bytes.of(entry.pattern);
-                let Some(start) = (at + 1).checked_sub(entry.back as usize) else {
-                    continue;
-                };
-                if bytes.get(start..start + keyword.len()) == Some(keyword) {
-                    found(entry.pattern, start + keyword.len());
+                if let Some(stop) = self.bytes.stands(entry, bytes, at + 1) {
+                    found(entry.pattern, stop);
                 }
             }
         }
-        for (pattern, finder) in &self.short {
-            for at in finder.find_iter(bytes) {
-                compared += 1;
-                found(*pattern, at + finder.needle().len());
-            }
-        }
-        compared
+        compared + every(&self.short, bytes, &mut found)
     }
+}
+
+/// Looks for a few keywords one by one, overlapping places too.
+fn every(
+    finders: &[(u32, Finder<'static>)],
+    text: &[u8],
+    found: &mut impl FnMut(u32, usize),
+) -> usize {
+    let mut compared = 0;
+    for (pattern, finder) in finders {
+        let mut from = 0;
+        while let Some(at) = text.get(from..).and_then(|rest| finder.find(rest)) {
+            compared += 1;
+            found(*pattern, from + at + finder.needle().len());
+            from += at + 1;
+        }
+    }
+    compared
 }
 
 /// Four bytes as one number; the last one in the lowest bits. Two bytes of the same keyword may
@@ -387,6 +395,7 @@ mod tests {
             "ab",
             "a",
             "://",
+            "::",
             "no",
             "ignore all previous rules",
             "x y",
@@ -394,6 +403,7 @@ mod tests {
             "правила",
             "é",
             "先",
+            "(忽abcdefg",
             "ключ",
         ];
         let list = wanted(&words);
@@ -403,9 +413,11 @@ mod tests {
             "ab",
             "a",
             "",
+            "::: :// ::://",
             "xx ab@ab://ignore x y ig",
             "x ignoreignore",
             "忽略правила: ключ é先ab@",
+            "or (忽abcdefg)",
             "no",
             "ababab a",
         ] {

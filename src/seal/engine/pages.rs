@@ -1,12 +1,19 @@
 //! What rules see of one reading.
 
-use super::Engine;
-use super::compile::{self, Compiled};
-use super::evaluate::{self, Page};
+use std::cell::{OnceCell, RefCell};
+
+use super::check::Caches;
+use super::compile::{Compiled, Regex};
+use super::digits::Digits;
+use super::evaluate::Page;
 use super::walk::Hits;
 use crate::rule::{Area, ReadingKind};
 use crate::seal::reading::map::Map;
+use crate::seal::reading::scout::{Counts, longest};
 use crate::seal::reading::{Readings, View};
+
+/// Runs without blanks that ordinary words do not reach, bytes.
+const SHORT_RUN: usize = 20;
 
 /// What rules see of one reading: the text before folding, or the folded one.
 pub(super) struct Pages<'a> {
@@ -14,33 +21,32 @@ pub(super) struct Pages<'a> {
     pub raw: Option<&'a str>,
     raw_map: Option<&'a Map>,
     raw_ascii: bool,
-    pub zones: Vec<(usize, usize)>,
+    digits: Digits,
+    counts: Option<&'a Counts>,
+    longest: OnceCell<usize>,
     folded: &'a str,
     folded_ascii: bool,
     hits: &'a Hits,
+    caches: &'a RefCell<Caches>,
 }
 
 impl<'a> Pages<'a> {
     pub(super) fn new(
-        engine: &Engine,
         input: &'a str,
-        readings: &Readings,
+        readings: &'a Readings,
         at: usize,
         view: &'a View,
-        hits: &'a Hits,
+        (hits, caches): (&'a Hits, &'a RefCell<Caches>),
     ) -> Self {
         let (raw, raw_map) = match (&view.plain, at) {
             (Some((plain, _)), _) => (Some(plain.as_str()), Some(&view.inner)),
             (None, 0) => (Some(input), Some(&view.map)),
             (None, _) => (None, None),
         };
-        let digits = match (&readings.counts, at) {
-            (Some(counts), 0) => counts.digits() >= compile::DIGITS,
-            _ => true,
-        };
-        let zones = raw
-            .filter(|_| digits)
-            .map_or_else(Vec::new, |r| evaluate::digit_zones(r, engine.zone_reach()));
+        let counts = readings.counts.as_ref().filter(|_| at == 0);
+        let digits = raw
+            .filter(|_| counts.is_none_or(|c| c.digits() > 0))
+            .map_or_else(Digits::default, Digits::of);
         let ascii = |text: &str| {
             if at == 0 {
                 readings.ascii
@@ -52,11 +58,38 @@ impl<'a> Pages<'a> {
             raw,
             raw_map,
             raw_ascii: raw.is_some_and(ascii),
-            zones,
+            digits,
+            counts,
+            longest: OnceCell::new(),
             folded: &view.text,
             folded_ascii: (at == 0 && readings.ascii) || view.text.is_ascii(),
             hits,
+            caches,
         }
+    }
+
+    /// Whether the text has the bytes that a rule needs which reads it before folding.
+    pub(super) fn feeds(&self, rule: &Compiled, kind: ReadingKind, at: usize) -> bool {
+        let Some(raw) = self
+            .raw
+            .filter(|_| rule.raw && rule_reads_raw(rule, kind, at))
+        else {
+            return true;
+        };
+        let number = rule.condition.regex.as_ref().and_then(Regex::number);
+        if number.is_some_and(|number| !self.digits.have(&number)) {
+            return false;
+        }
+        let Some(counts) = self.counts else {
+            return true;
+        };
+        let demand = &rule.demand;
+        demand.signs.iter().all(|(sign, n)| counts.n(*sign) >= *n)
+            && (demand.run < SHORT_RUN
+                || *self
+                    .longest
+                    .get_or_init(|| longest(raw.as_bytes(), SHORT_RUN))
+                    >= demand.run)
     }
 
     pub(super) fn of(&self, rule: &Compiled, kind: ReadingKind, at: usize) -> Page<'_> {
@@ -66,14 +99,16 @@ impl<'a> Pages<'a> {
                 hits: self.hits,
                 map: self.raw_map,
                 ascii: self.raw_ascii,
-                digit_zones: &self.zones,
+                digits: Some(&self.digits),
+                caches: self.caches,
             },
             _ => Page {
                 text: self.folded,
                 hits: self.hits,
                 map: None,
                 ascii: self.folded_ascii,
-                digit_zones: &[],
+                digits: None,
+                caches: self.caches,
             },
         }
     }

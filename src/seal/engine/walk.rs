@@ -1,9 +1,9 @@
 //! The walk over a reading: which keywords stand where, and which rules they call.
 
-use regex_automata::{Input, PatternSet};
+use std::cell::RefCell;
 
-use super::compile::{Edge, GroupId, Plan, Sweep};
-use super::evaluate;
+use super::check::Caches;
+use super::compile::{Edge, GroupId, Plan};
 use super::letters::Threes;
 
 /// Most hits of one keyword group in one reading whose places are kept; beyond it the group counts
@@ -18,6 +18,7 @@ pub struct Scratch {
     pub(super) stamps: Vec<u32>,
     pub(super) stamp: u32,
     pub(super) seen: Threes,
+    pub(super) caches: RefCell<Caches>,
     /// Keywords compared with a text so far: a measure of work.
     pub(super) compared: usize,
 }
@@ -87,6 +88,7 @@ pub(super) fn walk(plan: &Plan, text: &str, ascii: bool, scratch: &mut Scratch) 
         stamp,
         seen,
         compared,
+        ..
     } = scratch;
     seen.clear();
     let mut found = |pattern: u32, end: usize| {
@@ -162,28 +164,4 @@ fn stops(text: &str, at: usize, edge: Edge) -> bool {
 /// Letters next to which a word goes on; scripts without blanks end a word of another script.
 fn joins_words(c: char) -> bool {
     c.is_alphanumeric() && !crate::rule::unspaced(c)
-}
-
-/// Patterns without literals over the places that can hold them.
-pub(super) fn sweep(
-    sweep: &Sweep,
-    text: &str,
-    zones: &[(usize, usize)],
-    called: &mut Vec<u16>,
-    stamps: &mut [u32],
-    stamp: u32,
-) {
-    let Some(set) = &sweep.set else { return };
-    let mut patterns = PatternSet::new(set.pattern_len());
-    for (from, to) in zones {
-        let (from, to) = (evaluate::floor(text, *from), evaluate::ceil(text, *to));
-        set.which_overlapping_matches(&Input::new(text).range(from..to), &mut patterns);
-        if patterns.is_full() {
-            break;
-        }
-    }
-    for pattern in patterns.iter() {
-        let rule = sweep.rules[pattern.as_usize()];
-        call(called, stamps, stamp, rule);
-    }
 }

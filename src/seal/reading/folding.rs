@@ -38,6 +38,22 @@ const CLASS: [u8; 256] = {
     class
 };
 
+/// Bytes looked at together: compilers turn the look into a few vector instructions.
+const STRETCH: usize = 32;
+
+/// Whether a stretch is copied as it is: letters and signs with single blanks between. `blank`:
+/// a blank stands before it.
+fn plain(stretch: &[u8; STRETCH], blank: bool) -> bool {
+    let mut odd = blank && stretch[0] == b' ';
+    for b in stretch {
+        odd |= (*b < b' ') | (*b >= 0x7f) | (*b == b'*') | (*b == b'`');
+    }
+    for at in 1..STRETCH {
+        odd |= (stretch[at] == b' ') & (stretch[at - 1] == b' ');
+    }
+    !odd
+}
+
 /// Folds `text` onto the end of `out`; `map` leads back to `text`.
 pub fn fold_text(text: &str, counts: &Counts, out: &mut String, map: &mut Map) -> Seen {
     out.reserve(text.len() + 8);
@@ -59,6 +75,14 @@ pub fn fold_text(text: &str, counts: &Counts, out: &mut String, map: &mut Map) -
         // The longest run that is copied as it is: letters with single blanks between them.
         let start = at;
         let mut blank = out.is_empty() || out.ends_with(' ');
+        // Whole stretches at once where nothing in them needs a look.
+        while let Some(stretch) = bytes.get(at..at + STRETCH).and_then(|s| s.first_chunk()) {
+            if !plain(stretch, blank) {
+                break;
+            }
+            blank = stretch[STRETCH - 1] == b' ';
+            at += STRETCH;
+        }
         while at < bytes.len() {
             let b = bytes[at];
             if CLASS[usize::from(b)] == COPY {

@@ -5,16 +5,14 @@
 //! so swapped and reversed letters find their word with one look-up, a missing letter with one
 //! more entry per letter in the table, an extra or wrong letter with one look-up per letter.
 
-use std::collections::BTreeMap;
-
 /// Shortest word that is repaired; shorter ones are one slip away from too many others.
 pub const MIN_REPAIR: usize = 5;
 /// Longest word in the lexicon, bytes.
 pub const MAX_WORD: usize = 24;
 /// From this length on one wrong letter inside a word is repaired too.
 const MIN_SUBSTITUTE: usize = 7;
-/// Bits of the filter: 512 Kbit, 64 KiB, stays in a core's second cache. Each signature sets two.
-const FILTER_BITS: u32 = 19;
+/// Bits of the filter: 256 Kbit, 32 KiB. Each signature sets two.
+const FILTER_BITS: u32 = 18;
 
 const fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -69,15 +67,21 @@ pub enum Kinship {
 }
 
 /// Words and their signatures.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Lexicon {
     words: Vec<String>,
     keep: Vec<String>,
+    /// Signatures and their words, sorted.
     entries: Vec<(u64, u16)>,
+    /// Signature → its first entry plus one, open addressing.
+    table: Vec<u32>,
     filter: Vec<u64>,
-    ends: BTreeMap<(u8, u8), ()>,
+    /// First letter → bits of the last letters, `a` is bit 1.
+    ends: [u32; 32],
     /// First three bytes of the words, hashed.
     heads: Vec<u64>,
+    /// Packed words that need no look, open addressing; 0 is empty.
+    ordinary: Vec<u64>,
 }
 
 /// Bits of the table of first letters.
@@ -97,7 +101,34 @@ fn slots(signature: u64) -> [(usize, u64); 2] {
         mixed >> (64 - FILTER_BITS),
         mixed >> (64 - 2 * FILTER_BITS) & ((1 << FILTER_BITS) - 1),
     ]
-    .map(|bit| ((bit / 64) as usize, 1 << (bit % 64)))
+    .map(|bit| (usize::try_from(bit / 64).unwrap_or(0), 1 << (bit % 64)))
+}
+
+/// Common words of ordinary English, of five to twelve letters.
+const COMMON: &str = include_str!("common.txt");
+/// Longest word that is packed.
+const MAX_PACKED: usize = 12;
+
+/// A word of up to twelve small letters as one number; `None` for any other.
+fn packed(word: &str) -> Option<u64> {
+    if word.is_empty() || word.len() > MAX_PACKED {
+        return None;
+    }
+    word.bytes().try_fold(0, |key, b| {
+        b.is_ascii_lowercase()
+            .then(|| (key << 5) | u64::from(b & 31))
+    })
+}
+
+/// A small letter's number; other bytes share one with a letter.
+fn letter(b: u8) -> usize {
+    usize::from(b & 31)
+}
+
+/// Place of a signature in a table of a power of two.
+fn slot(signature: u64, size: usize) -> usize {
+    let mixed = signature.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    usize::try_from(mixed >> 32).unwrap_or(0) & (size - 1)
 }
 
 impl Lexicon {
@@ -119,14 +150,14 @@ impl Lexicon {
         let mut keep: Vec<String> = keep.into_iter().map(str::to_owned).collect();
         keep.sort_unstable();
         let mut entries = Vec::new();
-        let mut ends = BTreeMap::new();
+        let mut ends = [0; 32];
         for (index, word) in words.iter().enumerate() {
             let index = u16::try_from(index).unwrap_or(u16::MAX);
             let bytes = word.as_bytes();
             let (whole, _) = signatures(bytes);
             entries.push((whole, index));
             if bytes.len() >= MIN_REPAIR && word.is_ascii() {
-                ends.insert((bytes[0], bytes[bytes.len() - 1]), ());
+                ends[letter(bytes[0])] |= 1 << letter(bytes[bytes.len() - 1]);
                 for b in &bytes[1..bytes.len() - 1] {
                     entries.push((whole.wrapping_sub(LETTER[usize::from(*b)]), index));
                 }
@@ -134,6 +165,17 @@ impl Lexicon {
         }
         entries.sort_unstable();
         entries.dedup();
+        let mut table = vec![0; (entries.len() * 2).next_power_of_two().max(2)];
+        for (index, (signature, _)) in (1..).zip(&entries) {
+            let mut at = slot(*signature, table.len());
+            // The first entry of a signature stands for all.
+            while table[at] != 0 && entries[table[at] as usize - 1].0 != *signature {
+                at = (at + 1) % table.len();
+            }
+            if table[at] == 0 {
+                table[at] = index;
+            }
+        }
         let mut heads = vec![0; HEAD_BITS / 64];
         for word in &words {
             let bit = head(word.as_bytes());
@@ -145,14 +187,59 @@ impl Lexicon {
                 filter[at] |= bit;
             }
         }
-        Self {
+        let mut lexicon = Self {
             words,
             keep,
             entries,
+            table,
             filter,
             ends,
             heads,
+            ordinary: Vec::new(),
+        };
+        lexicon.ordinary = lexicon.find_ordinary();
+        lexicon
+    }
+
+    /// The words themselves, and the common words in which no slip of one is seen.
+    fn find_ordinary(&self) -> Vec<u64> {
+        let common = COMMON
+            .lines()
+            .filter(|l| !l.starts_with('#'))
+            .flat_map(str::split_whitespace)
+            .filter(|word| {
+                let (plain, turned) = signatures(word.as_bytes());
+                self.kinship(word, plain, turned).is_none()
+            });
+        let known = self.words.iter().map(String::as_str);
+        let mut keys: Vec<u64> = known.chain(common).filter_map(packed).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let mut table = vec![0; (keys.len() * 2).next_power_of_two().max(2)];
+        for key in keys {
+            let mut at = slot(key, table.len());
+            while table[at] != 0 {
+                at = (at + 1) % table.len();
+            }
+            table[at] = key;
         }
+        table
+    }
+
+    /// Whether a word is one of the lexicon or an ordinary one: there is nothing to repair in it.
+    /// False says nothing.
+    pub fn passes(&self, word: &str) -> bool {
+        let Some(key) = packed(word) else {
+            return false;
+        };
+        let mut at = slot(key, self.ordinary.len());
+        while self.ordinary[at] != 0 {
+            if self.ordinary[at] == key {
+                return true;
+            }
+            at = (at + 1) % self.ordinary.len();
+        }
+        false
     }
 
     /// The word of an index.
@@ -175,20 +262,33 @@ impl Lexicon {
 
     /// Whether the word is in it.
     pub fn has(&self, word: &str) -> bool {
-        self.words
-            .binary_search_by(|w| w.as_str().cmp(word))
-            .is_ok()
+        let (plain, _) = signatures(word.as_bytes());
+        self.maybe(plain) && self.of(plain).any(|index| self.word(index) == word)
     }
 
     fn maybe(&self, signature: u64) -> bool {
-        slots(signature)
-            .iter()
-            .all(|(at, bit)| self.filter.get(*at).is_some_and(|bits| bits & bit != 0))
+        let [(a, bit_a), (b, bit_b)] = slots(signature);
+        self.filter.get(a).is_some_and(|bits| bits & bit_a != 0)
+            && self.filter.get(b).is_some_and(|bits| bits & bit_b != 0)
+    }
+
+    fn first(&self, signature: u64) -> Option<usize> {
+        if self.table.is_empty() {
+            return None;
+        }
+        let mut at = slot(signature, self.table.len());
+        loop {
+            let entry = (self.table[at] as usize).checked_sub(1)?;
+            if self.entries[entry].0 == signature {
+                return Some(entry);
+            }
+            at = (at + 1) % self.table.len();
+        }
     }
 
     fn of(&self, signature: u64) -> impl Iterator<Item = u16> + '_ {
-        let from = self.entries.partition_point(|(s, _)| *s < signature);
-        self.entries[from..]
+        self.first(signature)
+            .map_or(&[][..], |from| &self.entries[from..])
             .iter()
             .take_while(move |(s, _)| *s == signature)
             .map(|(_, index)| *index)
@@ -243,7 +343,8 @@ impl Lexicon {
         let bytes = word.as_bytes();
         let (first, last) = (*bytes.first()?, *bytes.last()?);
         let doubled = bytes.len() > MIN_REPAIR && last == bytes[bytes.len() - 2];
-        if !word.is_ascii() || !(doubled || self.ends.contains_key(&(first, last))) {
+        let ends = self.ends[letter(first)] >> letter(last) & 1 != 0;
+        if !(doubled || ends) || !word.is_ascii() {
             return None;
         }
         for b in &bytes[1..] {

@@ -150,7 +150,7 @@ fn letters_only(
     signs: &mut Signs,
     edits: &mut Vec<Edit>,
 ) {
-    if token.len() < MIN_REPAIR {
+    if token.len() < MIN_REPAIR || lexicon.passes(token) {
         return;
     }
     if token.len() <= MAX_WORD {
@@ -244,6 +244,20 @@ fn is_single(token: &str) -> bool {
     chars.next().is_some_and(char::is_alphanumeric) && chars.next().is_none()
 }
 
+/// Single characters in a row from `start`: where they end, and how many are letters.
+fn row(folded: &str, start: usize) -> (usize, usize) {
+    let (mut end, mut letters) = (start, 0);
+    for token in folded[start..].split(' ') {
+        let mut chars = token.chars();
+        let (Some(c), None) = (chars.next(), chars.next()) else {
+            break;
+        };
+        letters += usize::from(c.is_alphabetic());
+        end += token.len() + usize::from(end > start);
+    }
+    (end, letters)
+}
+
 /// Single letters in a row, joined: end in `folded`, and the text if there are enough. Wider gaps
 /// of the source part words; without any, lexicon words do.
 fn spaced(
@@ -253,8 +267,12 @@ fn spaced(
     map: &Map,
     lexicon: &Lexicon,
 ) -> (usize, Option<String>) {
+    let (row_end, letters) = row(folded, start);
+    if letters < MIN_SPACED {
+        // The whole run was looked at: do not look again at each of its letters.
+        return (row_end, None);
+    }
     let mut end = start;
-    let mut letters = 0;
     let mut text = String::new();
     let mut gaps = false;
     let mut at = start;
@@ -272,17 +290,12 @@ fn spaced(
                 gaps = true;
             }
         }
-        letters += usize::from(c.is_alphabetic());
         text.push(c);
         end = stop;
         at = (stop + 1).min(folded.len());
         if stop == folded.len() {
             break;
         }
-    }
-    if letters < MIN_SPACED {
-        // The whole run was looked at: do not look again at each of its letters.
-        return (end, None);
     }
     if !gaps && let Some(cut) = unglue(&text, lexicon) {
         text = cut;
@@ -292,6 +305,10 @@ fn spaced(
 
 /// `i.g.n.o.r.e`: single letters or digits with one sign between.
 fn dotted(token: &str) -> Option<String> {
+    let joined = |pair: &[u8]| pair.iter().all(u8::is_ascii_alphanumeric);
+    if token.as_bytes().windows(2).any(joined) {
+        return None;
+    }
     let mut text = String::new();
     let mut singles = 0;
     let mut run = 0;
@@ -325,6 +342,16 @@ fn unjoin(token: &str, lexicon: &Lexicon) -> Option<String> {
             '_' | '-' | '+' | '.' | '|' | '/' | '~' | '=' | ',' | '\u{b7}'
         )
     };
+    // Most words of a text end here: bytes are looked at before letters.
+    let joins = |b: &&u8| {
+        matches!(
+            b,
+            b'_' | b'-' | b'+' | b'.' | b'|' | b'/' | b'~' | b'=' | b',' | 0xb7
+        )
+    };
+    if token.as_bytes().iter().filter(joins).count() < 2 {
+        return None;
+    }
     let joins = token.chars().filter(|c| is_join(*c)).count();
     // An address is joined by nature.
     if joins < 2 || token.contains("://") || token.contains('@') || token.starts_with("www.") {

@@ -108,6 +108,26 @@ pub fn stretches(text: &[u8], min: usize, class: &[bool; 256]) -> Vec<(usize, us
     found
 }
 
+/// Visible ASCII.
+const VISIBLE: [bool; 256] = {
+    let mut class = [false; 256];
+    let mut b = b'!';
+    while b <= b'~' {
+        class[b as usize] = true;
+        b += 1;
+    }
+    class
+};
+
+/// Longest run of visible ASCII, if it has at least `min` bytes; else 0.
+pub fn longest(text: &[u8], min: usize) -> usize {
+    stretches(text, min, &VISIBLE)
+        .into_iter()
+        .map(|(from, to)| to - from)
+        .max()
+        .unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

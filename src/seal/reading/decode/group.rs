@@ -75,8 +75,32 @@ fn is_separator(b: u8) -> bool {
     )
 }
 
+/// Whether so many groups that could be codes stand in a row: of hex digits, `x` and `\\` only.
+fn has_row(bytes: &[u8]) -> bool {
+    let mut row = 0;
+    let (mut len, mut fits) = (0, true);
+    for b in bytes.iter().chain(std::iter::once(&b' ')) {
+        if is_separator(*b) {
+            if len > 0 {
+                row = if fits && len <= 8 { row + 1 } else { 0 };
+                if row >= MIN_CODES {
+                    return true;
+                }
+            }
+            (len, fits) = (0, true);
+        } else {
+            len += 1;
+            fits &= b.is_ascii_hexdigit() || matches!(b, b'x' | b'X' | b'\\');
+        }
+    }
+    false
+}
+
 fn codes(text: &str, runs: &mut Vec<Run>) {
     let bytes = text.as_bytes();
+    if !has_row(bytes) {
+        return;
+    }
     for base in [Base::Binary, Base::Hex, Base::Decimal] {
         let mut plain: Vec<u8> = Vec::new();
         let (mut from, mut to) = (0, 0);

@@ -47,10 +47,8 @@ fn literals(text: &str) -> Vec<(usize, usize)> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
     let mut open: Option<usize> = None;
-    for (at, b) in bytes.iter().enumerate() {
-        if !matches!(b, b'"' | b'\'') {
-            continue;
-        }
+    for at in memchr::memchr2_iter(b'"', b'\'', bytes) {
+        let b = &bytes[at];
         match open {
             Some(from) if bytes[from] == *b => {
                 if at - from <= MAX_PIECE {

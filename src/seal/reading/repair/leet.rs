@@ -30,6 +30,12 @@ impl Leet {
         if token.len() > 48 || self.edits.len() >= MAX_EDITS {
             return;
         }
+        let sign = |b: u8| {
+            b.is_ascii_digit() || b >= 0x80 || matches!(b, b'@' | b'$' | b'!' | b'|' | b'+')
+        };
+        if !token.bytes().any(sign) {
+            return;
+        }
         let core_from = token.len()
             - token
                 .trim_start_matches(['"', '\'', '(', '[', '{', '<', ':', ';', ',', '.', '?'])
@@ -37,7 +43,7 @@ impl Leet {
         let core_to = token
             .trim_end_matches(['"', '\'', ')', ']', '}', '>', ':', ';', ',', '.', '?', '!'])
             .len();
-        if core_from >= core_to {
+        if core_from >= core_to || !token[core_from..core_to].bytes().any(sign) {
             return;
         }
         let mut edited = String::with_capacity(token.len());
