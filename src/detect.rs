@@ -9,6 +9,7 @@
 //! Invariants: the same records in the same order give the same bytes, however they were cut into
 //! batches, and whenever the state was checkpointed and restored; nothing here reads a clock.
 
+pub mod access;
 pub mod audit;
 pub mod config;
 pub mod drift;
@@ -247,7 +248,7 @@ pub struct Effects {
     pub user_rows: Vec<UserRow>,
     /// Rotated pseudonyms seen for the first time: (new, oldest known).
     pub aliases: Vec<(Pseudonym, Pseudonym)>,
-    /// Events with a finding (`store.events = flagged`), in record order.
+    /// Events to be kept: those with a finding, and what [`config::Keep`] adds, in record order.
     pub flagged: Vec<FlaggedEvent>,
     /// What happened, counted.
     pub counters: Counters,
@@ -273,7 +274,7 @@ pub struct UserRow {
     pub state: Vec<u8>,
 }
 
-/// An event with a finding: kept for analysts.
+/// An event that is kept for analysts: it has a finding, or was drawn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FlaggedEvent {
     /// Where it stands.

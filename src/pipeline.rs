@@ -23,6 +23,7 @@ pub mod live;
 mod partition;
 mod report;
 pub mod reseal;
+pub mod revive;
 pub mod start;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

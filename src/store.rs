@@ -32,6 +32,7 @@ pub mod notifier;
 pub mod outbox;
 pub mod private;
 pub mod report;
+pub mod revive;
 pub mod schema;
 pub mod seed;
 pub mod silence;

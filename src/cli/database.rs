@@ -40,6 +40,14 @@ impl Database {
         Ok(config)
     }
 
+    /// The whole configuration, for a verb that needs more of it than the database.
+    pub fn whole(&self, why: &str) -> anyhow::Result<Config> {
+        match &self.config {
+            Some(path) => Ok(Config::load(path)?),
+            None => anyhow::bail!("no configuration given: use --config FILE, {why}"),
+        }
+    }
+
     /// Connects, runs the work and closes the connections.
     pub fn with<T, F, Fut>(&self, work: F) -> anyhow::Result<T>
     where

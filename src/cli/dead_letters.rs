@@ -1,12 +1,14 @@
-//! `veilwatch dead-letters`: list and show what could not be decoded: where and why, never what.
+//! `veilwatch dead-letters`: list and show what could not be decoded: where and why, never what; and
+//! replay what can be decoded now.
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, Format, is_json, write_rows};
+use super::database::{Column, Database, Format, block_on, is_json, write_rows};
 use crate::event::{SmolStr, Time, TopicPartition};
+use crate::pipeline::revive::{Replayed, Wanted, revive};
 use crate::store::dead_letter::{DeadLetterFilter, ReasonCount, StoredDeadLetter};
 
 /// Arguments.
@@ -53,6 +55,35 @@ enum Verb {
         /// Offset.
         offset: i64,
     },
+    /// Read records again from Kafka while it retains them, decode them with the present rules and
+    /// keys, and apply what they say to ledgers and findings, each once. Exit 1 if any stays a dead
+    /// letter.
+    Replay {
+        /// All that are not replayed.
+        #[arg(long, required_unless_present_any = ["topic", "reason", "since"])]
+        all: bool,
+        /// Only of this topic.
+        #[arg(long)]
+        topic: Option<String>,
+        /// Only of this partition.
+        #[arg(long, requires = "topic")]
+        partition: Option<i32>,
+        /// Only the one at this offset.
+        #[arg(long, requires = "partition")]
+        offset: Option<i64>,
+        /// Only with this reason.
+        #[arg(long)]
+        reason: Option<String>,
+        /// Only appended since (RFC 3339).
+        #[arg(long, value_parser = parse_time)]
+        since: Option<Time>,
+        /// At most so many, newest first.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        limit: i64,
+        /// Who asks for it; it stands in the log.
+        #[arg(long)]
+        author: Option<String>,
+    },
 }
 
 fn parse_time(s: &str) -> Result<Time, String> {
@@ -97,6 +128,43 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             write_rows(&rows, format, COLUMNS)?;
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Replay {
+            all: _,
+            topic,
+            partition,
+            offset,
+            reason,
+            since,
+            limit,
+            author,
+        } => {
+            let config = args
+                .database
+                .whole("it names the brokers, rules and keys to decode with")?;
+            let author = super::database::author(author)?;
+            let wanted = Wanted {
+                filter: DeadLetterFilter {
+                    topic,
+                    reason,
+                    since,
+                    open_only: true,
+                    limit,
+                },
+                partition,
+                offset,
+            };
+            let rows = block_on(async { Ok(revive(&config, &wanted, &author).await?) })?;
+            write_rows(&rows, format, REPLAYED)?;
+            if rows.is_empty() {
+                eprintln!("no dead letter waits for a replay");
+            }
+            let open = rows.iter().any(|r| !r.outcome.is_over());
+            Ok(if open {
+                ExitCode::from(EXIT_FINDINGS)
+            } else {
+                ExitCode::SUCCESS
+            })
+        }
         Verb::Show {
             topic,
             partition,
@@ -123,6 +191,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
+const REPLAYED: &[Column<Replayed>] = &[
+    ("TOPIC", |r| r.topic.clone()),
+    ("PART", |r| r.partition.to_string()),
+    ("OFFSET", |r| r.offset.to_string()),
+    ("OUTCOME", |r| r.outcome.as_str().to_owned()),
+    ("FINDINGS", |r| r.findings.to_string()),
+    ("TOKENS", |r| r.tokens.to_string()),
+    ("WHY", |r| r.why.clone()),
+];
+
 const COLUMNS: &[Column<StoredDeadLetter>] = &[
     ("AT", |d| d.at.clone()),
     ("TOPIC", |d| d.topic.clone()),
@@ -145,7 +223,7 @@ fn show(d: &StoredDeadLetter) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "gateway   {}\n\nThe record itself is not kept: it may hold a prompt. While Kafka retains it, read it there.",
+        "gateway   {}\n\nThe record itself is not kept: it may hold a prompt. While Kafka retains it, `dead-letters replay` reads it there.",
         d.gateway.as_deref().unwrap_or("unknown")
     )
 }

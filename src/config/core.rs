@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
-    BudgetSetting, DetectSetting, InhibitSetting, RouteSetting, Routing, SinkSetting, budgets,
+    BudgetSetting, DetectSetting, InhibitSetting, KeepEvents, RouteSetting, Routing, SinkSetting,
+    budgets,
 };
 use crate::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit, Zone};
 use crate::decide::Titles;
@@ -12,6 +13,8 @@ use crate::decide::route::{
     DEFAULT_GROUP_WAIT_MS, DEFAULT_STORM_LIMIT, DEFAULT_STORM_WINDOW_MS, Escalate, Field, Inhibit,
     Matcher, Route, Routes,
 };
+use crate::detect::access::Allowed;
+use crate::detect::config::Keep;
 use crate::detect::{DetectConfig, DetectorId, Facts};
 use crate::event::{SmolStr, Stage};
 
@@ -129,6 +132,15 @@ fn route(i: usize, r: &RouteSetting) -> Route {
     }
 }
 
+/// Which events are kept.
+pub fn keep(setting: KeepEvents) -> Keep {
+    match setting {
+        KeepEvents::Flagged => Keep::Flagged,
+        KeepEvents::Sample(n) => Keep::Sample(n),
+        KeepEvents::All => Keep::All,
+    }
+}
+
 /// The detectors' settings.
 pub fn detect(setting: &DetectSetting, facts: Facts) -> DetectConfig {
     let stages = setting
@@ -140,6 +152,10 @@ pub fn detect(setting: &DetectSetting, facts: Facts) -> DetectConfig {
     let mut config = DetectConfig {
         facts,
         stages,
+        access: Allowed {
+            tools: setting.allowed_tools.iter().map(SmolStr::new).collect(),
+            models: setting.allowed_models.iter().map(SmolStr::new).collect(),
+        },
         ..DetectConfig::default()
     };
     if let Some(minutes) = setting.audit_grace_minutes {
@@ -167,6 +183,10 @@ brokers = "127.0.0.1:9092"
 topics = [{ name = "e", mode = "sealed" }]
 [store]
 url = "postgres://u@127.0.0.1/v"
+events = "sample:1/4"
+[detect]
+allowed_tools = ["search"]
+allowed_models = ["gpt-4o*"]
 [[deliver.sink]]
 name = "a"
 kind = "stdout"
@@ -193,6 +213,12 @@ usd = "12.50"
         let b = budgets(&c.budgets);
         assert_eq!(b[0].id, "tenant:acme:month:usd");
         assert_eq!(b[0].limit.amount, 12_500_000_000_000);
+        assert_eq!(keep(c.store.events), Keep::Sample(4));
+        let d = detect(&c.detect, Facts::default());
+        assert_eq!(
+            (&d.access.tools[0][..], &d.access.models[0][..]),
+            ("search", "gpt-4o*")
+        );
         let r = routes(&c.routing, &c.sinks, Titles::default());
         assert_eq!(r.root.children[0].matchers[0].as_str(), "rule=~inj\\-.*");
         let e = r.root.children[0].escalate.as_ref().expect("escalation");

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::access::Allowed;
 use super::prompt_leak::Watched;
 use super::{DetectorId, Facts};
-use crate::event::Stage;
+use crate::event::{Stage, hash16};
 
 /// Everything detect is configured with.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +24,10 @@ pub struct DetectConfig {
     pub audit: Audit,
     /// Model versions.
     pub drift: Drift,
+    /// Allow-lists of tools and models.
+    pub access: Allowed,
+    /// Which events are kept beside those with a finding.
+    pub keep: Keep,
     /// Registered texts.
     pub watched: Watched,
     /// Furthest stage per detector: an operator rolls a detector out from shadow to page.
@@ -35,6 +40,33 @@ impl DetectConfig {
         self.stages
             .get(&detector)
             .map_or(stage, |most| stage.min(*most))
+    }
+}
+
+/// Which events are kept as sketches beside those with a finding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// None.
+    #[default]
+    Flagged,
+    /// One in so many, drawn by the event's id: the same ones in every run.
+    Sample(u32),
+    /// All.
+    All,
+}
+
+impl Keep {
+    /// Whether an event without a finding is kept.
+    pub fn takes(self, id: &str) -> bool {
+        match self {
+            Self::Flagged => false,
+            Self::Sample(n) => {
+                let [a, b, c, d, e, f, g, h, ..] = hash16("keep", &[id.as_bytes()]).0;
+                let drawn = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                drawn.is_multiple_of(u64::from(n.max(1)))
+            }
+            Self::All => true,
+        }
     }
 }
 
@@ -159,5 +191,19 @@ pub struct Drift {
 impl Default for Drift {
     fn default() -> Self {
         Self { learn_minutes: 30 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_drawn_by_id_and_about_as_large_as_asked() {
+        let taken = |k: Keep| (0..10_000).filter(|i| k.takes(&format!("e{i}"))).count();
+        assert_eq!((taken(Keep::Flagged), taken(Keep::All)), (0, 10_000));
+        let n = taken(Keep::Sample(10));
+        assert!((900..1_100).contains(&n), "{n}");
+        assert_eq!(n, taken(Keep::Sample(10)), "the same ones again");
     }
 }

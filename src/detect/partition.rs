@@ -15,8 +15,8 @@ use super::user::UserState;
 use super::window::Window;
 use super::wire::{Reader, Writer};
 use super::{
-    Checkpoint, DetectConfig, Effects, FlaggedEvent, RestoreError, Seen, UserRow, injection, leak,
-    part, prompt_leak, spend,
+    Checkpoint, DetectConfig, Effects, FlaggedEvent, RestoreError, Seen, UserRow, access,
+    injection, leak, part, prompt_leak, spend,
 };
 use crate::event::{Event, Pico, Position, Pseudonym, SmolStr};
 
@@ -276,7 +276,9 @@ impl PartitionState {
         }
         out.findings
             .extend(prompt_leak::judge(&config, event, end, &subject));
-        if out.findings.len() > before {
+        out.findings
+            .extend(access::judge(&config, event, end, &subject));
+        if out.findings.len() > before || config.keep.takes(&event.id) {
             out.flagged.push(FlaggedEvent {
                 position,
                 end,

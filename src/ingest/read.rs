@@ -10,9 +10,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::batch::Fetched;
 use super::settings::IngestConfig;
+use crate::event::TopicPartition;
 
 /// How long nothing may arrive before the read fails.
 const STALLED: Duration = Duration::from_secs(30);
+/// Offsets closer than this are reached by reading on.
+const NEAR: i64 = 1_000;
 /// How long one question may take.
 const ASK: Duration = Duration::from_secs(5);
 
@@ -118,6 +121,97 @@ pub fn read_topic(
         }
     }
     Ok(ends)
+}
+
+/// What Kafka has at an offset.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// The record, and its headers.
+    Record(Fetched<'a>, Vec<(&'a str, &'a [u8])>),
+    /// Nothing: it lies outside of what is retained, or was compacted away.
+    Gone {
+        /// First retained offset.
+        low: i64,
+        /// Where the partition ends.
+        high: i64,
+    },
+}
+
+/// Calls `each` once for each of these offsets of a partition, in order (`offsets` must be sorted).
+///
+/// # Errors
+/// The topic is missing, or nothing arrives.
+pub fn read_offsets(
+    config: &IngestConfig,
+    tp: &TopicPartition,
+    offsets: &[i64],
+    mut each: impl FnMut(i64, Found<'_>),
+) -> Result<(), ReadError> {
+    let said = |e: &dyn std::fmt::Display| ReadError::Client {
+        topic: tp.topic.to_string(),
+        said: e.to_string(),
+    };
+    let mut client = config.reader();
+    client
+        .set("group.id", "veilwatch-read")
+        .set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer = client.create().map_err(|e| said(&e))?;
+    let (low, high) = consumer
+        .fetch_watermarks(&tp.topic, tp.partition, ASK)
+        .map_err(|e| said(&e))?;
+    // Where the fetch stands: what is near is read on, what is far is sought.
+    let mut next: Option<i64> = None;
+    for &wanted in offsets {
+        if wanted < low || wanted >= high {
+            each(wanted, Found::Gone { low, high });
+            continue;
+        }
+        if next.is_none_or(|n| n > wanted || wanted - n > NEAR) {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(wanted))
+                .map_err(|e| said(&e))?;
+            consumer.assign(&list).map_err(|e| said(&e))?;
+        }
+        let moved = Instant::now();
+        loop {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(m)) if m.offset() < wanted => {}
+                Some(Ok(m)) => {
+                    next = Some(m.offset() + 1);
+                    if m.offset() > wanted {
+                        each(wanted, Found::Gone { low, high });
+                        // The record belongs to a later one: it is read again.
+                        next = None;
+                        break;
+                    }
+                    let fetched = Fetched {
+                        offset: m.offset(),
+                        ts_ms: m.timestamp().to_millis().unwrap_or(0),
+                        key: m.key(),
+                        value: m.payload(),
+                    };
+                    let headers = m.headers().map_or_else(Vec::new, |h| {
+                        (0..h.count())
+                            .filter_map(|i| h.try_get(i))
+                            .map(|h| (h.key, h.value.unwrap_or_default()))
+                            .collect()
+                    });
+                    each(wanted, Found::Record(fetched, headers));
+                    break;
+                }
+                _ if moved.elapsed() > STALLED => {
+                    return Err(ReadError::Stalled {
+                        topic: tp.topic.to_string(),
+                        partition: tp.partition,
+                        offset: wanted,
+                        high,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Follows a topic from its present end, all partitions at once, without a group. `each` gets a

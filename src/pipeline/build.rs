@@ -87,7 +87,10 @@ impl Parts {
         Ok(Self {
             books: Arc::new(Books::new(Prices::shipped(), &budgets)),
             live: Arc::new(Live::new(Settings {
-                detect: Arc::new(core::detect(&config.detect, Facts::from_rules(&rules))),
+                detect: Arc::new(DetectConfig {
+                    keep: core::keep(config.store.events),
+                    ..core::detect(&config.detect, Facts::from_rules(&rules))
+                }),
                 sealer: sealer.transpose()?,
             })),
             routes: core::routes(&config.routing, &config.sinks, Titles::of_rules(&rules)),

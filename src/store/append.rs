@@ -139,7 +139,10 @@ async fn gaps(conn: &mut PgConnection, live: &[&PartitionBatch]) -> Result<(), S
     Ok(())
 }
 
-async fn events(conn: &mut PgConnection, live: &[&PartitionBatch]) -> Result<(), StoreError> {
+pub(super) async fn events(
+    conn: &mut PgConnection,
+    live: &[&PartitionBatch],
+) -> Result<(), StoreError> {
     let rows = rows(live, |b| &b.effects.flagged);
     if rows.is_empty() {
         return Ok(());
