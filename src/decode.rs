@@ -45,6 +45,8 @@ pub const MAX_TOKENS: u64 = 1_000_000_000;
 pub const MAX_STATUS: u64 = 999;
 /// Most kinds in `unscanned`.
 pub const MAX_COUNTS: usize = 64;
+/// Events kept to be used again: a batch of a busy partition, some 700 KB.
+const MAX_SPARE: usize = 512;
 /// Headers of a record that are looked at; the rest are ignored.
 pub const MAX_HEADERS: usize = 64;
 
@@ -85,6 +87,8 @@ pub struct Decoder {
     signatures: Arc<Signatures>,
     leaf_key: Option<audit::Link>,
     max_bytes: usize,
+    /// Events to be made anew in place: above a kilobyte the allocator's way is long.
+    spare: Vec<Box<Event>>,
 }
 
 impl Decoder {
@@ -96,6 +100,7 @@ impl Decoder {
             signatures: Arc::default(),
             leaf_key: None,
             max_bytes: MAX_SEALED_BYTES,
+            spare: Vec::new(),
         }
     }
 
@@ -140,6 +145,17 @@ impl Decoder {
     /// The record's leaf in the audit chain. `refused` is the reason if it became a dead letter.
     pub fn audit_leaf(&self, r: &RawRecord<'_>, refused: Option<Reason>) -> audit::Link {
         audit::leaf_for(self.leaf_key.as_ref(), refused, r.offset, r.key, r.value)
+    }
+
+    /// Whether the record's leaf is the plain one, which [`audit::Lanes`] makes many of at once.
+    pub fn has_plain_leaf(&self, refused: Option<Reason>) -> bool {
+        self.leaf_key.is_none() && !refused.is_some_and(Reason::hides_bytes)
+    }
+
+    /// Takes back events that are no longer needed; the next ones are made in their place.
+    pub fn recycle(&mut self, events: impl Iterator<Item = Box<Event>>) {
+        let room = MAX_SPARE.saturating_sub(self.spare.len());
+        self.spare.extend(events.take(room));
     }
 
     /// Decodes one record.
@@ -204,11 +220,16 @@ impl Decoder {
     }
 
     fn native(&mut self, text: &str) -> Result<Box<Event>, native::Bad> {
-        let sealing = self.sealer.as_ref().map(|sealer| native::Sealing {
-            sealer,
-            scratch: &mut self.scratch,
-        });
-        native::decode(text, sealing)
+        match &self.sealer {
+            None => native::decode_sealed(text, &mut self.spare),
+            Some(sealer) => native::decode_trusted(
+                text,
+                native::Sealing {
+                    sealer,
+                    scratch: &mut self.scratch,
+                },
+            ),
+        }
     }
 
     fn structured(&mut self, text: &str) -> Result<Box<Event>, native::Bad> {

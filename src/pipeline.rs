@@ -73,6 +73,8 @@ pub(super) struct Worker {
     /// Records that made a detector panic: they become dead letters on the next way past them.
     poisoned: BTreeSet<(TopicPartition, i64)>,
     panics: Vec<Instant>,
+    /// Makes the leaves of the audit chain.
+    lanes: crate::decode::audit::Lanes,
     generation: u64,
     /// How long to wait before taking back what another process claimed.
     foreign_wait: Duration,
@@ -157,7 +159,7 @@ impl Worker {
             let Some(p) = self.partitions.get_mut(&tp) else {
                 continue;
             };
-            match p.decode(work, &self.poisoned) {
+            match p.decode(work, &self.poisoned, &mut self.lanes) {
                 Ok(d) => out.push(d),
                 Err(offset) => self.poison(&tp, offset),
             }

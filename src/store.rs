@@ -81,6 +81,9 @@ pub struct StoreConfig {
     pub password: Option<String>,
     /// Connections of the pool: writers, leader, notifier, sinks' workers.
     pub max_connections: u32,
+    /// Of them, those that only batches use. Few: each keeps its own prepared plans and caches, so
+    /// that batches spread over many are planned again and again.
+    pub writers: u32,
     /// Name of this process in `owner` columns and `application_name`.
     pub owner: String,
     /// How long a partition that is behind may hold a minute open; `None` for ever (fault tests).
@@ -131,6 +134,7 @@ impl StoreConfig {
             url: url.into(),
             password: None,
             max_connections: 16,
+            writers: 4,
             owner: format!("{}", std::process::id()),
             hold: Some(Duration::from_mins(2)),
             keep: Keep::default(),
@@ -188,6 +192,7 @@ pub struct Store {
 
 struct Inner {
     pool: PgPool,
+    writers: PgPool,
     config: StoreConfig,
     counters: Counters,
 }
@@ -198,6 +203,34 @@ impl std::fmt::Debug for Store {
             .field("config", &self.inner.config)
             .finish_non_exhaustive()
     }
+}
+
+/// At most `max` connections, opened when they are needed.
+fn pool(max: u32, options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .max_lifetime(MAX_LIFETIME)
+        .after_connect(|conn, _| {
+            Box::pin(async move {
+                if conn.server_version_num().is_some_and(|v| v >= 170_000) {
+                    sqlx::query("SELECT set_config('transaction_timeout', $1, false)")
+                        .bind(TRANSACTION_TIMEOUT)
+                        .execute(conn)
+                        .await?;
+                }
+                Ok(())
+            })
+        })
+        // A connection whose transaction was left open by a dropped future must not go back
+        // into the pool as it is.
+        .after_release(|conn, _| {
+            Box::pin(async move {
+                conn.execute("ROLLBACK").await?;
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options)
 }
 
 impl Store {
@@ -214,33 +247,12 @@ impl Store {
             .map_err(|e| error::connect_error(at, &user, &e))?;
         schema::check(&mut first).await?;
         let _ = sqlx::Connection::close(first).await;
-        let pool = PgPoolOptions::new()
-            .max_connections(config.max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .max_lifetime(MAX_LIFETIME)
-            .after_connect(|conn, _| {
-                Box::pin(async move {
-                    if conn.server_version_num().is_some_and(|v| v >= 170_000) {
-                        sqlx::query("SELECT set_config('transaction_timeout', $1, false)")
-                            .bind(TRANSACTION_TIMEOUT)
-                            .execute(conn)
-                            .await?;
-                    }
-                    Ok(())
-                })
-            })
-            // A connection whose transaction was left open by a dropped future must not go back
-            // into the pool as it is.
-            .after_release(|conn, _| {
-                Box::pin(async move {
-                    conn.execute("ROLLBACK").await?;
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(options);
+        let writers = config.writers.min(config.max_connections / 2).max(1);
+        let others = config.max_connections.saturating_sub(writers).max(1);
         Ok(Self {
             inner: Arc::new(Inner {
-                pool,
+                pool: pool(others, options.clone()),
+                writers: pool(writers, options),
                 config,
                 counters: Counters::default(),
             }),
@@ -259,6 +271,7 @@ impl Store {
 
     /// Closes the connections.
     pub async fn close(&self) {
+        self.inner.writers.close().await;
         self.inner.pool.close().await;
     }
 
@@ -279,6 +292,11 @@ impl Store {
 
     pub(crate) fn pool(&self) -> &PgPool {
         &self.inner.pool
+    }
+
+    /// The connections of batches.
+    pub(crate) fn writers(&self) -> &PgPool {
+        &self.inner.writers
     }
 
     /// Runs a future to its end even if the caller goes away: a transaction that is dropped halfway

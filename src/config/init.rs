@@ -21,7 +21,7 @@ heartbeat_interval = "3s"
 max_poll_interval = "2m"
 buffer_mb = 32                       # records held between Kafka and Postgres
 batch_records = 4000
-batch_age = "50ms"
+batch_age = "100ms"
 progress_timeout = "30s"             # a partition without progress is claimed anew
 # accept_truncation = false          # go on after a topic was truncated or recreated
 

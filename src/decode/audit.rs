@@ -3,6 +3,10 @@
 //! `h = BLAKE3(h ‖ leaf)` record by record, so the head after an offset does not depend on how
 //! batches were cut. BLAKE3 rather than SHA-256, which would cost more than parsing.
 
+mod lanes;
+
+pub use lanes::Lanes;
+
 use super::reason::Reason;
 
 /// A leaf or a head of the chain.

@@ -31,12 +31,14 @@ pub(super) struct Sealing<'k> {
     pub scratch: &'k mut Scratch,
 }
 
-/// Decodes one JSON text. With `sealing` the source is trusted.
-pub(super) fn decode(text: &str, sealing: Option<Sealing<'_>>) -> Result<Box<Event>, Bad> {
-    match sealing {
-        None => quick::decode(text).map_or_else(|| long(text, None), Ok),
-        trusted => long(text, trusted),
-    }
+/// Decodes one JSON text of a sealed source, in the place of a spare event where there is one.
+pub(super) fn decode_sealed(text: &str, spare: &mut Vec<Box<Event>>) -> Result<Box<Event>, Bad> {
+    quick::decode(text, spare).map_or_else(|| long(text, None), Ok)
+}
+
+/// Decodes one JSON text of a trusted source.
+pub(super) fn decode_trusted(text: &str, sealing: Sealing<'_>) -> Result<Box<Event>, Bad> {
+    long(text, Some(sealing))
 }
 
 /// The long way: takes everything the contract allows, and says what is wrong with the rest.

@@ -26,12 +26,12 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    fn of(offset: i64, ts_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
-        let len = |b: Option<&[u8]>| b.map_or(u64::MAX, |b| b.len() as u64);
+    fn of(offset: i64, ts_ms: i64, lengths: [u64; 2]) -> Self {
         let mut crc = flate2::Crc::new();
         crc.update(&offset.to_le_bytes());
-        crc.update(&len(key).to_le_bytes());
-        crc.update(&len(value).to_le_bytes());
+        for len in lengths {
+            crc.update(&len.to_le_bytes());
+        }
         Self {
             ts_ms,
             crc: i32::from_le_bytes(crc.sum().to_le_bytes()),
@@ -55,7 +55,11 @@ pub struct Fetched<'a> {
 impl Fetched<'_> {
     /// The record's fingerprint.
     pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(self.offset, self.ts_ms, self.key, self.value)
+        Fingerprint::of(self.offset, self.ts_ms, self.lengths())
+    }
+
+    fn lengths(&self) -> [u64; 2] {
+        [self.key, self.value].map(|b| b.map_or(u64::MAX, |b| b.len() as u64))
     }
 }
 
@@ -94,7 +98,8 @@ pub struct Batch {
     entries: Vec<Entry>,
     headers: Vec<(Span, Span)>,
     arena: Vec<u8>,
-    last: Option<Fingerprint>,
+    /// What surrounds the last record: offset, timestamp, lengths of key and value.
+    last: Option<(i64, i64, [u64; 2])>,
     opened: std::time::Instant,
 }
 
@@ -131,6 +136,12 @@ impl Batch {
         }
     }
 
+    /// Makes room for as much as another batch holds: growing by doubling would copy all again.
+    pub fn expect_like(&mut self, other: &Self) {
+        self.entries.reserve(other.entries.len());
+        self.arena.reserve(other.arena.len());
+    }
+
     /// Copies a record in.
     pub fn push<'h>(
         &mut self,
@@ -158,7 +169,7 @@ impl Batch {
         };
         self.entries.push(entry);
         self.hi = r.offset.saturating_add(1);
-        self.last = Some(r.fingerprint());
+        self.last = Some((r.offset, r.ts_ms, r.lengths()));
     }
 
     fn copy(&mut self, b: &[u8]) -> Span {
@@ -196,6 +207,7 @@ impl Batch {
     /// Fingerprint of the last record.
     pub fn last(&self) -> Option<Fingerprint> {
         self.last
+            .map(|(offset, ts_ms, lengths)| Fingerprint::of(offset, ts_ms, lengths))
     }
 
     /// The records, in offset order.
@@ -271,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_fingerprint_tells_nothing_about_content() {
-        let f = |v: &[u8]| Fingerprint::of(3, 4, None, Some(v));
+        let f = |v: &[u8]| Fingerprint::of(3, 4, [u64::MAX, v.len() as u64]);
         assert_eq!(f(b"abc"), f(b"xyz"));
         assert_ne!(f(b"abc"), f(b"abcd"));
     }

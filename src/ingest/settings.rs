@@ -146,7 +146,7 @@ impl IngestConfig {
             max_poll_interval: Duration::from_secs(120),
             buffer_bytes: 32 * 1024 * 1024,
             batch_records: 4_000,
-            batch_age: Duration::from_millis(50),
+            batch_age: Duration::from_millis(100),
             progress_timeout: Duration::from_secs(30),
             accept_truncation: false,
         }

@@ -31,6 +31,8 @@ pub(super) struct Slot<C> {
     pub(super) applied: i64,
     /// When something was fetched or committed last.
     pub(super) progress: Instant,
+    /// Something was fetched since the thread last looked around, which then counts as progress.
+    pub(super) moved: bool,
     /// Claims in a row because nothing moved.
     pub(super) stalls: u32,
     /// What the hint for lag tools said last.
@@ -80,6 +82,7 @@ impl<C> Slot<C> {
             halted: None,
             applied: claim.next_offset,
             progress: Instant::now(),
+            moved: false,
             stalls: 0,
             hinted: claim.next_offset,
             high: 0,
@@ -99,7 +102,7 @@ impl<C> Slot<C> {
             return Taken::Stale;
         }
         self.next = r.offset + 1;
-        self.progress = Instant::now();
+        self.moved = true;
         self.stalls = 0;
         if r.offset < self.floor {
             if r.offset + 1 == self.floor
@@ -127,7 +130,8 @@ impl<C> Slot<C> {
         }
         let lo = self.open.hi;
         let replay = lo < self.floor;
-        let next = Batch::new(self.tp.clone(), self.claim, self.mode, lo, replay);
+        let mut next = Batch::new(self.tp.clone(), self.claim, self.mode, lo, replay);
+        next.expect_like(&self.open);
         let full = std::mem::replace(&mut self.open, next);
         self.inbox.push(Delivery::Batch(full));
     }

@@ -143,6 +143,8 @@ impl Parts {
 pub fn store_config(config: &Config) -> StoreConfig {
     let mut s = StoreConfig::new(config.store.url.reveal());
     s.max_connections = config.store.max_connections;
+    // One commits while the other reads users' rows for the next group.
+    s.writers = u32::try_from(2 * config.pipeline.workers).unwrap_or(u32::MAX);
     s.owner = format!(
         "{}/{}",
         rustix::system::uname().nodename().to_string_lossy(),

@@ -148,6 +148,7 @@ impl Partition {
         &mut self,
         work: Work,
         poisoned: &BTreeSet<(TopicPartition, i64)>,
+        lanes: &mut audit::Lanes,
     ) -> Result<Decoded, i64> {
         let mut d = Decoded {
             tp: self.tp.clone(),
@@ -180,9 +181,11 @@ impl Partition {
         (d.lo, d.hi, d.replay, d.last) = (batch.lo, batch.hi, batch.replay, batch.last());
         d.events.reserve(batch.len());
         let latest = now().plus_ms(MAX_AHEAD_MS);
+        let mut leaves = vec![audit::GENESIS; if batch.replay { 0 } else { batch.len() }];
         let at = Cell::new(batch.lo);
+        lanes.clear();
         let done = catch_unwind(AssertUnwindSafe(|| {
-            for r in batch.records() {
+            for (n, r) in batch.records().enumerate() {
                 at.set(r.offset);
                 d.append = d.append.max(r.ts.min(latest));
                 d.records = d.records.saturating_add(1);
@@ -225,9 +228,17 @@ impl Partition {
                         }
                     }
                 };
-                if !batch.replay {
-                    d.chain = audit::step(&d.chain, &self.decoder.audit_leaf(&raw, refused));
+                if let Some(leaf) = leaves.get_mut(n) {
+                    if self.decoder.has_plain_leaf(refused) {
+                        lanes.push(n, r.offset, r.key, r.value, &mut leaves);
+                    } else {
+                        *leaf = self.decoder.audit_leaf(&raw, refused);
+                    }
                 }
+            }
+            lanes.finish(&mut leaves);
+            for leaf in &leaves {
+                d.chain = audit::step(&d.chain, leaf);
             }
         }));
         if done.is_err() {
@@ -301,6 +312,7 @@ impl Partition {
         let Ok(applied) = done else {
             return Err(at.get());
         };
+        self.decoder.recycle(d.events.into_iter().map(|(_, e)| e));
         self.append = d.append;
         let mut effects = applied.effects;
         if d.replay {
@@ -488,8 +500,11 @@ mod tests {
         let mut schedule = Schedule::new(1_000_000, Duration::from_secs(3_600));
         let books = Books::new(Prices::shipped(), &[]);
         let mut poisoned = BTreeSet::new();
+        let mut lanes = audit::Lanes::default();
         let mut p = partition(&mut schedule);
-        let d = p.decode(Work::Batch(batch()), &poisoned).expect("decodes");
+        let d = p
+            .decode(Work::Batch(batch()), &poisoned, &mut lanes)
+            .expect("decodes");
         let offset = p
             .observe(d, &books, &mut schedule.begin())
             .expect_err("panics");
@@ -497,7 +512,9 @@ mod tests {
         // The state is thrown away; the next way past the record leaves it out.
         poisoned.insert((tp(), offset));
         let mut p = partition(&mut schedule);
-        let d = p.decode(Work::Batch(batch()), &poisoned).expect("decodes");
+        let d = p
+            .decode(Work::Batch(batch()), &poisoned, &mut lanes)
+            .expect("decodes");
         let b = p
             .observe(d, &books, &mut schedule.begin())
             .expect("passes")

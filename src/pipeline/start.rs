@@ -176,6 +176,7 @@ fn workers(
             ),
             poisoned: Default::default(),
             panics: Vec::new(),
+            lanes: Default::default(),
             generation: 0,
             foreign_wait,
         };

@@ -264,7 +264,7 @@ impl Store {
 
     async fn attempt(&self, live: &[&PartitionBatch]) -> Result<Outcome, Failed> {
         let mut tx = self
-            .pool()
+            .writers()
             .begin()
             .await
             .map_err(StoreError::statement("could not begin a batch"))?;

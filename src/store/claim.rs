@@ -166,7 +166,7 @@ impl Store {
                JOIN vw.user_state s ON s.user_id = u.user_id COLLATE \"C\"",
         )
         .bind(names.iter().map(ToString::to_string).collect::<Vec<_>>())
-        .fetch_all(self.pool())
+        .fetch_all(self.writers())
         .await
         .map_err(StoreError::statement(what))?;
         let mut found: HashMap<Pseudonym, Vec<&PgRow>> = HashMap::with_capacity(rows.len());

@@ -23,7 +23,8 @@ SELECT count(l.events) FROM unnest($1::smallint[], $2::text[], $3::text[]) AS u 
 
 /// The usage added and the thresholds that it crossed. The first test is against the plain limit:
 /// raises only lift it, and most rows are far below. `ON CONFLICT` is what decides; `NOT EXISTS`
-/// only spares the attempt.
+/// only spares the attempt. The period's kind is `vw.period_kind` written out: its regular expression
+/// would run for every row.
 const ADD: &str = r#"
 WITH up AS (
   INSERT INTO vw.ledger AS l (width, subject, period, events, tokens_input, tokens_output, cost_pico,
@@ -48,7 +49,8 @@ INSERT INTO vw.budget_crossing (budget_id, subject, period, threshold, amount, v
 SELECT b.id, up.subject, up.period, t.pct, b.amount + r.extra, v.used
   FROM up
   JOIN vw.budget_limit b ON b.width = up.width AND b.enabled AND b.subject IN (up.subject, '*')
-                        AND b.period = vw.period_kind(up.period)
+                        AND b.period = left(up.period, 1)
+                            || CASE strpos(up.period, '@') WHEN 0 THEN '' ELSE substr(up.period, strpos(up.period, '@')) END
  CROSS JOIN LATERAL (SELECT CASE b.unit WHEN 'usd' THEN up.cost_pico ELSE up.tokens::numeric END AS used) v
  CROSS JOIN LATERAL unnest(b.thresholds) AS t (pct)
  CROSS JOIN LATERAL (SELECT coalesce(sum(x.extra), 0) AS extra FROM vw.budget_raise x

@@ -20,11 +20,24 @@ use crate::event::{
 use cursor::{Cursor, once};
 
 /// Decodes a sealed event, or gives up.
-pub(super) fn decode(text: &str) -> Option<Box<Event>> {
+pub(super) fn decode(text: &str, spare: &mut Vec<Box<Event>>) -> Option<Box<Event>> {
+    let mut event = match spare.pop() {
+        Some(mut old) => {
+            *old = blank();
+            old
+        }
+        None => Box::new(blank()),
+    };
     let mut c = Cursor { text, at: 0 };
-    let event = c.event()?;
-    c.space();
-    (c.at == text.len()).then_some(event)
+    let whole = c.event(&mut event).is_some() && {
+        c.space();
+        c.at == text.len()
+    };
+    if !whole {
+        spare.push(event);
+        return None;
+    }
+    Some(event)
 }
 
 impl Cursor<'_> {
@@ -54,8 +67,7 @@ impl Cursor<'_> {
         self.string(NAME)?.parse().ok()
     }
 
-    fn event(&mut self) -> Option<Box<Event>> {
-        let mut e = Box::new(blank());
+    fn event(&mut self, e: &mut Event) -> Option<()> {
         let mut seen = 0u64;
         self.object(|c, key| {
             let field = match key {
@@ -109,7 +121,7 @@ impl Cursor<'_> {
                 13 => e.user = Some(c.pseudonym()?),
                 14 => e.session = Some(c.pseudonym()?),
                 15 => e.api_key = Some(c.api_key()?),
-                16 => c.client(&mut e)?,
+                16 => c.client(e)?,
                 17 => e.route = Some(c.name()?),
                 18 => e.stream = c.bool()?,
                 19 => e.provider = Some(c.name()?),
@@ -117,7 +129,7 @@ impl Cursor<'_> {
                     let s = c.string(NAME)?;
                     e.error = Some(name::is_error(s).then(|| SmolStr::new(s))?);
                 }
-                21 => c.latency(&mut e)?,
+                21 => c.latency(e)?,
                 22 => e.usage = c.usage()?,
                 23 => e.reported_cost = Some(money::parse(c.string(NAME)?)?),
                 24 => e.policy = Some(c.policy()?),
@@ -136,7 +148,7 @@ impl Cursor<'_> {
             p.source
                 .is_none_or(|n| usize::try_from(n).is_ok_and(|n| n < sources))
         };
-        (seen & REQUIRED == REQUIRED && e.context.iter().all(fits)).then_some(e)
+        (seen & REQUIRED == REQUIRED && e.context.iter().all(fits)).then_some(())
     }
 
     fn models(&mut self) -> Option<(SmolStr, Option<SmolStr>)> {
