@@ -13,7 +13,9 @@ pub mod title;
 
 use std::collections::BTreeMap;
 
-pub use notify::{Fate, Group, Notification, NotificationKind, Notified, OutboxRow, notify};
+pub use notify::{
+    Fate, Group, Notification, NotificationKind, Notified, OutboxRow, notify, notify_and_tell,
+};
 pub use route::{Escalate, Field, Inhibit, Matcher, Route, Routes, Silence};
 use serde::{Deserialize, Serialize};
 pub use title::Titles;

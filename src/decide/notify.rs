@@ -306,6 +306,23 @@ impl Group {
         let due = |m: &Member| m.escalate_due(e.after_ms);
         self.members.iter().filter_map(due).min()
     }
+    /// Whether looking at the group now would change nothing: nothing waits, every open member was
+    /// told, and neither a repeat nor an escalation is due.
+    fn sleeps(&self, routes: &Routes, now: Time) -> bool {
+        let Some(route) = routes.get(&self.route) else {
+            return false;
+        };
+        let later = |due: Option<Time>| due.is_none_or(|due| due > now);
+        self.waiting.is_empty()
+            && self.due.is_none()
+            && self
+                .members
+                .iter()
+                .all(|m| m.told || m.head.state != State::Open)
+            && later(self.repeat_due(route))
+            && later(self.escalate_due(route))
+            && !self.is_over()
+    }
     fn is_over(&self) -> bool {
         self.waiting.is_empty()
             && self
@@ -315,6 +332,9 @@ impl Group {
     }
 }
 
+/// Groups as they were before they were looked at; none where there was no group.
+pub type Before = BTreeMap<Hash16, Option<Group>>;
+
 /// Takes changes (each with its head as of the change) and the time; see the module's header.
 pub fn notify(
     routes: &Routes,
@@ -323,6 +343,18 @@ pub fn notify(
     changes: &[(Change, Head)],
     now: Time,
 ) -> Notified {
+    notify_and_tell(routes, silences, board, changes, now).0
+}
+
+/// [`notify`], which also tells how the groups stood that it may have changed. All others are as they
+/// were.
+pub fn notify_and_tell(
+    routes: &Routes,
+    silences: &[Silence],
+    board: &mut Board,
+    changes: &[(Change, Head)],
+    now: Time,
+) -> (Notified, Before) {
     let mut n = Notifier {
         routes,
         titles: &routes.titles,
@@ -331,13 +363,21 @@ pub fn notify(
         out: Notified::default(),
         storms: std::mem::take(&mut board.storms),
         open: Vec::new(),
+        before: Before::new(),
     };
     for (change, head) in changes {
         n.take(board, change, head);
     }
-    n.open = open_heads(board);
-    let keys: Vec<Hash16> = board.groups.keys().copied().collect();
+    n.open = open_heads(routes, board);
+    // Most groups have been told and wait for nothing: they are left where they are.
+    let keys: Vec<Hash16> = board
+        .groups
+        .iter()
+        .filter(|(_, g)| !g.sleeps(routes, now))
+        .map(|(key, _)| *key)
+        .collect();
     for key in keys {
+        n.remember(board, key);
         let Some(mut group) = board.groups.remove(&key) else {
             continue;
         };
@@ -357,14 +397,21 @@ pub fn notify(
     }
     n.digests();
     board.storms = n.storms;
-    n.out
+    (n.out, n.before)
 }
 
-/// Every open incident once, for inhibition.
-fn open_heads(board: &Board) -> Vec<Head> {
+/// Every open incident that could inhibit others, once.
+fn open_heads(routes: &Routes, board: &Board) -> Vec<Head> {
     let mut open: BTreeMap<Hash16, &Head> = BTreeMap::new();
+    if routes.inhibit.is_empty() {
+        return Vec::new();
+    }
+    let inhibits = |h: &Head| {
+        let mut rules = routes.inhibit.iter();
+        rules.any(|r| r.source.iter().all(|m| m.matches(h)))
+    };
     for m in board.groups.values().flat_map(|g| &g.members) {
-        if m.head.state != State::Resolved {
+        if m.head.state != State::Resolved && inhibits(&m.head) {
             open.insert(m.head.key, &m.head);
         }
     }
@@ -379,9 +426,16 @@ struct Notifier<'a> {
     out: Notified,
     storms: BTreeMap<SmolStr, Storm>,
     open: Vec<Head>,
+    before: Before,
 }
 
 impl Notifier<'_> {
+    /// Keeps the group as it is now, unless it was kept already.
+    fn remember(&mut self, board: &Board, key: Hash16) {
+        let group = || board.groups.get(&key).cloned();
+        self.before.entry(key).or_insert_with(group);
+    }
+
     /// Puts a change into the groups of its routes.
     fn take(&mut self, board: &mut Board, change: &Change, head: &Head) {
         for route in self.routes.of(head) {
@@ -403,6 +457,7 @@ impl Notifier<'_> {
                 self.fates(route, change, Fate::BelowSeverity, "");
                 continue;
             }
+            self.remember(board, key);
             let group = board.groups.entry(key).or_insert_with(|| Group {
                 route: route.name.clone(),
                 members: Vec::new(),

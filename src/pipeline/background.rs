@@ -18,6 +18,9 @@ use crate::telemetry::{Health, metrics};
 const LEADER_TICK: Duration = Duration::from_millis(500);
 /// Longest pause between two ticks of the notifier; a commit with changes wakes it at once.
 const NOTIFIER_TICK: Duration = Duration::from_millis(500);
+/// Least time from one tick of the notifier to the next: under load every transaction wakes it, and one
+/// tick serves them all.
+const NOTIFIER_GAP: Duration = Duration::from_millis(100);
 /// Pause after Postgres failed.
 const AWAY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the outbox for the metrics.
@@ -97,6 +100,7 @@ async fn notify(
 ) {
     let mut changes = None;
     loop {
+        let next = tokio::time::Instant::now() + NOTIFIER_GAP;
         let pause = match notifier.tick().await {
             Ok(tick) => {
                 metrics().notifier.set(&[], f64::from(u8::from(tick.leads)));
@@ -120,7 +124,10 @@ async fn notify(
         }
         let wait = async {
             match &mut changes {
-                Some(c) if !pause.is_zero() => c.wait(pause).await,
+                Some(c) if !pause.is_zero() => {
+                    c.wait(pause).await;
+                    tokio::time::sleep_until(next).await;
+                }
                 _ => tokio::time::sleep(pause).await,
             }
         };

@@ -1,9 +1,11 @@
 //! The notifier's groups and storm windows as rows.
 
+use std::collections::BTreeMap;
+
 use sqlx::{PgConnection, Row as _};
 
 use super::{Store, StoreError};
-use crate::decide::notify::{Board, Group, Storm};
+use crate::decide::notify::{Before, Board, Group, Storm};
 use crate::event::{Hash16, SmolStr};
 
 impl Store {
@@ -45,7 +47,8 @@ impl Store {
 /// Writes the groups and storm windows that changed, removes those that are over.
 pub(super) async fn save_board(
     conn: &mut PgConnection,
-    before: &Board,
+    before: &Before,
+    storms: &BTreeMap<SmolStr, Storm>,
     after: &Board,
 ) -> Result<(), StoreError> {
     let json = |r: Result<String, serde_json::Error>| {
@@ -58,29 +61,23 @@ pub(super) async fn save_board(
     let group = |key: &Hash16| format!("group:{key}");
     let storm = |sink: &SmolStr| format!("storm:{sink}");
     let mut put: Vec<(String, String)> = Vec::new();
-    for (key, g) in &after.groups {
-        if before.groups.get(key) != Some(g) {
+    let mut gone: Vec<String> = Vec::new();
+    for (key, was) in before {
+        let is = after.groups.get(key);
+        if let (Some(_), None) = (was, is) {
+            gone.push(group(key));
+        }
+        if let Some(g) = is.filter(|g| was.as_ref() != Some(*g)) {
             put.push((group(key), json(serde_json::to_string(g))?));
         }
     }
     for (sink, s) in &after.storms {
-        if before.storms.get(sink) != Some(s) {
+        if storms.get(sink) != Some(s) {
             put.push((storm(sink), json(serde_json::to_string(s))?));
         }
     }
-    let gone: Vec<String> = before
-        .groups
-        .keys()
-        .filter(|k| !after.groups.contains_key(*k))
-        .map(group)
-        .chain(
-            before
-                .storms
-                .keys()
-                .filter(|s| !after.storms.contains_key(*s))
-                .map(storm),
-        )
-        .collect();
+    let ended = storms.keys().filter(|s| !after.storms.contains_key(*s));
+    gone.extend(ended.map(storm));
     let what = "could not write the notifier's state";
     if !put.is_empty() {
         sqlx::query(

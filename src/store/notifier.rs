@@ -154,14 +154,15 @@ impl Store {
         }
         let (ids, changes) = untaken(&mut tx).await?;
         let silences = active_silences(&mut tx).await?;
-        let before = held.board.clone();
-        let notified = decide::notify(routes, &silences, &mut held.board, &changes, now);
+        let storms = held.board.storms.clone();
+        let (notified, before) =
+            decide::notify_and_tell(routes, &silences, &mut held.board, &changes, now);
         tick.changes = changes.len() as u64;
         tick.queued = notified.outbox.len() as u64;
         tick.more = i64::try_from(ids.len()).unwrap_or(0) == CHANGES_AT_ONCE
             || tick.resolved == RESOLVE_AT_ONCE.unsigned_abs();
         write(&mut tx, &notified).await?;
-        save_board(&mut tx, &before, &held.board).await?;
+        save_board(&mut tx, &before, &storms, &held.board).await?;
         if !ids.is_empty() {
             sqlx::query("UPDATE vw.incident_change SET taken = true WHERE id = ANY ($1)")
                 .bind(&ids)
