@@ -2,7 +2,7 @@
 //! Postgres crashes, then everything compared with the single-threaded reference.
 //!
 //! Small and on the embedded broker by default. `deploy/dev/chaos` runs it on a real Kafka with the
-//! counts of the promise; `VEILWATCH_CHAOS_*` change them: `EVENTS`, `FAULTS`, `SEED`, `KAFKA`
+//! counts of the promise; `VEILWATCH_CHAOS_*` change them: `EVENTS`, `FAULTS`, `SEED`, `FSYNC`, `KAFKA`
 //! (address), `TOPIC`, `PARTITIONS`, `BIN` (another build of the program).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use veilwatch::ingest::broker::EmbeddedBroker;
 use veilwatch::ingest::publish::Publisher;
 
 use crate::pipeline::judge;
-use crate::rig::{Broker, Process, Rig, TOPIC, now, runtime, signal, tail};
+use crate::rig::{Broker, Process, Rig, TOPIC, ended, now, runtime, signal, tail};
 
 const MORE: &str = r#"
 [[deliver.sink]]
@@ -149,7 +149,9 @@ fn f01_f03_f06_f21_f22_chaos_differs_in_nothing() {
                 fleet.members.push(child);
             }
             let pool = rig.pool().await;
+            let deadline = Instant::now() + Duration::from_secs(120);
             while rig.applied(&pool).await == 0 {
+                assert!(Instant::now() < deadline, "nothing applied\n{}", tail(&rig.logs(), 30));
                 fleet.supervise();
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -177,18 +179,20 @@ fn f01_f03_f06_f21_f22_chaos_differs_in_nothing() {
                 );
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            // Liveness: a fresh event on each partition is applied within 10 s.
+            // Liveness: a fresh event on each partition is applied within 10 s. An unoptimised build on
+            // a busy machine gets longer: there it shows that it happens at all.
+            let soon = if std::env::var_os("VEILWATCH_CHAOS_BIN").is_some() { 10 } else { 60 };
             let fresh = vec![b"{}".to_vec()];
             for p in 0..plan.partitions {
                 rig.publish_raw(p, &fresh);
             }
-            rig.wait_applied(&pool, total + i64::from(plan.partitions), Duration::from_secs(10)).await;
+            rig.wait_applied(&pool, total + i64::from(plan.partitions), Duration::from_secs(soon)).await;
             settle(&rig, &pool).await;
             for m in &fleet.members {
                 signal(m, Signal::TERM);
             }
             for m in &mut fleet.members {
-                m.wait().expect("ended");
+                ended(m, Duration::from_secs(60));
             }
             let o = judge(&rig, MORE, &BTreeSet::new()).await;
             every_row_was_told(&rig, &pool).await;

@@ -25,6 +25,8 @@ pub struct Outcome {
     pub ledger: BTreeMap<(i16, String, String), [String; 7]>,
     pub dead: BTreeSet<(i32, i64, String)>,
     pub audit: BTreeMap<i32, (i64, String)>,
+    /// Lost offsets: the reference reads everything, so it has none.
+    pub gaps: BTreeSet<(i32, i64, i64, String)>,
     pub findings: BTreeMap<String, String>,
     pub incidents: BTreeMap<String, (i16, i64)>,
     pub crossings: BTreeSet<(String, String, String, i32)>,
@@ -264,6 +266,13 @@ pub async fn stored(pool: &PgPool) -> Outcome {
     {
         out.dead.insert((r.get(0), r.get(1), r.get(2)));
     }
+    let gaps = sqlx::query_as("SELECT part, lo, hi, reason FROM vw.stream_gap");
+    out.gaps = gaps
+        .fetch_all(pool)
+        .await
+        .expect("gaps")
+        .into_iter()
+        .collect();
     for r in sqlx::query("SELECT part, next_offset, chain FROM vw.stream_partition")
         .fetch_all(pool)
         .await
@@ -329,6 +338,9 @@ pub fn differences(reference: &Outcome, stored: &Outcome) -> Vec<String> {
     );
     for d in reference.dead.symmetric_difference(&stored.dead) {
         out.push(format!("dead letter {d:?} is only in one"));
+    }
+    for g in reference.gaps.symmetric_difference(&stored.gaps) {
+        out.push(format!("gap {g:?} is only in one"));
     }
     for c in reference.crossings.symmetric_difference(&stored.crossings) {
         out.push(format!("crossing {c:?} is only in one"));

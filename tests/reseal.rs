@@ -150,7 +150,7 @@ fn killed_in_the_middle_every_event_counts_once_behind_it() {
         let mut child = job.start();
         sealed = job.wait(TOPIC, sealed + 60, seconds(60));
         signal(&child, Signal::KILL);
-        ended(&mut child, seconds(5));
+        ended(&mut child, Duration::from_secs(45));
         if round > 0 && sealed > unique {
             break;
         }
@@ -162,7 +162,7 @@ fn killed_in_the_middle_every_event_counts_once_behind_it() {
     std::thread::sleep(Duration::from_millis(500));
     signal(&child, Signal::TERM);
     assert!(
-        ended(&mut child, seconds(15)).success(),
+        ended(&mut child, Duration::from_secs(45)).success(),
         "{}",
         tail(&rig.logs(), 20)
     );
@@ -174,7 +174,7 @@ fn killed_in_the_middle_every_event_counts_once_behind_it() {
         std::thread::sleep(Duration::from_millis(100));
     }
     signal(&child, Signal::TERM);
-    assert!(ended(&mut child, seconds(15)).success());
+    assert!(ended(&mut child, Duration::from_secs(45)).success());
 
     let records = job.read(TOPIC);
     assert!(records.len() > unique, "no kill struck in the middle");
@@ -219,7 +219,7 @@ fn killed_in_the_middle_every_event_counts_once_behind_it() {
         let total = i64::try_from(records.len()).expect("fits");
         rig.wait_applied(&pool, total, seconds(60)).await;
         signal(&run, Signal::TERM);
-        assert!(ended(&mut run, seconds(15)).success());
+        assert!(ended(&mut run, Duration::from_secs(45)).success());
         let o = judge(rig, BUDGET, &BTreeSet::new()).await;
         assert_eq!(o.events, sent);
         assert_eq!(o.duplicates, total.cast_unsigned() - sent);
@@ -256,7 +256,7 @@ fn f37_what_cannot_be_fetched_becomes_a_dead_letter_and_the_partition_goes_on() 
         std::thread::sleep(Duration::from_millis(100));
     }
     signal(&child, Signal::TERM);
-    assert!(ended(&mut child, seconds(15)).success());
+    assert!(ended(&mut child, Duration::from_secs(45)).success());
     let letters = job.read(DEAD);
     let v: serde_json::Value = serde_json::from_str(&letters[0].2).expect("JSON");
     assert_eq!(

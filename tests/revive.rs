@@ -82,7 +82,7 @@ fn what_can_be_decoded_now_counts_once() {
         rig.wait_applied(&pool, 51, Duration::from_secs(60)).await;
         signal(&run, Signal::TERM);
         assert!(
-            ended(&mut run, Duration::from_secs(15)).success(),
+            ended(&mut run, Duration::from_secs(45)).success(),
             "{}",
             tail(&rig.logs(), 20)
         );

@@ -51,7 +51,12 @@ impl Rig {
     pub fn with(broker: Broker, topic: String) -> Self {
         Self {
             broker,
-            postgres: PrivatePostgres::start(Options::default()).expect("postgres"),
+            postgres: PrivatePostgres::start(Options {
+                // As a real server for the long chaos run; quicker otherwise.
+                durable: std::env::var_os("VEILWATCH_CHAOS_FSYNC").is_some(),
+                ..Options::default()
+            })
+            .expect("postgres"),
             dir: tempfile::tempdir().expect("directory"),
             topic,
         }
