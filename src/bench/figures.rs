@@ -11,7 +11,8 @@ pub struct Figure {
     pub value: Option<f64>,
     /// Unit of the value.
     pub unit: &'static str,
-    /// What it is held against, in the same unit.
+    /// What it is held against, in the same unit: what was measured beside it where there is such a
+    /// ceiling, else the bound that it must keep.
     pub ceiling: Option<f64>,
     /// Value to ceiling.
     pub ratio: Option<f64>,

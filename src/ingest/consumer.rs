@@ -13,7 +13,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::batch::Fetched;
 use super::context::{Context, NoClaim, Shared, assign};
 use super::errors::{Class, classify};
-use super::slot::Taken;
+use super::slot::{Taken, is_full};
 use super::{Claims, Feedback, Inbox, IngestConfig};
 use crate::event::TopicPartition;
 use crate::telemetry::{Health, metrics};
@@ -37,11 +37,6 @@ const HINT: Duration = Duration::from_secs(5);
 const MAX_STALLS: u32 = 3;
 /// Pause before a claim is tried again for which Kafka gave no offsets.
 const UNANSWERED: Duration = Duration::from_secs(1);
-/// Shares of the buffer that one busy partition may fill. With sixteen partitions and one user in eight
-/// on the busiest (Zipf's law), four keep it from being cut sooner than the others.
-const MAX_SHARES: usize = 4;
-/// Least bytes of a batch, however many partitions share the buffer.
-const MIN_BATCH_BYTES: usize = 64 * 1024;
 
 /// How the poll thread ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,20 +214,12 @@ impl<K: Claims> Poller<K> {
             }
         }
         let (records, bytes) = (slot.open.len(), slot.open.bytes());
-        if records >= self.shared.config.batch_records || self.is_full(bytes, &slots) {
+        if records >= self.shared.config.batch_records
+            || is_full(&slots, bytes, self.shared.config.buffer_bytes)
+        {
             drop(slots);
             self.make_room(topic, partition);
         }
-    }
-
-    /// Whether a batch of so many bytes goes now. One batch of each partition is open, one queued, one
-    /// in the worker. A busy partition may take more than its share as long as others leave it: keyed
-    /// traffic is uneven, and every batch it cuts is one more for all.
-    fn is_full(&self, bytes: usize, slots: &[super::slot::Slot<K::State>]) -> bool {
-        let third = self.shared.config.buffer_bytes / 3;
-        let share = (third / slots.len().max(1)).max(MIN_BATCH_BYTES);
-        let open = || slots.iter().map(|s| s.open.bytes()).sum::<usize>();
-        bytes >= share && (bytes >= MAX_SHARES * share || open() >= third)
     }
 
     /// A batch is full: hands it over, waits for the worker a little, or pauses the partition.
