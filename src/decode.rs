@@ -79,6 +79,9 @@ pub enum Mode {
     Trusted,
 }
 
+/// Used events. They come and go as boxes, since batches hold them so.
+type Spare = Vec<Box<Event>>;
+
 /// Decodes the records of one source.
 pub struct Decoder {
     /// Of a trusted source.
@@ -88,7 +91,7 @@ pub struct Decoder {
     leaf_key: Option<audit::Link>,
     max_bytes: usize,
     /// Events to be made anew in place: above a kilobyte the allocator's way is long.
-    spare: Vec<Box<Event>>,
+    spare: Spare,
 }
 
 impl Decoder {

@@ -8,6 +8,7 @@ mod text;
 use std::cell::RefCell;
 use std::fmt;
 
+use super::Spare;
 use super::reason::Reason;
 use super::wire::{self, Int, Obj, Str};
 use super::{MAX_LONG, MAX_STATUS, MAX_TOKENS, VERSION, fit, money, name};
@@ -32,7 +33,7 @@ pub(super) struct Sealing<'k> {
 }
 
 /// Decodes one JSON text of a sealed source, in the place of a spare event where there is one.
-pub(super) fn decode_sealed(text: &str, spare: &mut Vec<Box<Event>>) -> Result<Box<Event>, Bad> {
+pub(super) fn decode_sealed(text: &str, spare: &mut Spare) -> Result<Box<Event>, Bad> {
     quick::decode(text, spare).map_or_else(|| long(text, None), Ok)
 }
 

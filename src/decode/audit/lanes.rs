@@ -122,7 +122,7 @@ impl Lanes {
         let messages = &self.messages[from..from + n * CHUNK];
         let mut chains = [0u8; LANES * 32];
         let chains = &mut chains[..n * 32];
-        let p = &self.platform;
+        let p = self.platform;
         match whole {
             0 => {}
             1 => many::<64>(p, messages, chains),
@@ -168,7 +168,7 @@ impl Lanes {
 }
 
 /// The chains after the first `N` bytes of each message.
-fn many<const N: usize>(p: &Platform, messages: &[u8], chains: &mut [u8]) {
+fn many<const N: usize>(p: Platform, messages: &[u8], chains: &mut [u8]) {
     let n = messages.len() / CHUNK;
     let mut inputs = [&[0u8; N]; LANES];
     for (to, m) in inputs.iter_mut().zip(messages.chunks_exact(CHUNK)) {

@@ -11,7 +11,7 @@ mod sketch;
 mod tests;
 
 use super::super::name::{self, NAME, PLAIN};
-use super::super::{MAX_LONG, MAX_STATUS, MAX_TOKENS, VERSION, money};
+use super::super::{MAX_LONG, MAX_STATUS, MAX_TOKENS, Spare, VERSION, money};
 use super::{day, instant};
 use crate::event::{
     ApiKey, Decision, Event, KeyClass, MAX_PARTS, Part, Policy, Pseudonym, SmolStr, Source, Tool,
@@ -20,7 +20,7 @@ use crate::event::{
 use cursor::{Cursor, once};
 
 /// Decodes a sealed event, or gives up.
-pub(super) fn decode(text: &str, spare: &mut Vec<Box<Event>>) -> Option<Box<Event>> {
+pub(super) fn decode(text: &str, spare: &mut Spare) -> Option<Box<Event>> {
     let mut event = match spare.pop() {
         Some(mut old) => {
             *old = blank();

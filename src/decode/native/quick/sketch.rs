@@ -64,7 +64,7 @@ impl Cursor<'_> {
                 }
                 b"score" => {
                     once(&mut seen, 9)?;
-                    s.injection = c.score()?;
+                    c.score(&mut s.injection)?;
                 }
                 b"prints" => {
                     once(&mut seen, 10)?;
@@ -131,8 +131,7 @@ impl Cursor<'_> {
         })
     }
 
-    fn score(&mut self) -> Option<Option<f32>> {
-        let mut injection = None;
+    fn score(&mut self, injection: &mut Option<f32>) -> Option<()> {
         let mut seen = 0;
         self.object(|c, key| {
             if key != b"injection" {
@@ -143,12 +142,10 @@ impl Cursor<'_> {
                 clippy::cast_possible_truncation,
                 reason = "0 to 1: only precision is lost"
             )]
-            {
-                injection = Some(c.float(1.0)? as f32);
-            }
+            let score = c.float(1.0)? as f32;
+            *injection = Some(score);
             Some(())
-        })?;
-        Some(injection)
+        })
     }
 
     fn prints(&mut self) -> Option<Vec<u64>> {
