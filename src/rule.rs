@@ -332,8 +332,6 @@ pub struct Pattern {
     pub min_len: usize,
     /// Longest match in bytes, if bounded.
     pub max_len: Option<usize>,
-    /// Literals of which one stands in every match, folded; empty if there are none.
-    pub literals: Vec<String>,
     /// Least number of ASCII digits in a match.
     pub min_digits: u32,
     /// Whether it names a group `value`.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 use super::fold;
-use super::pattern::{MAX_CLASS, MAX_LITERALS};
+use super::pattern::{MAX_CLASS, MAX_LITERALS, worth};
 
 /// Stands for `(?-u:\b)` inside a literal while it is being put together. No text of a rule has it.
 const EDGE: char = '\u{1}';
@@ -46,6 +46,16 @@ impl Need {
     /// Studies a parsed regex.
     pub fn of(hir: &Hir) -> Self {
         need(hir, 0)
+    }
+
+    /// Whether literals worth looking for tell where it can match.
+    pub fn is_located(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::OneOf(literals) => literals.iter().all(|l| worth(&l.text)),
+            Self::Any(parts) => parts.iter().all(Self::is_located),
+            Self::All(parts) => parts.iter().any(Self::is_located),
+        }
     }
 
     fn is_nothing(&self) -> bool {
@@ -275,6 +285,9 @@ mod tests {
             ])
         );
         assert_eq!(of(r"(?:key.{3}x|\d+)"), Need::Nothing);
+        assert!(of(r"\w+ (?:ignore|forget) \w+").is_located());
+        assert!(of(r"[\w.]+@[\w.]+").is_located());
+        assert!(!of(r"\d{3}-\d{2}-\d{4}").is_located());
     }
 
     #[test]

@@ -1,11 +1,9 @@
 //! What can be known about a regex before it runs: its length, its digits, and the literals of
 //! which one stands in every match. The engine uses them to run it only where it can match.
 
-use std::collections::BTreeSet;
-
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-use super::{Pattern, fold};
+use super::Pattern;
 
 /// Most literals that stand for one regex: more would fill the automaton with guesses.
 pub(super) const MAX_LITERALS: usize = 96;
@@ -16,8 +14,6 @@ pub(super) const MAX_CLASS: usize = 6;
 const MIN_LITERAL: usize = 3;
 /// Largest compiled size of one regex, in bytes: bounds memory and the time of a step.
 pub const SIZE_LIMIT: usize = 2 << 20;
-/// Beyond this length a literal makes nothing more selective.
-const LONG_ENOUGH: usize = 8;
 
 /// Parses and studies a regex.
 ///
@@ -28,14 +24,10 @@ pub fn study(source: &str) -> Result<(Pattern, Hir), Box<Mistake>> {
     let properties = hir.properties();
     let mut has_value = false;
     captures(&hir, &mut |name| has_value |= name == "value");
-    let literals = required(&hir)
-        .map(|set| set.into_iter().collect())
-        .unwrap_or_default();
     let pattern = Pattern {
         source: source.to_owned(),
         min_len: properties.minimum_len().unwrap_or(0),
         max_len: properties.maximum_len(),
-        literals,
         min_digits: min_digits(&hir),
         has_value,
         need: super::need::Need::of(&hir),
@@ -143,144 +135,6 @@ fn min_digits(hir: &Hir) -> u32 {
     }
 }
 
-/// All strings that a small expression matches, folded; `None` if they are many.
-fn exact(hir: &Hir) -> Option<BTreeSet<String>> {
-    match hir.kind() {
-        HirKind::Empty | HirKind::Look(_) => Some(BTreeSet::from([String::new()])),
-        HirKind::Literal(l) => {
-            let text = std::str::from_utf8(&l.0).ok()?;
-            Some(BTreeSet::from([folded(text)]))
-        }
-        HirKind::Class(Class::Unicode(class)) => {
-            let mut set = BTreeSet::new();
-            for range in class.ranges() {
-                if range.len() > MAX_CLASS * 4 {
-                    return None;
-                }
-                for c in range.start()..=range.end() {
-                    set.insert(folded(c.encode_utf8(&mut [0; 4])));
-                }
-            }
-            (set.len() <= MAX_CLASS).then_some(set)
-        }
-        HirKind::Class(Class::Bytes(_)) => None,
-        HirKind::Repetition(r) => {
-            let one = exact(&r.sub)?;
-            match (r.min, r.max) {
-                (0, Some(1)) => {
-                    let mut set = one;
-                    set.insert(String::new());
-                    Some(set)
-                }
-                (min, Some(max)) if min == max && max <= 4 => {
-                    let mut set = BTreeSet::from([String::new()]);
-                    for _ in 0..max {
-                        set = product(&set, &one)?;
-                    }
-                    Some(set)
-                }
-                _ => None,
-            }
-        }
-        HirKind::Capture(c) => exact(&c.sub),
-        HirKind::Concat(parts) => parts
-            .iter()
-            .try_fold(BTreeSet::from([String::new()]), |set, part| {
-                product(&set, &exact(part)?)
-            }),
-        HirKind::Alternation(parts) => {
-            let mut set = BTreeSet::new();
-            for part in parts {
-                set.extend(exact(part)?);
-            }
-            (set.len() <= MAX_LITERALS).then_some(set)
-        }
-    }
-}
-
-fn product(left: &BTreeSet<String>, right: &BTreeSet<String>) -> Option<BTreeSet<String>> {
-    if left.len() * right.len() > MAX_LITERALS {
-        return None;
-    }
-    Some(
-        left.iter()
-            .flat_map(|l| right.iter().map(move |r| format!("{l}{r}")))
-            .collect(),
-    )
-}
-
-/// Folds without trimming, since a literal may be part of a longer run.
-fn folded(text: &str) -> String {
-    text.chars()
-        .filter(|c| !matches!(c, '*' | '`'))
-        .flat_map(|c| fold::fold(c).as_slice().to_vec())
-        .map(|c| {
-            if c.is_whitespace() || c.is_control() {
-                ' '
-            } else {
-                c
-            }
-        })
-        .collect()
-}
-
-/// The best set of literals of which one stands in every match, if any is worth looking for.
-fn required(hir: &Hir) -> Option<BTreeSet<String>> {
-    let mut best: Option<BTreeSet<String>> = None;
-    let mut offer = |set: BTreeSet<String>| {
-        // White space collapses in folded text, so that only what is inside a literal is certain.
-        let set: BTreeSet<String> = set.iter().map(|s| fold::phrase(s)).collect();
-        if set.iter().all(|s| worth(s)) && best.as_ref().is_none_or(|old| score(&set) > score(old))
-        {
-            best = Some(set);
-        }
-    };
-    match hir.kind() {
-        HirKind::Concat(parts) => {
-            let mut run: BTreeSet<String> = BTreeSet::from([String::new()]);
-            for part in parts {
-                let Some(set) = exact(part) else {
-                    offer(std::mem::replace(&mut run, BTreeSet::from([String::new()])));
-                    if let Some(inner) = required(part) {
-                        offer(inner);
-                    }
-                    continue;
-                };
-                match product(&run, &set) {
-                    Some(longer) => run = longer,
-                    None => offer(std::mem::replace(&mut run, set)),
-                }
-            }
-            offer(run);
-        }
-        HirKind::Alternation(parts) => {
-            if let Some(set) = exact(hir) {
-                offer(set);
-            } else {
-                let mut all = BTreeSet::new();
-                for part in parts {
-                    all.extend(required(part)?);
-                }
-                if all.len() <= MAX_LITERALS {
-                    offer(all);
-                }
-            }
-        }
-        HirKind::Repetition(r) if r.min >= 1 => {
-            return exact(hir)
-                .filter(|set| set.iter().all(|s| worth(s)))
-                .or_else(|| required(&r.sub));
-        }
-        HirKind::Capture(c) => return required(&c.sub),
-        _ => {
-            if let Some(set) = exact(hir) {
-                offer(set);
-            }
-        }
-    }
-    best
-}
-
 /// Whether a literal is rare enough in ordinary text to be looked for.
 pub fn worth(literal: &str) -> bool {
     let chars = literal.chars().count();
@@ -295,38 +149,9 @@ pub fn worth(literal: &str) -> bool {
     chars >= MIN_LITERAL || (chars >= 1 && odd) || (chars >= 2 && wide)
 }
 
-/// More is better: the shortest literal's length, then fewer literals.
-fn score(set: &BTreeSet<String>) -> (usize, usize) {
-    let shortest = set.iter().map(|s| s.chars().count()).min().unwrap_or(0);
-    (shortest.min(LONG_ENOUGH), usize::MAX - set.len())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn literals(source: &str) -> Vec<String> {
-        study(source).map(|(p, _)| p.literals).unwrap_or_default()
-    }
-
-    #[test]
-    fn literals_stand_in_every_match() {
-        assert_eq!(literals(r"\bghp_[A-Za-z0-9]{36}\b"), ["ghp_"]);
-        assert_eq!(
-            literals(r"(?:ignore|disregard) (?:all|the) rules"),
-            [
-                "disregard all rules",
-                "disregard the rules",
-                "ignore all rules",
-                "ignore the rules"
-            ]
-        );
-        assert_eq!(literals(r"(?i)Bearer\s+\w+"), ["bearer"]);
-        assert_eq!(literals(r"\w+ (?:ignore|forget) \w+"), ["forget", "ignore"]);
-        assert_eq!(literals(r"\d{3}-\d{2}-\d{4}"), Vec::<String>::new());
-        assert_eq!(literals(r"[\w.]+@[\w.]+"), ["@"]);
-        assert_eq!(literals(r"foobar|\d+"), Vec::<String>::new());
-    }
 
     #[test]
     fn digits_are_counted() {

@@ -27,7 +27,7 @@ mod walk;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use compile::{Compiled, Plan};
+use compile::{Compiled, Plan, Sight};
 use pages::Pages;
 pub use scan::{Found, Injection, Reading, RuleHits, Scan, ValueKind};
 pub use walk::Scratch;
@@ -42,7 +42,7 @@ use crate::seal::reading::{self, Readings, View};
 /// Most values of one text; more are counted as skipped.
 pub const MAX_FOUND: usize = 10_000;
 /// Injection rules weaker than this do not look at decoded, reversed and rotated readings.
-const STRONG: f32 = 0.3;
+pub(super) const STRONG: f32 = 0.3;
 /// A model logit of another reading this far above the folded one's says that it was hidden.
 const HIDDEN_MARGIN: f32 = 1.0;
 /// Tag characters beyond those of a flag: they spell text that nobody sees.
@@ -112,6 +112,24 @@ impl Engine {
         self.plan.rules.iter().map(|c| &c.rule)
     }
 
+    /// The model, if there is one.
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref()
+    }
+
+    /// All readings of a text, as a scan makes them.
+    pub fn read(&self, text: &str) -> Readings {
+        reading::read(text, &self.lexicon)
+    }
+
+    /// Looks for the keywords of all rules in a folded text, and does nothing with them: the part
+    /// of a scan that no scan can do without. Returns how many rules they would call.
+    pub fn keywords(&self, folded: &str, scratch: &mut Scratch) -> usize {
+        scratch.start(&self.plan);
+        walk(&self.plan, folded, folded.is_ascii(), scratch);
+        scratch.called.len()
+    }
+
     /// Scans one text.
     pub fn scan(&self, text: &str, role: Role, side: Side, scratch: &mut Scratch) -> Scan {
         let readings = reading::read(text, &self.lexicon);
@@ -159,12 +177,16 @@ impl Engine {
             if pages.raw.is_some() {
                 called.extend_from_slice(&plan.bare);
             }
+            if pages.digits.some() {
+                called.extend_from_slice(&plan.numbers);
+            }
             called.sort_unstable();
-            called.retain(|rule| {
-                let rule = &plan.rules[usize::from(*rule)];
-                wanted(rule, kind, at, role, side)
-                    && pages.feeds(rule, kind, at)
-                    && rule.gate.lets(&scratch.seen, ascii)
+            called.retain(|index| {
+                if !wanted(plan.sights[usize::from(*index)], kind, at, role, side) {
+                    return false;
+                }
+                let rule = &plan.rules[usize::from(*index)];
+                pages.feeds(rule, kind, at) && rule.gate.lets(&scratch.seen, ascii)
             });
             self.judge(&called, kind, at, view, &pages, found, tally);
         }
@@ -353,13 +375,13 @@ impl Tally {
 }
 
 /// Whether a rule looks at this reading of a text of this role and side.
-fn wanted(rule: &Compiled, kind: ReadingKind, at: usize, role: Role, side: Side) -> bool {
+fn wanted(sight: Sight, kind: ReadingKind, at: usize, role: Role, side: Side) -> bool {
     let hidden = matches!(
         kind,
         ReadingKind::Decoded | ReadingKind::Reversed | ReadingKind::Rot13
     );
-    let reads = rule.rule.reads(kind) || (at == 0 && rule.rule.reads(ReadingKind::Raw));
-    reads
-        && rule.rule.scope.holds(role, side)
-        && !(hidden && rule.rule.area == Area::Injection && rule.rule.weight < STRONG)
+    let raw = at == 0 && sight.readings & ReadingKind::Raw.bit() != 0;
+    (raw || sight.readings & kind.bit() != 0)
+        && sight.scope.holds(role, side)
+        && !(hidden && sight.open_only)
 }

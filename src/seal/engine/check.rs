@@ -29,7 +29,7 @@ const ALL_STATES: usize = 32 << 20;
 pub(super) struct Caches {
     by_check: Vec<Option<Box<Cache>>>,
     bytes: usize,
-    /// Bytes that were followed so far: a measure of work.
+    /// Bytes that were followed or searched so far: a measure of work.
     pub followed: usize,
 }
 

@@ -16,7 +16,7 @@ use crate::rule::anchor::{Anchor, anchors};
 use crate::rule::demand::Demand;
 use crate::rule::need::Literal;
 use crate::rule::pattern::{SIZE_LIMIT, worth};
-use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule};
+use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule, Scope};
 use crate::seal::value::{Validator, validator};
 
 /// Memory that one regex may use for the states it has seen, in bytes.
@@ -177,6 +177,26 @@ pub(super) struct Compiled {
     pub demand: Demand,
 }
 
+/// Where a rule looks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sight {
+    /// Bits of the readings.
+    pub readings: u8,
+    pub scope: Scope,
+    /// Too weak for decoded, reversed and rotated readings.
+    pub open_only: bool,
+}
+
+impl Compiled {
+    pub(super) fn sight(&self) -> Sight {
+        Sight {
+            readings: self.rule.readings,
+            scope: self.rule.scope,
+            open_only: self.rule.area == Area::Injection && self.rule.weight < super::STRONG,
+        }
+    }
+}
+
 /// Everything the scan walks.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -193,7 +213,11 @@ pub(super) struct Plan {
     /// Whether where a group's hits stand matters.
     pub placed: Vec<bool>,
     pub rules: Vec<Compiled>,
-    /// Rules without literals: numbers, and patterns of which nothing is known.
+    /// What each rule looks at, close together: it is asked for every rule called.
+    pub sights: Vec<Sight>,
+    /// Rules without literals that look for numbers.
+    pub numbers: Vec<u16>,
+    /// Rules of which nothing is known.
     pub bare: Vec<u16>,
 }
 
@@ -409,7 +433,7 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
         }
     }
     let mut calls = vec![Vec::new(); builder.groups.len()];
-    let mut bare = Vec::new();
+    let (mut numbers, mut bare) = (Vec::new(), Vec::new());
     for (at, rule) in compiled.iter().enumerate() {
         let at = u16::try_from(at).unwrap_or(u16::MAX);
         let mut found = builder.triggers(&rule.condition);
@@ -426,7 +450,12 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             }
         }
         if triggers.is_empty() {
-            bare.push(at);
+            let number = rule.condition.regex.as_ref().and_then(Regex::number);
+            if number.is_some() {
+                numbers.push(at);
+            } else {
+                bare.push(at);
+            }
         }
     }
     let mut postings: Vec<Vec<Posting>> = vec![Vec::new(); builder.texts.len()];
@@ -470,7 +499,9 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             .collect(),
         calls,
         placed: builder.placed,
+        sights: compiled.iter().map(Compiled::sight).collect(),
         rules: compiled,
+        numbers,
         bare,
     }
 }

@@ -45,6 +45,11 @@ impl Digits {
         digits
     }
 
+    /// Whether there are any.
+    pub(super) fn some(&self) -> bool {
+        !self.places.is_empty()
+    }
+
     /// Whether the digits of a number stand there.
     pub(super) fn have(&self, number: &Number<'_>) -> bool {
         self.full || self.rows(number).next().is_some()

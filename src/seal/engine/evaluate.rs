@@ -417,6 +417,7 @@ fn matches(
     for (from, to) in windows {
         let (mut at, to) = (floor(text, from), ceil(text, to));
         at = at.max(found.last().map_or(0, |s: &Span| s.end));
+        page.caches.borrow_mut().followed += to.saturating_sub(at);
         while at < to && found.len() < MAX_MATCHES {
             let stop = ceil(text, (at + PIECE).min(to));
             let input = Input::new(text).range(at..stop);

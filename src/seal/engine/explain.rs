@@ -46,7 +46,7 @@ impl Engine {
             return (0, values);
         };
         self.each_reading(text, &all, scratch, |_, kind, at, pages| {
-            if !wanted(rule, kind, at, role, side) {
+            if !wanted(rule.sight(), kind, at, role, side) {
                 return;
             }
             let page = pages.of(rule, kind, at);
@@ -87,7 +87,7 @@ impl Engine {
             for rule in &self.plan.rules {
                 let outcome = if !rule.rule.scope.holds(role, side) {
                     Err(Stop::Scope)
-                } else if !wanted(rule, kind, at, role, side) {
+                } else if !wanted(rule.sight(), kind, at, role, side) {
                     Err(Stop::Reading)
                 } else {
                     evaluate::judge(rule, &pages.of(rule, kind, at)).map(|spans| spans.len())

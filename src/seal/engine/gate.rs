@@ -16,20 +16,37 @@ pub(super) enum Gate {
     /// Nothing is known.
     Open,
     /// One of these literals.
-    OneOf(Vec<Letters>),
+    OneOf(Letters),
     /// One of these holds.
     Any(Vec<Gate>),
     /// All of these hold.
     All(Vec<Gate>),
 }
 
-/// A literal, by its groups of three.
-#[derive(Debug)]
-pub(super) enum Letters {
-    /// All of these groups stand in a text that has the literal.
-    Threes(Box<[u16]>),
-    /// It has letters beyond ASCII: only such a text has it.
-    Wide,
+/// Literals, by their groups of three.
+#[derive(Debug, Default)]
+pub(super) struct Letters {
+    /// The groups of all literals, one literal behind the other: a text that has a literal has all
+    /// of its groups.
+    threes: Vec<u16>,
+    /// Where each literal's groups end.
+    ends: Vec<u16>,
+    /// One of them has letters beyond ASCII: only such a text has it.
+    wide: bool,
+}
+
+impl Letters {
+    fn some(&self, seen: &Threes, ascii: bool) -> bool {
+        if self.wide && !ascii {
+            return true;
+        }
+        let mut from = 0;
+        self.ends.iter().any(|end| {
+            let threes = &self.threes[from..usize::from(*end)];
+            from = usize::from(*end);
+            threes.iter().all(|t| seen.has(*t))
+        })
+    }
 }
 
 impl Gate {
@@ -51,10 +68,7 @@ impl Gate {
     pub(super) fn lets(&self, seen: &Threes, ascii: bool) -> bool {
         match self {
             Self::Open => true,
-            Self::OneOf(literals) => literals.iter().any(|l| match l {
-                Letters::Threes(threes) => threes.iter().all(|t| seen.has(*t)),
-                Letters::Wide => !ascii,
-            }),
+            Self::OneOf(literals) => literals.some(seen, ascii),
             Self::Any(gates) => gates.iter().any(|g| g.lets(seen, ascii)),
             Self::All(gates) => gates.iter().all(|g| g.lets(seen, ascii)),
         }
@@ -98,10 +112,10 @@ fn need(of: &Need, raw: bool) -> Gate {
 }
 
 fn one_of<'t>(literals: impl Iterator<Item = (&'t str, bool, bool)>) -> Gate {
-    let mut list = Vec::new();
+    let mut list = Letters::default();
     for (text, starts, ends) in literals {
         if !text.is_ascii() {
-            list.push(Letters::Wide);
+            list.wide = true;
             continue;
         }
         let row = letters::classes(text, starts, ends);
@@ -116,7 +130,11 @@ fn one_of<'t>(literals: impl Iterator<Item = (&'t str, bool, bool)>) -> Gate {
         if threes.is_empty() {
             return Gate::Open;
         }
-        list.push(Letters::Threes(threes.into()));
+        list.threes.extend(threes);
+        let Ok(end) = u16::try_from(list.threes.len()) else {
+            return Gate::Open;
+        };
+        list.ends.push(end);
     }
     Gate::OneOf(list)
 }

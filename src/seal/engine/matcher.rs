@@ -36,6 +36,9 @@ struct Entry {
     len: u16,
     /// Where its bytes begin among all.
     from: u32,
+    /// Classes of which one stands before the group, and behind it, as bits.
+    before: u32,
+    behind: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,6 +47,9 @@ struct Slot {
     key: u32,
     from: u32,
     to: u32,
+    /// Classes that stand before and behind the group in one of its keywords at least, as bits.
+    before: u32,
+    behind: u32,
 }
 
 /// Groups → keywords, open addressing.
@@ -53,6 +59,9 @@ struct Table {
     entries: Vec<Entry>,
     shift: u32,
 }
+
+/// Letters of any class.
+const ANY: u32 = u32::MAX;
 
 fn spread(key: u32) -> u32 {
     key.wrapping_mul(0x9e37_79b1)
@@ -69,6 +78,8 @@ impl Table {
         };
         for (key, list) in lists {
             let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let any = |of: fn(&Entry) -> u32| list.iter().fold(0, |bits, e| bits | of(e));
+            let (before, behind) = (any(|e| e.before), any(|e| e.behind));
             let from = small(table.entries.len());
             table.entries.extend(list);
             let to = small(table.entries.len());
@@ -80,12 +91,15 @@ impl Table {
                 key: key + 1,
                 from,
                 to,
+                before,
+                behind,
             };
         }
         table
     }
 
-    fn of(&self, key: u32) -> &[Entry] {
+    /// The keywords of a group that stands between letters of these classes.
+    fn of(&self, key: u32, before: u32, behind: u32) -> &[Entry] {
         if self.slots.is_empty() {
             return &[];
         }
@@ -93,6 +107,9 @@ impl Table {
         loop {
             let slot = self.slots[at];
             if slot.key == key + 1 {
+                if slot.before >> before & slot.behind >> behind & 1 == 0 {
+                    return &[];
+                }
                 return &self.entries[slot.from as usize..slot.to as usize];
             }
             if slot.key == 0 {
@@ -118,6 +135,8 @@ impl Bytes {
             back: small(back),
             len: small(text.len()),
             from,
+            before: ANY,
+            behind: ANY,
         }
     }
 
@@ -166,7 +185,15 @@ impl Plain {
             }
             let row = classes(one.text, one.starts, one.ends);
             let lead = usize::from(one.starts);
-            let mut entry = |end: usize| bytes.entry(pattern, one.text, end - lead);
+            // A group of so many classes that ends there in the row.
+            let mut entry = |size: usize, end: usize| {
+                let bit = |at: Option<usize>| at.and_then(|at| row.get(at)).map_or(ANY, |c| 1 << c);
+                Entry {
+                    before: bit(end.checked_sub(size + 1)),
+                    behind: bit(Some(end)),
+                    ..bytes.entry(pattern, one.text, end - lead)
+                }
+            };
             if row.len() < 2 || row.iter().all(|class| *class == 0) {
                 signs.push((pattern, Finder::new(one.text.as_bytes()).into_owned()));
                 continue;
@@ -176,10 +203,10 @@ impl Plain {
                     // Whatever comes behind.
                     for next in 0..1 << CLASS_BITS {
                         let three = (group(&row) << CLASS_BITS) | next;
-                        by_three.entry(three).or_default().push(entry(3));
+                        by_three.entry(three).or_default().push(entry(3, 3));
                     }
                 }
-                3 => by_three.entry(group(&row)).or_default().push(entry(3)),
+                3 => by_three.entry(group(&row)).or_default().push(entry(3, 3)),
                 _ => {
                     let (at, four) = row
                         .windows(4)
@@ -196,7 +223,7 @@ impl Plain {
                             cost(a).total_cmp(&cost(b))
                         })
                         .unwrap_or((0, 0));
-                    by_four.entry(four).or_default().push(entry(at + 4));
+                    by_four.entry(four).or_default().push(entry(4, at + 4));
                 }
             }
         }
@@ -243,11 +270,23 @@ impl Plain {
                 continue;
             }
             let end = at + 1;
+            let behind = bytes.get(end).map_or(0, |b| class(*b));
+            let last = |n: u32| row >> (n * CLASS_BITS) & 31;
             if maybe_four != 0 {
-                compared += self.compare(bytes, self.by_four.of(four), end, &mut found);
+                compared += self.compare(
+                    bytes,
+                    self.by_four.of(four, last(4), behind),
+                    end,
+                    &mut found,
+                );
             }
             if maybe_three != 0 {
-                compared += self.compare(bytes, self.by_three.of(three), end, &mut found);
+                compared += self.compare(
+                    bytes,
+                    self.by_three.of(three, last(3), behind),
+                    end,
+                    &mut found,
+                );
             }
         }
         compared + every(&self.signs, bytes, &mut found)
@@ -334,7 +373,7 @@ impl Wide {
             if self.fours[bit / 64] >> (bit % 64) & 1 == 0 {
                 continue;
             }
-            let entries = self.by_four.of(row);
+            let entries = self.by_four.of(row, 0, 0);
             compared += entries.len();
             for entry in entries {
                 if let Some(stop) = self.bytes.stands(entry, bytes, at + 1) {

@@ -21,7 +21,7 @@ pub(super) struct Pages<'a> {
     pub raw: Option<&'a str>,
     raw_map: Option<&'a Map>,
     raw_ascii: bool,
-    digits: Digits,
+    pub digits: Digits,
     counts: Option<&'a Counts>,
     longest: OnceCell<usize>,
     folded: &'a str,

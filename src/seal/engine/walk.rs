@@ -65,6 +65,12 @@ impl Hits {
 }
 
 impl Scratch {
+    /// Work done so far: keywords compared, letters followed around anchors, bytes that regexes
+    /// were run on. It grows with the length of the texts, whatever stands in them.
+    pub fn work(&self) -> u64 {
+        (self.compared + self.caches.borrow().followed) as u64
+    }
+
     /// Ready for the next reading.
     pub(super) fn start(&mut self, plan: &Plan) {
         self.hits.reset(plan.calls.len());
