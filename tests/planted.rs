@@ -1,5 +1,5 @@
 //! The planted-text hunt: unique strings in prompts, completions, identities, keys and headers must
-//! appear in no table, log, metric or notification.
+//! appear in no table, log, metric, trace or notification.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use sqlx::Row as _;
 use veilwatch::ingest::broker::EmbeddedBroker;
 
+use crate::otlp::Collector;
 use crate::rig::{Broker, Rig, TOPIC, now, runtime, signal, tail};
 
 const RAW: &str = "llm.raw.v1";
@@ -32,6 +33,8 @@ fn event(i: u64, extra: &str) -> String {
 
 #[test]
 fn planted_text_appears_nowhere() {
+    let runtime = runtime();
+    let collector = runtime.block_on(Collector::start());
     let topics = [(TOPIC.to_owned(), 1), (RAW.to_owned(), 1)];
     let broker = EmbeddedBroker::start(&topics).expect("broker");
     let rig = Rig::with(Broker::Embedded(broker), TOPIC.into());
@@ -47,7 +50,8 @@ fn planted_text_appears_nowhere() {
         String::from_utf8_lossy(&made.stderr)
     );
     let more = format!(
-        "[seal]\nkey_file = \"{}\"\n[[deliver.sink]]\nname = \"out\"\nkind = \"stdout\"\n[[budget]]\nscope = \"user\"\nperiod = \"day\"\ntokens = 1000\n",
+        "otlp_endpoint = \"http://{}\"\notlp_interval = \"1s\"\n[seal]\nkey_file = \"{}\"\n[[deliver.sink]]\nname = \"out\"\nkind = \"stdout\"\n[[budget]]\nscope = \"user\"\nperiod = \"day\"\ntokens = 1000\n",
+        collector.address,
         key.display()
     );
     let text = rig.config_text(&more).replace(
@@ -98,7 +102,7 @@ fn planted_text_appears_nowhere() {
     p.flush(Duration::from_secs(20)).expect("flushed");
     let expected = i64::from(n);
 
-    runtime().block_on(async {
+    runtime.block_on(async {
         let mut child = rig.spawn("a", &config, &[("RUST_BACKTRACE", "1")]);
         let pool = rig.pool().await;
         rig.wait_applied(&pool, expected, Duration::from_secs(60)).await;
@@ -124,6 +128,7 @@ fn planted_text_appears_nowhere() {
         assert!(status.success());
 
         let mut places = vec![("log and notifications".to_owned(), rig.logs()), ("metrics".to_owned(), metrics)];
+        places.push(("traces and metrics".to_owned(), collector.check()));
         let tables = sqlx::query("SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'vw' AND c.relkind IN ('r', 'v')")
             .fetch_all(&pool)
             .await

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 use super::{Claimed, Disposition, Health, Mark, Message, Named, Outbox, SendError, Sink};
 use crate::decide::NotificationKind;
 use crate::event::Severity;
+use crate::telemetry::metrics;
 
 /// Pause between looks at an outbox that had nothing to do. Wake-ups come with each commit of this
 /// process; this bounds the delay of what other replicas committed.
@@ -176,7 +177,9 @@ impl<O: Outbox> Worker<O> {
                     bucket.take();
                 }
                 let this = Arc::clone(&this);
-                under_way.spawn(async move { this.one(row).await });
+                let kind = row.message.notification.kind.as_str();
+                let span = info_span!("send", sink = %this.name, kind, attempt = row.attempts + 1);
+                under_way.spawn(async move { this.one(row).await }.instrument(span));
             }
         }
         while under_way.join_next().await.is_some() {}
@@ -193,7 +196,11 @@ impl<O: Outbox> Worker<O> {
                 return None;
             }
         }
+        let started = Instant::now();
         let result = self.sink.send(&row.message).await;
+        metrics()
+            .send_seconds
+            .observe(&[&self.name], started.elapsed());
         let (mark, hold) = self.judge(row.attempts, &result);
         match self.outbox.mark(&row, &mark).await {
             Ok(true) => {}

@@ -74,7 +74,15 @@ async fn lead(mut leader: LeaderTask, live: Arc<Live>, mut stopped: Stopped) {
     loop {
         leader.configure(live.load().detect.clone());
         let pause = match leader.tick().await {
-            Ok(_) => LEADER_TICK,
+            Ok(tick) => {
+                let m = metrics();
+                super::commit::found(&tick.findings, tick.changes);
+                m.partial_merges.add(&[], tick.partial);
+                if let Some(minute) = tick.merged_through {
+                    m.merged_through.set(&[], minute as f64 * 60.0);
+                }
+                LEADER_TICK
+            }
             Err(error) => {
                 tracing::warn!(%error, "leader: will retry");
                 AWAY
@@ -103,7 +111,12 @@ async fn notify(
         let next = tokio::time::Instant::now() + NOTIFIER_GAP;
         let pause = match notifier.tick().await {
             Ok(tick) => {
-                metrics().notifier.set(&[], f64::from(u8::from(tick.leads)));
+                let m = metrics();
+                m.notifier.set(&[], f64::from(u8::from(tick.leads)));
+                for ((sink, fate), n) in &tick.fates {
+                    m.fates.add(&[sink, fate.as_str()], *n);
+                }
+                m.incidents.add(&[], tick.resolved + tick.own);
                 if tick.queued > 0 {
                     wake.notify_waiters();
                 }

@@ -148,6 +148,21 @@ fn observe(commit: &Commit, started: Instant, newest_ms: Option<i64>) {
         m.batch_age_seconds.observe(&[], age);
     }
     m.crossings.add(&["any"], commit.crossings);
+    found(&commit.findings, commit.changes);
+}
+
+/// Counts findings by fate, and changes of incidents.
+pub(super) fn found(fates: &crate::decide::FindingFates, changes: u64) {
+    let m = metrics();
+    for (fate, n) in [
+        ("new", fates.new),
+        ("folded", fates.folded),
+        ("shadow", fates.shadow),
+        ("excepted", fates.excepted),
+    ] {
+        m.findings.add(&[fate], n);
+    }
+    m.incidents.add(&[], changes);
 }
 
 /// Partitions of the group that stop here, and why.

@@ -40,6 +40,10 @@ pub struct NotifierTick {
     pub queued: u64,
     /// Incidents resolved.
     pub resolved: u64,
+    /// Changes it made itself: repeats and escalations.
+    pub own: u64,
+    /// Candidates by sink and fate.
+    pub fates: BTreeMap<(SmolStr, decide::Fate), u64>,
     /// More changes wait: call again at once.
     pub more: bool,
     /// When to call again even if nothing changes (database time).
@@ -178,6 +182,10 @@ impl Store {
                 .map_err(sql(what))?;
         }
         tx.commit().await.map_err(sql(what))?;
+        tick.own = notified.changes.len() as u64;
+        for f in &notified.fates {
+            *tick.fates.entry((f.sink.clone(), f.fate)).or_default() += 1;
+        }
         tick.next_due = held.board.next_due(routes);
         Ok(tick)
     }

@@ -61,7 +61,12 @@ impl Providers {
     where
         S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
     {
-        tracing_opentelemetry::layer().with_tracer(self.tracers.tracer("veilwatch"))
+        // Files, lines and threads would be most of what is sent, and tell an operator nothing.
+        tracing_opentelemetry::layer()
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_tracer(self.tracers.tracer("veilwatch"))
     }
 
     /// Sends what is left, as far as the collector takes it.

@@ -241,6 +241,7 @@ impl Expose for Counter {
     fn attach(&'static self, meter: &opentelemetry::metrics::Meter) {
         meter
             .u64_observable_counter(self.0.desc.name)
+            .with_unit(unit(self.0.desc.name))
             .with_description(self.0.desc.help)
             .with_callback(move |o| {
                 self.0.each(|k, v| {
@@ -263,6 +264,7 @@ impl Expose for Gauge {
     fn attach(&'static self, meter: &opentelemetry::metrics::Meter) {
         meter
             .f64_observable_gauge(self.0.desc.name)
+            .with_unit(unit(self.0.desc.name))
             .with_description(self.0.desc.help)
             .with_callback(move |o| {
                 self.0.each(|k, v| {
@@ -304,6 +306,18 @@ impl Expose for Histogram {
             .with_unit("s")
             .build();
         let _ = self.otlp.set(h);
+    }
+}
+
+/// The unit that a name says, in UCUM as OTLP wants it. What is counted has the unit 1.
+pub(super) fn unit(name: &str) -> &'static str {
+    let name = name.trim_end_matches("_total");
+    if name.ends_with("_seconds") {
+        "s"
+    } else if name.ends_with("_bytes") {
+        "By"
+    } else {
+        "1"
     }
 }
 
