@@ -3,6 +3,7 @@
 //! Exit codes: 0 ok, 1 findings or failure where asked for, 2 rule error, 3 usage or configuration
 //! error. Each verb is one file in `cli/` with its `Args` and a `run`.
 
+pub mod anomaly;
 pub mod audit;
 pub mod bench;
 pub mod broker;

@@ -24,8 +24,11 @@ use crate::seal::{self, Keys, Sealer};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Files or directories of labelled texts (`.jsonl`, `.jsonl.gz`).
-    #[arg(required = true)]
+    #[arg(required_unless_present = "anomaly")]
     corpora: Vec<PathBuf>,
+    /// Run the spend and latency recipes over the traces in this folder instead.
+    #[arg(long, value_name = "DIR", conflicts_with = "corpora")]
+    anomaly: Option<PathBuf>,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -330,6 +333,9 @@ impl Board {
 
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(dir) = &args.anomaly {
+        return super::anomaly::run(dir, args.format == Format::Json, args.strict);
+    }
     let mut board = Board::new(args.rules.engine()?)?;
     for path in files(&args.corpora)? {
         measure(&path, &mut board)?;
