@@ -306,6 +306,10 @@ pub struct Counters {
     pub part_overflow: u64,
     /// Values beyond the bound of a value's row.
     pub value_overflow: u64,
+    /// Events with a text that was scanned in part only.
+    pub part_scanned: u64,
+    /// Hits of informational rules that would else have been leaks: kept in the sketch, no finding.
+    pub informational: u64,
 }
 
 impl Counters {
@@ -320,6 +324,8 @@ impl Counters {
         self.alias_overflow += o.alias_overflow;
         self.part_overflow += o.part_overflow;
         self.value_overflow += o.value_overflow;
+        self.part_scanned += o.part_scanned;
+        self.informational += o.informational;
     }
 }
 

@@ -387,6 +387,9 @@ pub struct Features {
     pub mixed_script: bool,
     /// Encoded runs that were decoded.
     pub encoded: u32,
+    /// Work left out when the text was scanned, because it would have passed a bound: bytes not
+    /// read, repairs and matches beyond the first. 0: all of it was looked at.
+    pub skipped: u32,
     /// Shannon entropy of the bytes, bits, one decimal.
     pub entropy: f32,
     /// Language guess, ISO 639-1.

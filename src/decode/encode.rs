@@ -344,6 +344,7 @@ impl Writer {
                 ("control", f.control),
                 ("invisible", f.invisible),
                 ("encoded", f.encoded),
+                ("skipped", f.skipped),
             ] {
                 if n != 0 {
                     w.int(k, n.into());

@@ -191,6 +191,7 @@ fn add_features(to: &mut Features, f: &Features) {
     to.control = to.control.saturating_add(f.control);
     to.invisible = to.invisible.saturating_add(f.invisible);
     to.encoded = to.encoded.saturating_add(f.encoded);
+    to.skipped = to.skipped.saturating_add(f.skipped);
     to.mixed_script |= f.mixed_script;
     to.entropy = to.entropy.max(f.entropy);
 }

@@ -73,6 +73,7 @@ const KNOWN: &[&str] = &[
     "seq",
     "served",
     "session",
+    "skipped",
     "source",
     "sources",
     "specversion",

@@ -563,6 +563,10 @@ pub struct Features<'a> {
     #[serde(default)]
     #[schemars(with = "Option<s::U32>")]
     pub encoded: Option<Int>,
+    /// Work left out by the scan; 0 if all was looked at.
+    #[serde(default)]
+    #[schemars(with = "Option<s::U32>")]
+    pub skipped: Option<Int>,
     /// Bits per byte.
     #[serde(default)]
     #[schemars(with = "Option<s::Entropy>")]

@@ -73,7 +73,8 @@ impl Facts {
                 Area::Secret => FactKind::Secret,
             };
             let linkable = match kind {
-                FactKind::Pii => !r.validators.is_empty(),
+                // A link or a machine's address belongs to nobody.
+                FactKind::Pii => !r.validators.is_empty() && r.level > Severity::Informational,
                 FactKind::Secret => r.typed,
                 _ => false,
             };

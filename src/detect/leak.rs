@@ -1,7 +1,8 @@
 //! Leaks: PII and credentials in responses, credentials in requests. Home: partition; values go to
 //! shared rows for the cross-user leak ([`super::value`]).
 //!
-//! One finding per event and kind (PII, credential), named by its worst rule. A leak that follows an
+//! A hit of an informational rule (a link, an address of a machine) is counted and no finding: nearly
+//! every answer has one. One finding per event and kind (PII, credential), named by its worst rule. A leak that follows an
 //! injection attempt of the same user, which the gateway allowed, within ten minutes is a finding of
 //! its own and critical: the attack worked.
 
@@ -61,6 +62,10 @@ pub(super) fn judge(
             let Some(slot) = worst.get_mut(place) else {
                 continue;
             };
+            if fact.severity == Severity::Informational {
+                out.counters.informational += u64::from(hit.n);
+                continue;
+            }
             let better = slot
                 .as_ref()
                 .is_none_or(|w| (fact.stage, fact.severity) > (w.fact.stage, w.fact.severity));

@@ -220,6 +220,8 @@ impl PartitionState {
         out.counters.events += 1;
         out.counters.late += u64::from(late);
         out.counters.clamped += u64::from(clamped);
+        let part = event.sketches().any(|(_, _, s)| s.features.skipped > 0);
+        out.counters.part_scanned += u64::from(part);
         let weight = spend::weight(event, cost);
         let context = part::Context {
             end,

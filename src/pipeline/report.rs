@@ -80,6 +80,8 @@ pub(super) fn count(
     m.log_drops.add(&["alias"], c.alias_overflow);
     m.log_drops.add(&["minute part entry"], c.part_overflow);
     m.log_drops.add(&["value"], c.value_overflow);
+    m.log_drops.add(&["part of a text"], c.part_scanned);
+    m.log_drops.add(&["informational hit"], c.informational);
     for d in dead {
         m.dead_letters.inc(&[topic, &d.reason]);
     }

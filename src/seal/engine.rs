@@ -311,6 +311,7 @@ impl Engine {
             invisible: readings.seen.invisible,
             mixed_script: readings.seen.mixed_words > 0,
             encoded: readings.encoded,
+            skipped: skipped.units(),
             entropy: readings.entropy,
             lang: language::guess(&readings.views[0].text),
         };

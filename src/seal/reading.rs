@@ -75,6 +75,15 @@ impl Skipped {
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
+
+    /// All of it in one number: bytes, repairs and matches.
+    pub fn units(&self) -> u32 {
+        let bytes = self.reading_bytes.saturating_add(self.text_bytes);
+        u32::try_from(bytes)
+            .unwrap_or(u32::MAX)
+            .saturating_add(self.repairs)
+            .saturating_add(self.matches)
+    }
 }
 
 /// All readings of one text.

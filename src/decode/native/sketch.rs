@@ -226,6 +226,7 @@ impl Reader<'_, '_> {
             invisible: self.u32(format_args!("{at}.features.invisible"), f.invisible)?,
             mixed_script: f.mixed_script.unwrap_or(false),
             encoded: self.u32(format_args!("{at}.features.encoded"), f.encoded)?,
+            skipped: self.u32(format_args!("{at}.features.skipped"), f.skipped)?,
             entropy,
             lang: f
                 .lang
