@@ -35,7 +35,7 @@ use walk::walk;
 
 use crate::event::{Features, Role, Side, SmolStr, Stage};
 use crate::rule::{Area, Known, ReadingKind, Rule, RuleSet};
-use crate::seal::model::{Context, Evidence, Model, combine};
+use crate::seal::model::{Context, Evidence, Frame, Model, combine, frame};
 use crate::seal::reading::lexicon::Lexicon;
 use crate::seal::reading::{self, Readings, View};
 
@@ -192,7 +192,7 @@ impl Engine {
         }
         scratch.called = called;
         if let Some(model) = &self.model {
-            tally.model(kind, model.score(&view.text));
+            tally.model(kind, model.score(&view.text, &mut scratch.memo));
         }
     }
 
@@ -288,7 +288,18 @@ impl Engine {
         } else {
             f32::NAN
         };
-        let combined = combine(&evidence, logit, Context { role, side, hidden });
+        let mut context = Context {
+            role,
+            side,
+            hidden,
+            frame: Frame::default(),
+        };
+        let mut combined = combine(&evidence, logit, context);
+        // What was hidden on purpose is no mention, and no story.
+        if combined.verdict() && !hidden {
+            context.frame = frame::frame(&readings.views[0].text);
+            combined = combine(&evidence, logit, context);
+        }
         let injection = Injection {
             verdict: combined.verdict(),
             score: combined.score,

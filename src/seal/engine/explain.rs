@@ -4,6 +4,7 @@ use super::evaluate::Stop;
 use super::{Engine, Pages, Scan, Scratch, evaluate, walk, wanted};
 use crate::event::{Role, Side, SmolStr};
 use crate::rule::ReadingKind;
+use crate::seal::model::Memo;
 use crate::seal::reading::{self, Readings, View};
 
 /// One rule against one reading.
@@ -108,7 +109,10 @@ impl Engine {
             .views
             .into_iter()
             .map(|v| {
-                let logit = self.model.as_ref().map(|m| m.score(&v.text));
+                let logit = self
+                    .model
+                    .as_ref()
+                    .map(|m| m.score(&v.text, &mut Memo::default()));
                 (v.kind.unwrap_or(ReadingKind::Folded), v.text, logit)
             })
             .collect();

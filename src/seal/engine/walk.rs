@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use super::check::Caches;
 use super::compile::{Edge, GroupId, Plan};
 use super::letters::Threes;
+use crate::seal::model::Memo;
 
 /// Most hits of one keyword group in one reading whose places are kept; beyond it the group counts
 /// as standing everywhere.
@@ -21,6 +22,7 @@ pub struct Scratch {
     pub(super) caches: RefCell<Caches>,
     /// Keywords compared with a text so far: a measure of work.
     pub(super) compared: usize,
+    pub(super) memo: Memo,
 }
 
 /// Keyword hits of one reading.

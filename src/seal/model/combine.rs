@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use super::frame::Frame;
 use super::train::sigmoid;
 use crate::event::{Role, Side};
 
@@ -15,24 +16,32 @@ use crate::event::{Role, Side};
 pub const THRESHOLD: f32 = 0.5;
 
 /// What one unit of the model's logit is worth.
-const MODEL: f32 = 0.5;
+const MODEL: f32 = 0.7;
 /// The model's logit counts no further up than this.
 const MODEL_TOP: f32 = 8.0;
 /// Nor further down: it must stay possible for a strong rule to outvote it, since an attacker
 /// can pad a text with what the model takes for harmless.
-const MODEL_BOTTOM: f32 = -4.5;
+const MODEL_BOTTOM: f32 = -3.5;
 /// What the model counts for an operator's text, which it was not trained for.
-const MODEL_FOR_OPERATOR: f32 = -1.0;
+const MODEL_FOR_OPERATOR: f32 = -1.35;
 /// What a rule of weight 1 is worth.
 const RULE: f32 = 4.0;
 /// Each further technique with a hit counts this much of its weight.
 const FURTHER: f32 = 0.5;
 /// What must be overcome for a verdict; the price of one more page for nothing.
-const PRIOR: f32 = 1.2;
+const PRIOR: f32 = 0.85;
 /// An attack that shows only after decoding or repairing was hidden on purpose.
 const HIDDEN: f32 = 0.5;
 /// A model that repeats an attack was often only asked about it.
 const SAID_BY_MODEL: f32 = -1.0;
+/// What the rules' share is multiplied with where a text mentions attacks: the model then decides.
+const MENTIONED: f32 = 0.2;
+/// The same in what tools and documents hold: an order among reports is still read by the model.
+const MENTIONED_IN_DOCUMENT: f32 = 0.7;
+/// What a story or a supposition takes from a single sign: there, words lift rules for a purpose.
+const FICTION: f32 = 1.5;
+/// The technique that a story cannot excuse: the assistant itself is replaced.
+const TAKEOVER: &str = "takeover";
 /// Logit of a text about which nothing speaks, so that scores stay within (0, 1).
 const SILENT: f32 = -6.0;
 
@@ -56,6 +65,8 @@ pub struct Context {
     pub side: Side,
     /// The strongest sign came from a decoded or repaired reading.
     pub hidden: bool,
+    /// What frames the text; none for what was hidden.
+    pub frame: Frame,
 }
 
 /// The judgement.
@@ -85,7 +96,13 @@ pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combi
     }
     let sum: f32 = best.values().sum();
     let top = best.values().copied().fold(0.0, f32::max);
-    let rules = RULE * (top + FURTHER * (sum - top));
+    let mut rules = RULE * (top + FURTHER * (sum - top));
+    if context.frame.mention {
+        rules *= match context.role {
+            Role::Tool | Role::Document => MENTIONED_IN_DOCUMENT,
+            _ => MENTIONED,
+        };
+    }
     let model = if context.role == Role::System {
         MODEL_FOR_OPERATOR
     } else if logit.is_finite() {
@@ -99,6 +116,9 @@ pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combi
     }
     if context.side == Side::Response || context.role == Role::Assistant {
         shift += SAID_BY_MODEL;
+    }
+    if context.frame.fiction && best.len() <= 1 && !best.contains_key(TAKEOVER) {
+        shift -= FICTION;
     }
     let logit = (rules + model + shift).max(SILENT);
     Combined {
@@ -118,6 +138,10 @@ mod tests {
         role: Role::User,
         side: Side::Request,
         hidden: false,
+        frame: Frame {
+            mention: false,
+            fiction: false,
+        },
     };
 
     fn hit(weight: f32, technique: &str) -> Evidence<'_> {
@@ -173,6 +197,26 @@ mod tests {
         };
         assert!(combine(&[], logit, hidden).score > combine(&[], logit, USER).score);
         assert!(combine(&[], logit, said).score < combine(&[], logit, USER).score);
+    }
+
+    #[test]
+    fn a_frame_weakens_rules_and_settles_nothing() {
+        let framed = |mention, fiction, role| Context {
+            frame: Frame { mention, fiction },
+            role,
+            ..USER
+        };
+        let one = [hit(0.8, "override")];
+        let mention = framed(true, false, Role::User);
+        assert!(combine(&one, -1.0, USER).verdict());
+        assert!(!combine(&one, -1.0, mention).verdict());
+        assert!(combine(&one, 4.0, mention).verdict());
+        assert!(combine(&one, -1.0, framed(true, false, Role::Document)).verdict());
+        let fiction = framed(false, true, Role::User);
+        assert!(!combine(&one, -1.5, fiction).verdict());
+        let two = [hit(0.8, "override"), hit(0.5, "persona")];
+        assert!(combine(&two, -1.5, fiction).verdict());
+        assert!(combine(&[hit(0.8, "takeover")], -1.5, fiction).verdict());
     }
 
     proptest! {

@@ -18,6 +18,16 @@ const OPERATOR_KIND: &str = "system_prompt";
 /// Sources whose name holds this quote attacks: no company for a corpus line.
 const QUOTES_ATTACKS: &str = "security";
 
+/// How much a corpus family counts beside the others: harmless texts that wear the words of attacks
+/// are many and alike, and at full weight they cost recall on sources left out.
+fn share(family: &str) -> f32 {
+    match family.split('+').next().unwrap_or_default() {
+        "mention" | "dress" | "sensitive" => 0.4,
+        "role" => 0.5,
+        _ => 1.0,
+    }
+}
+
 /// A labelled text from outside.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -116,7 +126,7 @@ pub fn examples(
         reading: fold::phrase(&line.text),
         attack: line.attack,
         source: format!("corpus:{}", line.lang),
-        share: 1.0,
+        share: share(&line.family),
     }));
     Ok((out, used))
 }

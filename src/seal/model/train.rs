@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::gram::{self, Kind};
 use super::grammar::Draws;
-use super::{MIN_CHAR_GRAMS, MIN_WORD_GRAMS, Model, norm};
+use super::{MIN_CHAR_GRAMS, MIN_WORD_GRAMS, Model, identity, norm};
 
 /// One labelled reading.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ pub fn train(examples: &[Example], settings: Settings) -> Result<Model, TrainErr
             let example = &examples[i];
             word_at.clear();
             char_at.clear();
-            gram::visit(&example.reading, |g| {
+            gram::visit(&example.reading, &mut |g: gram::Gram| {
                 if g.kind == Kind::Char {
                     char_at.push(g.bucket(settings.char_bits));
                 } else {
@@ -154,6 +154,12 @@ pub fn train(examples: &[Example], settings: Settings) -> Result<Model, TrainErr
         word_scale,
         char_scale,
         words,
+        id: identity(
+            &chars
+                .iter()
+                .flat_map(|w| w.to_le_bytes())
+                .collect::<Vec<_>>(),
+        ),
         chars,
     })
 }
@@ -230,6 +236,7 @@ pub fn sigmoid(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Memo;
     use super::*;
 
     fn examples() -> Vec<Example> {
@@ -261,7 +268,12 @@ mod tests {
     fn it_learns_and_gives_the_same_bytes_twice() {
         let model = train(&examples(), small()).expect("two labels");
         for e in examples() {
-            assert_eq!(model.score(&e.reading) > 0.0, e.attack, "{}", e.reading);
+            assert_eq!(
+                model.score(&e.reading, &mut Memo::default()) > 0.0,
+                e.attack,
+                "{}",
+                e.reading
+            );
         }
         let again = train(&examples(), small()).expect("two labels");
         assert_eq!(model.to_bytes(), again.to_bytes());
@@ -271,7 +283,12 @@ mod tests {
     fn a_trained_model_survives_its_file() {
         let model = train(&examples(), small()).expect("two labels");
         let read = Model::from_bytes(&model.to_bytes()).expect("own bytes");
-        assert!((read.score("ignore it") - model.score("ignore it")).abs() < f32::EPSILON);
+        assert!(
+            (read.score("ignore it", &mut Memo::default())
+                - model.score("ignore it", &mut Memo::default()))
+            .abs()
+                < f32::EPSILON
+        );
     }
 
     #[test]
