@@ -25,3 +25,4 @@ mod seal;
 mod simulator;
 mod store;
 mod values;
+mod watch;

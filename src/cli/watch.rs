@@ -112,9 +112,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 }
             })?;
             show(&rows, args.format)?;
-            eprintln!(
-                "`run` reads registered texts when it starts; restart it to watch for this one"
-            );
+            eprintln!("a running `run` watches for it within seconds");
         }
         Verb::List => {
             let rows = args

@@ -42,6 +42,9 @@ pub enum BuildError {
     },
 }
 
+/// Pause between two looks at the registered texts: how long `watch add` takes to be in force.
+const WATCH_LOOK: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What the stages are configured with, built once and shared by all workers.
 pub struct Parts {
     /// Prices and ledgers.
@@ -114,6 +117,30 @@ impl Parts {
         let budgets = store.enabled_budgets().await?;
         self.books = Arc::new(Books::new(self.books.prices.clone(), &budgets));
         Ok(store)
+    }
+
+    /// Takes texts that are registered or forgotten while the program runs, within [`WATCH_LOOK`].
+    pub(super) async fn follow_watched(
+        self: Arc<Self>,
+        store: Store,
+        mut stopped: tokio::sync::watch::Receiver<bool>,
+    ) {
+        let mut taken = None;
+        loop {
+            let stamp = store.watched_stamp().await.ok();
+            // A database that does not answer is shown elsewhere; the texts in force stay.
+            if stamp.is_some() && stamp != taken && self.watch_for(&store).await.is_ok() {
+                if taken.is_some() {
+                    let texts = self.live.load().detect.watched.len();
+                    tracing::info!(texts, "registered texts taken");
+                }
+                taken = stamp;
+            }
+            tokio::select! {
+                _ = stopped.wait_for(|s| *s) => return,
+                () = tokio::time::sleep(WATCH_LOOK) => {}
+            }
+        }
     }
 
     /// Takes the registered texts from the store into the detectors' settings.

@@ -85,6 +85,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     let (feedback, hear) = mpsc::sync_channel(FEEDBACK);
     let (inboxes, workers) = workers(config, &parts, &store, &health, &feedback, &mut background);
     background.spawn(look_at_halted(store.clone(), feedback, stopped.clone()));
+    background.spawn(parts.clone().follow_watched(store.clone(), stopped.clone()));
     parts.spawn_background(&store, &health, &stopped, &mut background);
     let reload = Arc::new(tokio::sync::Notify::new());
     background.spawn(live::follow(

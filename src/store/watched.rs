@@ -113,6 +113,19 @@ impl Store {
         Ok(gone)
     }
 
+    /// What changes whenever a text is registered, replaced or forgotten: cheap to ask for often.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn watched_stamp(&self) -> Result<String, StoreError> {
+        sqlx::query_scalar(
+            "SELECT count(*) || '/' || coalesce(sum(extract(epoch FROM at)), 0) FROM vw.watched",
+        )
+        .fetch_one(self.pool())
+        .await
+        .map_err(StoreError::statement("could not look for registered texts"))
+    }
+
     /// All registered texts, by name and key.
     ///
     /// # Errors
