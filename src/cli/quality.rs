@@ -4,12 +4,15 @@
 //! expected; then evasions against their plain form, personal data, secrets, and how much of the
 //! verdicts the sealed form keeps. Nothing is pooled over sources.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::rules::RuleArgs;
@@ -35,6 +38,14 @@ pub struct Args {
     /// End with 1 if a row misses what is expected.
     #[arg(long)]
     strict: bool,
+    /// Only rows that the weights were not trained on (`"ship": false`), at most 600 a source and
+    /// label.
+    #[arg(long)]
+    left_out: bool,
+    /// Put the table into this page, between `<!-- table NAME -->` and `<!-- end NAME -->`; NAME is
+    /// `left-out` with `--left-out`, else `dev`.
+    #[arg(long, value_name = "FILE")]
+    update: Option<PathBuf>,
     #[command(flatten)]
     rules: RuleArgs,
 }
@@ -45,6 +56,8 @@ enum Format {
     Json,
     /// A table.
     Text,
+    /// A table for a page.
+    Markdown,
 }
 
 /// A labelled text: an attack or harmless one, one with marked values, or one with a secret.
@@ -57,6 +70,8 @@ struct Row {
     source: String,
     #[serde(default)]
     kind: String,
+    #[serde(default)]
+    ship: bool,
     #[serde(default)]
     spans: Option<Vec<Span>>,
 }
@@ -164,6 +179,11 @@ fn role(file: &str) -> Role {
     }
 }
 
+/// Rows of a label and source that count with `--left-out`: no source may outweigh the run's time.
+const LEFT_OUT_ROWS: u32 = 600;
+/// An operator's texts; what is left out of training for that is no measure of it.
+const OPERATOR_KIND: &str = "system_prompt";
+
 /// Everything that is counted.
 struct Board {
     engine: Arc<Engine>,
@@ -232,12 +252,26 @@ impl Board {
         }
         let verdict = scan.injection.verdict;
         let attack = row.label == "attack";
-        if attack && verdict {
-            let sketch = self
-                .sealer
-                .sketch(&row.text, role, Side::Request, &mut self.seal_scratch);
-            let kept = self.judge.judge(&sketch).injection.verdict;
-            self.sealed.entry("attacks").or_default().add(kept);
+        // Judged from the sealed event alone: what was found must stay found, what was not must not
+        // appear.
+        let sketch = self
+            .sealer
+            .sketch(&row.text, role, Side::Request, &mut self.seal_scratch);
+        let sealed = self.judge.judge(&sketch).injection.verdict;
+        match (attack, verdict) {
+            (true, true) => self.sealed.entry("kept sealed").or_default().add(sealed),
+            (false, _) => {
+                let text = self.sealed.entry("false positives, text").or_default();
+                text.add(verdict);
+                self.sealed
+                    .entry("false positives, sealed")
+                    .or_default()
+                    .add(sealed);
+            }
+            (true, false) => {
+                let new = self.sealed.entry("found only sealed").or_default();
+                new.add(sealed);
+            }
         }
         if file == "evasion_dev" {
             self.evasions
@@ -310,8 +344,8 @@ impl Board {
                 put("evasion", kind, "of plain", c.n, share.min(100.0));
             }
         }
-        for (source, c) in &self.sealed {
-            put("sealed", source, "kept sealed", c.n, c.percent());
+        for (measure, c) in &self.sealed {
+            put("sealed", "all texts", measure, c.n, c.percent());
         }
         for (measure, c) in &self.secrets {
             put("secrets", "all", measure, c.n, c.percent());
@@ -338,11 +372,25 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut board = Board::new(args.rules.engine()?)?;
     for path in files(&args.corpora)? {
-        measure(&path, &mut board)?;
+        measure(&path, &mut board, args.left_out)?;
     }
     let measures = board.measures();
+    if let Some(page) = &args.update {
+        let name = if args.left_out { "left-out" } else { "dev" };
+        let old = std::fs::read_to_string(page)
+            .with_context(|| format!("cannot read {}", page.display()))?;
+        let new = table::put(&old, name, &table::markdown(&measures))
+            .with_context(|| page.display().to_string())?;
+        std::fs::write(page, new).with_context(|| format!("cannot write {}", page.display()))?;
+    }
     let mut out = std::io::stdout().lock();
+    if args.format == Format::Markdown {
+        out.write_all(table::markdown(&measures).as_bytes())?;
+    }
     for m in &measures {
+        if args.format == Format::Markdown {
+            break;
+        }
         if args.format == Format::Json {
             serde_json::to_writer(&mut out, m)?;
             out.write_all(b"\n")?;
@@ -369,13 +417,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn measure(path: &Path, board: &mut Board) -> anyhow::Result<()> {
+fn measure(path: &Path, board: &mut Board, left_out: bool) -> anyhow::Result<()> {
     let file = stem(path);
+    let mut taken: BTreeMap<(String, String), u32> = BTreeMap::new();
     each_line(path, |number, line| {
         let row: Row = serde_json::from_str(line).map_err(|e| {
             let (path, column) = (path.display(), e.column());
             anyhow::anyhow!("{path}:{number}:{column}: not a labelled text")
         })?;
+        if left_out {
+            let n = taken
+                .entry((row.source.clone(), row.label.clone()))
+                .or_default();
+            if row.ship || row.kind == OPERATOR_KIND || *n >= LEFT_OUT_ROWS {
+                return Ok(());
+            }
+            *n += 1;
+        }
         board.row(&file, &row);
         Ok(())
     })
