@@ -36,8 +36,6 @@ const HIDDEN: f32 = 0.5;
 const SAID_BY_MODEL: f32 = -1.0;
 /// What the rules' share is multiplied with where a text mentions attacks: the model then decides.
 const MENTIONED: f32 = 0.2;
-/// The same in what tools and documents hold: an order among reports is still read by the model.
-const MENTIONED_IN_DOCUMENT: f32 = 0.7;
 /// What a story or a supposition takes from a single sign: there, words lift rules for a purpose.
 const FICTION: f32 = 1.5;
 /// The technique that a story cannot excuse: the assistant itself is replaced.
@@ -97,11 +95,13 @@ pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combi
     let sum: f32 = best.values().sum();
     let top = best.values().copied().fold(0.0, f32::max);
     let mut rules = RULE * (top + FURTHER * (sum - top));
-    if context.frame.mention {
-        rules *= match context.role {
-            Role::Tool | Role::Document => MENTIONED_IN_DOCUMENT,
-            _ => MENTIONED,
-        };
+    // What tools and documents hold is not excused by a frame: whoever poisons them chooses it.
+    let frame = match context.role {
+        Role::Tool | Role::Document => Frame::default(),
+        _ => context.frame,
+    };
+    if frame.mention {
+        rules *= MENTIONED;
     }
     let model = if context.role == Role::System {
         MODEL_FOR_OPERATOR
@@ -117,7 +117,7 @@ pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combi
     if context.side == Side::Response || context.role == Role::Assistant {
         shift += SAID_BY_MODEL;
     }
-    if context.frame.fiction && best.len() <= 1 && !best.contains_key(TAKEOVER) {
+    if frame.fiction && best.len() <= 1 && !best.contains_key(TAKEOVER) {
         shift -= FICTION;
     }
     let logit = (rules + model + shift).max(SILENT);
