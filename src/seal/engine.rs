@@ -27,8 +27,8 @@ mod walk;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use compile::{Compiled, Plan, Sight};
-use pages::Pages;
+use compile::{Compiled, Plan};
+use pages::{Pages, Sight};
 pub use scan::{Found, Injection, Reading, RuleHits, Scan, ValueKind};
 pub use walk::Scratch;
 use walk::walk;

@@ -208,7 +208,7 @@ pub fn each_word(text: &str, mut f: impl FnMut(usize, usize)) {
         let piece = &text[from..to];
         if piece.is_ascii() {
             ascii_words(piece.as_bytes(), &mut |start, end| {
-                f(from + start, from + end)
+                f(from + start, from + end);
             });
         } else {
             for (start, w) in piece.unicode_word_indices() {

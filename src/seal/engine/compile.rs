@@ -12,11 +12,12 @@ use super::digits::Number;
 use super::gate::Gate;
 use super::letters::Rates;
 use super::matcher::{Plain, Wanted, Wide};
+use super::pages::Sight;
 use crate::rule::anchor::{Anchor, anchors};
 use crate::rule::demand::Demand;
 use crate::rule::need::Literal;
 use crate::rule::pattern::{SIZE_LIMIT, worth};
-use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule, Scope};
+use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule};
 use crate::seal::value::{Validator, validator};
 
 /// Memory that one regex may use for the states it has seen, in bytes.
@@ -175,26 +176,6 @@ pub(super) struct Compiled {
     pub gate: Gate,
     /// What bytes a raw text must have.
     pub demand: Demand,
-}
-
-/// Where a rule looks.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sight {
-    /// Bits of the readings.
-    pub readings: u8,
-    pub scope: Scope,
-    /// Too weak for decoded, reversed and rotated readings.
-    pub open_only: bool,
-}
-
-impl Compiled {
-    pub(super) fn sight(&self) -> Sight {
-        Sight {
-            readings: self.rule.readings,
-            scope: self.rule.scope,
-            open_only: self.rule.area == Area::Injection && self.rule.weight < super::STRONG,
-        }
-    }
 }
 
 /// Everything the scan walks.

@@ -487,7 +487,7 @@ mod tests {
         let plain = Plain::new(&list, &Rates::new());
         let mut ends = Vec::new();
         plain.walk("id, did (id) idea id", &mut Threes::default(), |_, end| {
-            ends.push(end)
+            ends.push(end);
         });
         assert_eq!(ends, [2, 11, 20]);
     }

@@ -7,10 +7,30 @@ use super::compile::{Compiled, Regex};
 use super::digits::Digits;
 use super::evaluate::Page;
 use super::walk::Hits;
-use crate::rule::{Area, ReadingKind};
+use crate::rule::{Area, ReadingKind, Scope};
 use crate::seal::reading::map::Map;
 use crate::seal::reading::scout::{Counts, longest};
 use crate::seal::reading::{Readings, View};
+
+/// Where a rule looks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sight {
+    /// Bits of the readings.
+    pub readings: u8,
+    pub scope: Scope,
+    /// Too weak for decoded, reversed and rotated readings.
+    pub open_only: bool,
+}
+
+impl Compiled {
+    pub(super) fn sight(&self) -> Sight {
+        Sight {
+            readings: self.rule.readings,
+            scope: self.rule.scope,
+            open_only: self.rule.area == Area::Injection && self.rule.weight < super::STRONG,
+        }
+    }
+}
 
 /// Runs without blanks that ordinary words do not reach, bytes.
 const SHORT_RUN: usize = 20;

@@ -43,6 +43,10 @@ const STRETCH: usize = 32;
 
 /// Whether a stretch is copied as it is: letters and signs with single blanks between. `blank`:
 /// a blank stands before it.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "branches would keep it from vector instructions"
+)]
 fn plain(stretch: &[u8; STRETCH], blank: bool) -> bool {
     let mut odd = blank && stretch[0] == b' ';
     for b in stretch {
