@@ -88,7 +88,7 @@ async fn reload_on_signal(running: &pipeline::Running) {
     while hangup.recv().await.is_some() {
         running.reload();
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Waits for SIGTERM or SIGINT.
