@@ -230,7 +230,9 @@ fn f48_a_process_killed_between_send_and_mark_sends_once_more_under_the_same_id(
             .expect("outbox");
         let calls = hook.calls.lock().expect("calls").clone();
         assert_eq!(calls.get(&id), Some(&2), "once more, under the same id: {calls:?}");
-        assert!(calls.iter().all(|(i, n)| *i == id || *n == 1), "{calls:?}");
+        // Other incidents' messages may have been on their way at that moment: none goes out more than
+        // once more.
+        assert!(calls.values().all(|n| *n <= 2), "{calls:?}");
         assert_eq!(i64::try_from(calls.len()).expect("few"), sent, "{calls:?}");
     });
 }
