@@ -18,7 +18,7 @@ use serde::Deserialize;
 use veilwatch::event::{Role, Side};
 use veilwatch::rule::{self, Known, RuleSet};
 use veilwatch::seal::engine::{Engine, Scratch, known_validators};
-use veilwatch::seal::model::Model;
+use veilwatch::seal::model::{Memo, Model};
 use veilwatch::seal::{self, Keys, Sealer};
 
 /// Rounds of which the best counts.
@@ -53,7 +53,7 @@ fn main() {
     let sealer = Sealer::new(Keys::development(), Arc::new(Engine::built_in()));
     let few = ten_rules();
 
-    let mut scratch = Scratch::default();
+    let (mut scratch, mut memo) = (Scratch::default(), Memo::default());
     let mut sealing = seal::Scratch::default();
     let folded: Vec<String> = texts
         .iter()
@@ -78,7 +78,7 @@ fn main() {
             2,
             time(|| {
                 for t in &folded {
-                    black_box(engine.model().map(|m| m.score(t)));
+                    black_box(engine.model().map(|m| m.score(t, &mut memo)));
                 }
             }),
         );

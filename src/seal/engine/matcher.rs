@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use memchr::memmem::Finder;
+use aho_corasick::AhoCorasick;
 
 use super::letters::{CLASS_BITS, FOUR, Rates, THREE, THREES, Threes, class, classes, group};
 
@@ -164,7 +164,7 @@ pub(super) struct Plain {
     by_four: Table,
     by_three: Table,
     /// Keywords without letters and digits.
-    signs: Vec<(u32, Finder<'static>)>,
+    signs: Few,
     bytes: Bytes,
 }
 
@@ -177,7 +177,7 @@ impl Plain {
     pub(super) fn new(wanted: &[Wanted<'_>], rates: &Rates) -> Self {
         let mut by_four: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
         let mut by_three: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
-        let mut signs = Vec::new();
+        let mut signs = Few::default();
         let mut bytes = Bytes::default();
         for (pattern, one) in (0..).zip(wanted) {
             if !one.text.is_ascii() {
@@ -195,7 +195,7 @@ impl Plain {
                 }
             };
             if row.len() < 2 || row.iter().all(|class| *class == 0) {
-                signs.push((pattern, Finder::new(one.text.as_bytes()).into_owned()));
+                signs.add(pattern, one.text);
                 continue;
             }
             match row.len() {
@@ -242,7 +242,7 @@ impl Plain {
             threes,
             by_four: Table::new(by_four),
             by_three: Table::new(by_three),
-            signs,
+            signs: signs.done(),
             bytes,
         }
     }
@@ -289,7 +289,7 @@ impl Plain {
                 );
             }
         }
-        compared + every(&self.signs, bytes, &mut found)
+        compared + self.signs.walk(bytes, &mut found)
     }
 
     fn compare(
@@ -314,7 +314,7 @@ pub(super) struct Wide {
     fours: Box<[u64; 1 << (FILTER_BITS - 6)]>,
     by_four: Table,
     /// Keywords of fewer than four bytes.
-    short: Vec<(u32, Finder<'static>)>,
+    short: Few,
     bytes: Bytes,
 }
 
@@ -322,7 +322,7 @@ impl Wide {
     /// `wanted` by number; those of ASCII are passed over.
     pub(super) fn new(wanted: &[Wanted<'_>]) -> Self {
         let mut by_four: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
-        let mut short = Vec::new();
+        let mut short = Few::default();
         let mut bytes = Bytes::default();
         for (pattern, one) in (0..).zip(wanted) {
             if one.text.is_ascii() {
@@ -342,7 +342,7 @@ impl Wide {
                     let entry = bytes.entry(pattern, one.text, at + 4);
                     by_four.entry(four).or_default().push(entry);
                 }
-                None => short.push((pattern, Finder::new(one.text.as_bytes()).into_owned())),
+                None => short.add(pattern, one.text),
             }
         }
         let mut fours = Box::new([0; 1 << (FILTER_BITS - 6)]);
@@ -353,7 +353,7 @@ impl Wide {
         Self {
             fours,
             by_four: Table::new(by_four),
-            short,
+            short: short.done(),
             bytes,
         }
     }
@@ -381,26 +381,46 @@ impl Wide {
                 }
             }
         }
-        compared + every(&self.short, bytes, &mut found)
+        compared + self.short.walk(bytes, &mut found)
     }
 }
 
-/// Looks for a few keywords one by one, overlapping places too.
-fn every(
-    finders: &[(u32, Finder<'static>)],
-    text: &[u8],
-    found: &mut impl FnMut(u32, usize),
-) -> usize {
-    let mut compared = 0;
-    for (pattern, finder) in finders {
-        let mut from = 0;
-        while let Some(at) = text.get(from..).and_then(|rest| finder.find(rest)) {
-            compared += 1;
-            found(*pattern, from + at + finder.needle().len());
-            from += at + 1;
-        }
+/// A few keywords that have no group, in one small automaton.
+#[derive(Debug, Default)]
+struct Few {
+    patterns: Vec<u32>,
+    texts: Vec<String>,
+    automaton: Option<AhoCorasick>,
+}
+
+impl Few {
+    fn add(&mut self, pattern: u32, text: &str) {
+        self.patterns.push(pattern);
+        self.texts.push(text.to_owned());
     }
-    compared
+
+    /// Compiles what was added.
+    fn done(mut self) -> Self {
+        let texts = std::mem::take(&mut self.texts);
+        if !texts.is_empty() {
+            // It fails beyond two billion states only.
+            self.automaton = AhoCorasick::new(&texts).ok();
+        }
+        self
+    }
+
+    /// Every place, overlapping ones too; returns how many.
+    fn walk(&self, text: &[u8], found: &mut impl FnMut(u32, usize)) -> usize {
+        let Some(automaton) = &self.automaton else {
+            return 0;
+        };
+        let mut places = 0;
+        for m in automaton.find_overlapping_iter(text) {
+            places += 1;
+            found(self.patterns[m.pattern().as_usize()], m.end());
+        }
+        places
+    }
 }
 
 /// Four bytes as one number; the last one in the lowest bits. Two bytes of the same keyword may
