@@ -287,7 +287,7 @@ async fn fault(
     match n % 5 {
         0 | 2 => {
             signal(&fleet.members[i], Signal::KILL);
-            fleet.members[i].wait().expect("ended");
+            ended(&mut fleet.members[i], Duration::from_secs(30));
             fleet.restart(i);
             "kill -9"
         }
@@ -310,7 +310,7 @@ async fn fault(
                     Signal::TERM
                 },
             );
-            guest.wait().expect("ended");
+            ended(&mut guest, Duration::from_secs(30));
             "overlap"
         }
         _ => {

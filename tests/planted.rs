@@ -8,7 +8,7 @@ use sqlx::Row as _;
 use veilwatch::ingest::broker::EmbeddedBroker;
 
 use crate::otlp::Collector;
-use crate::rig::{Broker, Rig, TOPIC, now, runtime, signal, tail};
+use crate::rig::{Broker, Rig, TOPIC, ended, now, runtime, signal, tail};
 
 const RAW: &str = "llm.raw.v1";
 /// What is planted; each carries its number and its place.
@@ -124,7 +124,7 @@ fn planted_text_appears_nowhere() {
         let metrics = scrape(port).await;
         assert!(metrics.contains("veilwatch_records_total"), "{metrics}");
         signal(&child, Signal::TERM);
-        let status = child.wait().expect("ended");
+        let status = ended(&mut child, Duration::from_secs(30));
         assert!(status.success());
 
         let mut places = vec![("log and notifications".to_owned(), rig.logs()), ("metrics".to_owned(), metrics)];

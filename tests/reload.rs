@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use sqlx::PgPool;
 
 use crate::planted::scrape;
-use crate::rig::{Rig, now, runtime, signal, tail};
+use crate::rig::{Rig, ended, now, runtime, signal, tail};
 
 /// A rule for a token that nobody has.
 fn rule(id: &str, prefix: &str, level: &str) -> String {
@@ -120,6 +120,6 @@ fn rules_change_while_it_runs_and_a_bad_set_keeps_the_old_one() {
         assert_eq!(findings(&pool, "sec-one").await, 3);
         assert_eq!(findings(&pool, "sec-two").await, 1);
         signal(&child, Signal::TERM);
-        assert!(child.wait().expect("ended").success());
+        assert!(ended(&mut child, Duration::from_secs(30)).success());
     });
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use sqlx::PgPool;
 
-use crate::rig::{Rig, now, runtime, signal, tail};
+use crate::rig::{Rig, ended, now, runtime, signal, tail};
 
 /// A confidential document: nobody says this by chance.
 const SECRET: &str = "Project Heron ships in week nineteen and the discount for Northwind stays at eleven \
@@ -171,6 +171,6 @@ fn a_text_registered_while_it_runs_is_reported_hunted_and_forgotten() {
         rig.wait_applied(&pool, 6, wait).await;
         assert_eq!(findings(&pool, "prompt-leak-text").await, 1);
         signal(&child, Signal::TERM);
-        assert!(child.wait().expect("ended").success());
+        assert!(ended(&mut child, Duration::from_secs(30)).success());
     });
 }

@@ -50,6 +50,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let rt = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    rt.block_on(super::run::stop_signal());
+    rt.block_on(async { super::run::Signals::listen().stop(|| {}).await });
     Ok(ExitCode::SUCCESS)
 }

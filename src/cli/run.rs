@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::ingest::Ended;
@@ -38,14 +39,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let code = runtime.block_on(async {
         let guard = telemetry::start(&config.telemetry)?;
         let health = Health::default();
+        let mut signals = Signals::listen();
         let running = tokio::select! {
             started = pipeline::start(&config, health) => started?,
-            () = stop_signal() => return Ok(ExitCode::SUCCESS),
+            // Rules are being read: asking for it changes nothing.
+            () = signals.stop(|| {}) => return Ok(ExitCode::SUCCESS),
         };
         tracing::info!(http = %running.http, "running");
         tokio::select! {
-            () = stop_signal() => tracing::info!("stopping"),
-            () = reload_on_signal(&running) => {}
+            () = signals.stop(|| running.reload()) => tracing::info!("stopping"),
             () = running.failed() => tracing::error!("the consumer ended, stopping"),
         }
         let limit = config.pipeline.shutdown + GRACE;
@@ -79,30 +81,73 @@ pub(super) fn silence_panics() {
     }));
 }
 
-/// SIGHUP reads the rule files again. Never ends.
-async fn reload_on_signal(running: &pipeline::Running) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        return std::future::pending().await;
-    };
-    while hangup.recv().await.is_some() {
-        running.reload();
-    }
-    std::future::pending::<()>().await;
+/// Signals, listened to from the moment this is made: one that comes between two waits is kept for
+/// the second, while a listener made anew would never hear of it.
+pub(super) struct Signals {
+    stop: Option<(Signal, Signal)>,
+    hangup: Option<Signal>,
 }
 
-/// Waits for SIGTERM or SIGINT.
-pub(super) async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
+impl Signals {
+    /// Begins to listen.
+    pub(super) fn listen() -> Self {
         // Without handlers the default action ends the process, which is what the signals ask for.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+        let stop = signal(SignalKind::terminate()).and_then(|term| {
+            let int = signal(SignalKind::interrupt())?;
+            Ok((term, int))
+        });
+        Self {
+            stop: stop.ok(),
+            hangup: signal(SignalKind::hangup()).ok(),
+        }
+    }
+
+    /// Waits for SIGTERM or SIGINT; on each SIGHUP calls `reload`.
+    pub(super) async fn stop(&mut self, reload: impl Fn()) {
+        let Self { stop, hangup } = self;
+        let asked = async {
+            match stop {
+                Some((term, int)) => {
+                    tokio::select! {
+                        _ = term.recv() => {}
+                        _ = int.recv() => {}
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let reloads = async {
+            while let Some(hangup) = hangup.as_mut() {
+                if hangup.recv().await.is_none() {
+                    break;
+                }
+                reload();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = asked => {}
+            () = reloads => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    #[tokio::test]
+    async fn a_signal_between_two_waits_is_kept() {
+        let mut signals = Signals::listen();
+        tokio::select! {
+            biased;
+            () = signals.stop(|| {}) => panic!("nobody asked"),
+            () = std::future::ready(()) => {}
+        }
+        kill_process(getpid(), Signal::TERM).expect("signalled");
+        let asked = signals.stop(|| {});
+        let asked = tokio::time::timeout(Duration::from_secs(10), asked).await;
+        assert!(asked.is_ok(), "the signal was lost");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use crate::cli::rules;
+use crate::cli::run::Signals;
 use crate::config::keyfile;
 use crate::ingest::relay::RelayConfig;
 use crate::ingest::{Ended, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
@@ -107,13 +108,14 @@ pub fn run(args: &Args, key_file: &std::path::Path) -> anyhow::Result<ExitCode> 
     let code = runtime.block_on(async {
         let guard = telemetry::start(&TelemetryConfig::default())?;
         let kid = sealer.keys().active_content().kid().to_string();
+        let mut signals = Signals::listen();
         let running = tokio::select! {
             started = reseal::start(job, sealer, Health::default()) => started?,
-            () = super::super::run::stop_signal() => return Ok(ExitCode::SUCCESS),
+            () = signals.stop(|| {}) => return Ok(ExitCode::SUCCESS),
         };
         tracing::info!(http = %running.http, kid, "sealing");
         tokio::select! {
-            () = super::super::run::stop_signal() => tracing::info!("stopping"),
+            () = signals.stop(|| {}) => tracing::info!("stopping"),
             () = running.failed() => tracing::error!("the job ended, stopping"),
         }
         let ended = tokio::time::timeout(limit, running.stop()).await;
