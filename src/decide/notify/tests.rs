@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::decide::{Escalate, Field, Inhibit, Matcher};
 use crate::detect::DetectorId;
+use crate::event::hash16;
 
 #[derive(Clone, Copy)]
 enum Act {
