@@ -13,7 +13,6 @@ use super::checkpoint::Schedule;
 use super::claims::PostgresClaims;
 use super::{Worker, commit, live};
 use crate::config::Config;
-use crate::event::TopicPartition;
 use crate::ingest::{self, Ended, Feedback, Inbox};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Health, metrics};
@@ -201,7 +200,6 @@ async fn look_at_halted(
     feedback: mpsc::SyncSender<Feedback>,
     mut stopped: tokio::sync::watch::Receiver<bool>,
 ) {
-    let mut halted: Vec<TopicPartition> = Vec::new();
     loop {
         tokio::select! {
             _ = stopped.wait_for(|s| *s) => return,
@@ -210,8 +208,9 @@ async fn look_at_halted(
         let Ok(rows) = store.partitions().await else {
             continue;
         };
-        let (now, free): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.halted.is_some());
-        for r in free.into_iter().filter(|r| halted.contains(&r.tp)) {
+        // Every free one, not only those seen halted before: an operator may skip between two looks.
+        // The consumer passes over those that it does not hold halted.
+        for r in rows.into_iter().filter(|r| r.halted.is_none()) {
             for why in ["oversize", "truncated", "corrupt", "panics", "unwritable"] {
                 metrics()
                     .halted
@@ -219,7 +218,6 @@ async fn look_at_halted(
             }
             let _ = feedback.send(Feedback::Resume { tp: r.tp });
         }
-        halted = now.into_iter().map(|r| r.tp).collect();
     }
 }
 
