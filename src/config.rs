@@ -8,6 +8,7 @@
 pub mod budgets;
 pub mod core;
 pub mod delivery;
+pub mod duration;
 mod init;
 pub mod keyfile;
 pub mod reader;
@@ -27,6 +28,8 @@ pub use reader::{Problem, Reader, Source};
 pub use routing::{InhibitSetting, RouteSetting, Routing};
 pub use sections::is_loopback;
 
+use crate::detect::DetectorId;
+use crate::event::Stage;
 use crate::ingest::IngestConfig;
 use crate::telemetry::{Secret, TelemetryConfig};
 
@@ -105,8 +108,10 @@ pub struct DetectSetting {
     pub allowed_tools: Vec<String>,
     /// Models on the allow-list; empty: no list.
     pub allowed_models: Vec<String>,
-    /// Detectors that are switched off.
-    pub off: Vec<String>,
+    /// Senders of one attack from which it is a campaign. None: the usual three.
+    pub campaign_senders: Option<i64>,
+    /// The furthest that a detector may go, by its name.
+    pub stages: BTreeMap<DetectorId, Stage>,
 }
 
 /// `[pipeline]`.
@@ -335,6 +340,31 @@ tokens = -5
             "{p}"
         );
         parse(&db.replace("/v\"", "/v?sslmode=verify-full\"")).expect("verified");
+    }
+
+    #[test]
+    fn stages_name_detectors_and_how_far_they_may_go() {
+        let with = |detect: &str| parse(&format!("{SMALLEST}\n[detect]\n{detect}\n"));
+        let c = with("stages = { drift = \"ticket\", campaign = \"page\" }\noff = [\"latency\"]");
+        let stages = c.expect("known").detect.stages;
+        let expected = [
+            (DetectorId::Drift, Stage::Ticket),
+            (DetectorId::Campaign, Stage::Page),
+            (DetectorId::Latency, Stage::Shadow),
+        ];
+        assert_eq!(stages, expected.into());
+        for (wrong, said) in [
+            ("off = [\"latncy\"]", "did you mean \"latency\"?"),
+            ("stages = { drift = \"pager\" }", "did you mean \"page\"?"),
+            (
+                "stages = { nobody = \"page\" }",
+                "\"nobody\" is no detector",
+            ),
+            ("campaign_senders = 1", "from 2 to 64"),
+        ] {
+            let p = with(wrong).expect_err(wrong).join("\n");
+            assert!(p.contains(said), "{p}");
+        }
     }
 
     #[test]

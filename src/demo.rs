@@ -14,6 +14,7 @@ pub mod history;
 mod live;
 pub mod mailbox;
 pub mod receiver;
+pub mod scene;
 pub mod script;
 pub mod show;
 pub mod stage;

@@ -11,6 +11,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod campaign;
 pub mod config;
 pub mod drift;
 pub mod errors;

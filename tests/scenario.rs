@@ -141,6 +141,11 @@ fn budget() {
 }
 
 #[test]
+fn campaign() {
+    check("campaign");
+}
+
+#[test]
 fn outage() {
     check("outage");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use crate::config::reader::parse_duration;
+use crate::config::duration::parse_duration;
 use crate::demo::show;
 
 /// Shortest run: below it hardly anything has happened.

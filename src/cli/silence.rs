@@ -10,7 +10,7 @@ use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
 use super::database::{Database, Format, author, is_json};
-use crate::config::reader::parse_duration;
+use crate::config::duration::parse_duration;
 use crate::decide::Matcher;
 
 /// Arguments.

@@ -15,8 +15,8 @@ use crate::decide::route::{
 };
 use crate::detect::access::Allowed;
 use crate::detect::config::Keep;
-use crate::detect::{DetectConfig, DetectorId, Facts};
-use crate::event::{SmolStr, Stage};
+use crate::detect::{DetectConfig, Facts};
+use crate::event::SmolStr;
 
 /// The budgets. The settings were checked when they were read; one that is not understood here
 /// would be a mistake of this program and is left out.
@@ -143,15 +143,9 @@ pub fn keep(setting: KeepEvents) -> Keep {
 
 /// The detectors' settings.
 pub fn detect(setting: &DetectSetting, facts: Facts) -> DetectConfig {
-    let stages = setting
-        .off
-        .iter()
-        .filter_map(|name| DetectorId::parse(name))
-        .map(|d| (d, Stage::Shadow))
-        .collect();
     let mut config = DetectConfig {
         facts,
-        stages,
+        stages: setting.stages.clone(),
         access: Allowed {
             tools: setting.allowed_tools.iter().map(SmolStr::new).collect(),
             models: setting.allowed_models.iter().map(SmolStr::new).collect(),
@@ -160,6 +154,13 @@ pub fn detect(setting: &DetectSetting, facts: Facts) -> DetectConfig {
     };
     if let Some(minutes) = setting.audit_grace_minutes {
         config.audit.grace_minutes = minutes;
+    }
+    if let Some(n) = setting
+        .campaign_senders
+        .and_then(|n| usize::try_from(n).ok())
+    {
+        config.campaign.senders = n;
+        config.campaign.page_senders = config.campaign.page_senders.max(n);
     }
     config
 }

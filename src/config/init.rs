@@ -51,7 +51,8 @@ hold = "2m"                          # how long a partition that is behind holds
 # audit_grace_minutes = 2            # wait for late evidence before a hole in a sequence is judged
 # allowed_tools = ["search"]
 # allowed_models = ["gpt-4o-mini"]
-# off = ["drift"]
+# campaign_senders = 3               # senders of one attack within an hour that make a campaign; ten page
+# stages = { drift = "shadow", campaign = "ticket" }  # the furthest a detector may go: shadow, ticket, page
 
 [pipeline]
 # workers = 1                        # threads that decode and detect; default: half of the cores

@@ -11,6 +11,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::duration::{parse_duration, show_duration};
+use crate::rule::suggest::nearest;
 use crate::telemetry::Secret;
 
 /// One mistake in the configuration.
@@ -150,6 +152,12 @@ impl<'r, 'a> Section<'r, 'a> {
     /// Whether a key is written in the file.
     pub fn has(&self, key: &str) -> bool {
         self.find(key).is_some()
+    }
+
+    /// The keys that are written in the file, for a table whose keys are names.
+    pub fn names(&self) -> Vec<String> {
+        let keys = self.table.into_iter().flatten();
+        keys.map(|(k, _)| k.get_ref().to_string()).collect()
     }
 
     fn find(&self, key: &str) -> Option<&'r Spanned<DeValue<'a>>> {
@@ -466,85 +474,4 @@ impl<'r, 'a> Section<'r, 'a> {
 fn article(noun: &str) -> String {
     let an = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
     format!("{} {noun}", if an { "an" } else { "a" })
-}
-
-/// The known name that is at most two edits away, if any.
-fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    known
-        .map(|k| (edits(name, k), k))
-        .filter(|(d, k)| *d <= 2 && *d < k.chars().count())
-        .min()
-        .map(|(_, k)| k)
-}
-
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-/// Parses `500ms`, `30s`, `5m`, `4h`, `7d`.
-pub fn parse_duration(s: &str) -> Option<Duration> {
-    let split = s.find(|c: char| !c.is_ascii_digit())?;
-    let (n, unit) = s.split_at(split);
-    let n: u64 = n.parse().ok()?;
-    let ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    Some(Duration::from_millis(n.checked_mul(ms)?))
-}
-
-/// Prints a duration the way [`parse_duration`] reads it.
-pub fn show_duration(d: Duration) -> String {
-    let ms = d.as_millis();
-    for (unit, n) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-    ] {
-        if ms >= n && ms.is_multiple_of(n) {
-            return format!("{}{unit}", ms / n);
-        }
-    }
-    format!("{ms}ms")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_round_trip() {
-        for s in ["500ms", "30s", "5m", "4h", "7d", "0ms"] {
-            let d = parse_duration(s).expect(s);
-            assert_eq!(show_duration(d), s);
-        }
-        for s in ["", "5", "s", "5 s", "-5s", "5w", "99999999999999999999d"] {
-            assert_eq!(parse_duration(s), None, "{s}");
-        }
-    }
-
-    #[test]
-    fn nearest_is_near() {
-        let known = ["brokers", "group", "topics"];
-        assert_eq!(nearest("broker", known.into_iter()), Some("brokers"));
-        assert_eq!(nearest("grup", known.into_iter()), Some("group"));
-        assert_eq!(nearest("elephant", known.into_iter()), None);
-    }
 }

@@ -3,12 +3,16 @@
 //! Each function reads one section with its defaults and the reasons for them, and returns None
 //! where a needed key is missing or wrong (then a problem says so).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::reader::Section;
 use super::{DetectSetting, KeepEvents, PipelineSetting, Retention, StoreSetting};
+use crate::detect::DetectorId;
+use crate::event::Stage;
 use crate::ingest::{Assignment, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
+use crate::rule::suggest::nearest;
 use crate::telemetry::{Secret, TelemetryConfig};
 
 const MS: Duration = Duration::from_millis(1);
@@ -313,10 +317,47 @@ pub(super) fn detect(s: Section<'_, '_>) -> DetectSetting {
         audit_grace_minutes: s.integer("audit_grace_minutes", 0, 60),
         allowed_tools: s.strings("allowed_tools").unwrap_or_default(),
         allowed_models: s.strings("allowed_models").unwrap_or_default(),
-        off: s.strings("off").unwrap_or_default(),
+        campaign_senders: s.integer("campaign_senders", 2, 64),
+        stages: stages(&s),
     };
     s.finish();
     d
+}
+
+/// `stages = { drift = "ticket" }`, and `off`, which is the stage `shadow`.
+fn stages(s: &Section<'_, '_>) -> BTreeMap<DetectorId, Stage> {
+    let words = [Stage::Shadow, Stage::Ticket, Stage::Page].map(|v| (v.as_str(), v));
+    let mut stages = BTreeMap::new();
+    let table = s.section("stages");
+    for name in table.names() {
+        let stage = table.word(&name, &words);
+        if let (Some(d), Some(stage)) = (detector(&table, &name, &name), stage) {
+            stages.insert(d, stage);
+        }
+    }
+    table.finish();
+    for name in s.strings("off").unwrap_or_default() {
+        if let Some(d) = detector(s, "off", &name) {
+            stages.insert(d, Stage::Shadow);
+        }
+    }
+    stages
+}
+
+fn detector(s: &Section<'_, '_>, key: &str, name: &str) -> Option<DetectorId> {
+    let found = DetectorId::parse(name);
+    if found.is_none() {
+        let known = DetectorId::ALL.map(DetectorId::as_str);
+        s.problem(
+            key,
+            format!("\"{name}\" is no detector"),
+            match nearest(name, known) {
+                Some(n) => format!("did you mean \"{n}\"? one of {}", known.join(", ")),
+                None => format!("write one of {}", known.join(", ")),
+            },
+        );
+    }
+    found
 }
 
 pub(super) fn pipeline(s: Section<'_, '_>) -> PipelineSetting {

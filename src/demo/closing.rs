@@ -75,6 +75,9 @@ pub fn answers(label: &Label, i: &SeenIncident) -> bool {
         Who::Gateway(g) => i.gateway.as_deref() == Some(*g) || i.subject.contains(g),
         Who::Model(m) => i.model.as_deref() == Some(*m) || i.subject.contains(m),
         Who::Subject(s) => i.subject.contains(s),
+        Who::Many(users) => {
+            i.subject.starts_with("attack:") || i.user.as_ref().is_some_and(|u| users.contains(u))
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub struct DetectConfig {
     pub facts: Facts,
     /// Injection.
     pub injection: Injection,
+    /// Attacks from many.
+    pub campaign: Campaign,
     /// Spending.
     pub spend: Spend,
     /// Latency.
@@ -90,6 +92,27 @@ impl Default for Injection {
             repeats: 3,
             repeat_ms: 10 * 60_000,
             follow_ms: 10 * 60_000,
+        }
+    }
+}
+
+/// Settings of `campaign`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Campaign {
+    /// Senders of one attack from which it is a campaign.
+    pub senders: usize,
+    /// Senders from which it pages; below it is a ticket.
+    pub page_senders: usize,
+    /// Senders are counted over so many minutes.
+    pub window_minutes: i64,
+}
+
+impl Default for Campaign {
+    fn default() -> Self {
+        Self {
+            senders: 3,
+            page_senders: 10,
+            window_minutes: 60,
         }
     }
 }

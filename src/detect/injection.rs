@@ -19,7 +19,8 @@ const MODEL_VERSION: u32 = 1;
 pub const RESOLVE_AFTER_MS: i64 = 30 * 60_000;
 
 /// The worst attack in an event.
-struct Attack {
+struct Attack<'e> {
+    sketch: &'e Sketch,
     rule: SmolStr,
     version: u32,
     severity: Severity,
@@ -29,14 +30,15 @@ struct Attack {
     rules: usize,
 }
 
-/// Judges an event. `user` is its user's state, where it has a user.
-pub(super) fn judge(
+/// Judges an event: the finding, and the sketch that it is about. `user` is its user's state, where
+/// it has a user.
+pub(super) fn judge<'e>(
     config: &DetectConfig,
-    event: &Event,
+    event: &'e Event,
     end: Time,
     subject: &Subject<'_>,
     user: Option<&mut UserState>,
-) -> Option<Finding> {
+) -> Option<(Finding, &'e Sketch)> {
     let attack = event
         .sketches()
         .filter(|(side, _, _)| *side == Side::Request)
@@ -78,7 +80,7 @@ pub(super) fn judge(
     } else {
         ""
     };
-    Some(Finding {
+    let finding = Finding {
         id: finding_id(
             DetectorId::Injection,
             &attack.rule,
@@ -109,12 +111,13 @@ pub(super) fn judge(
         ),
         rule: attack.rule,
         resolve_after_ms: RESOLVE_AFTER_MS,
-    })
+    };
+    Some((finding, attack.sketch))
 }
 
 /// The attack in one sketch. With a score, the score decides (it combines rules and model); a sketch
 /// without one is judged by its rules.
-fn attack(config: &DetectConfig, role: Role, sketch: &Sketch) -> Option<Attack> {
+fn attack<'e>(config: &DetectConfig, role: Role, sketch: &'e Sketch) -> Option<Attack<'e>> {
     let over = |score: f32| score >= config.injection.threshold;
     if sketch.hits.is_empty() && !sketch.injection.is_some_and(over) {
         return None;
@@ -152,6 +155,7 @@ fn attack(config: &DetectConfig, role: Role, sketch: &Sketch) -> Option<Attack> 
         Stage::Ticket,
     ));
     Some(Attack {
+        sketch,
         rule,
         version,
         severity,

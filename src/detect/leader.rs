@@ -12,13 +12,14 @@ use super::part::MinutePart;
 use super::value::{ValueKey, ValueRow};
 use super::wire::{Reader, Writer};
 use super::{
-    CLOSE_AFTER_MS, Checkpoint, DetectConfig, Finding, RestoreError, audit::Audit, drift::Drift,
-    errors::Errors, latency::Latency, spend::Above,
+    CLOSE_AFTER_MS, Checkpoint, DetectConfig, Finding, RestoreError, audit::Audit,
+    campaign::Campaigns, drift::Drift, errors::Errors, latency::Latency, spend::Above,
 };
 use crate::event::{Time, TopicPartition};
 
-/// Format of the leader's checkpoint.
-pub const FORMAT: i32 = 1;
+/// Format of the leader's checkpoint. Format 1, before campaigns, is still read.
+pub const FORMAT: i32 = 2;
+const FORMAT_BEFORE_CAMPAIGNS: i32 = 1;
 /// Minutes without a call that are caught up one by one; after a longer pause the leader goes on
 /// from where it is.
 const MAX_CATCH_UP: i64 = 48 * 60;
@@ -43,6 +44,7 @@ pub struct Leader {
     latency: Latency,
     errors: Errors,
     spend: Above,
+    campaigns: Campaigns,
     /// Parts that could not be read.
     pub damaged_parts: u64,
 }
@@ -58,6 +60,7 @@ impl Leader {
             latency: Latency::default(),
             errors: Errors::default(),
             spend: Above::default(),
+            campaigns: Campaigns::default(),
             damaged_parts: 0,
         }
     }
@@ -73,7 +76,7 @@ impl Leader {
         fmt: i32,
         bytes: &[u8],
     ) -> Result<Self, RestoreError> {
-        if fmt != FORMAT {
+        if ![FORMAT, FORMAT_BEFORE_CAMPAIGNS].contains(&fmt) {
             return Err(RestoreError::Format {
                 found: fmt,
                 expected: FORMAT,
@@ -81,14 +84,16 @@ impl Leader {
         }
         let mut leader = Self::new(config);
         let mut r = Reader::new(bytes);
-        leader.read(&mut r).map_err(|d| RestoreError::Damaged {
-            at: d.0,
-            len: bytes.len(),
-        })?;
+        leader
+            .read(fmt, &mut r)
+            .map_err(|d| RestoreError::Damaged {
+                at: d.0,
+                len: bytes.len(),
+            })?;
         Ok(leader)
     }
 
-    fn read(&mut self, r: &mut Reader<'_>) -> Result<(), super::wire::Damaged> {
+    fn read(&mut self, fmt: i32, r: &mut Reader<'_>) -> Result<(), super::wire::Damaged> {
         self.merged = r.option(Reader::i64)?;
         self.damaged_parts = r.u64()?;
         self.audit = Audit::decode(r)?;
@@ -96,6 +101,9 @@ impl Leader {
         self.latency = Latency::decode(r)?;
         self.errors = Errors::decode(r)?;
         self.spend = Above::decode(r)?;
+        if fmt != FORMAT_BEFORE_CAMPAIGNS {
+            self.campaigns = Campaigns::decode(r)?;
+        }
         if r.is_at_end() {
             Ok(())
         } else {
@@ -113,6 +121,7 @@ impl Leader {
         self.latency.encode(&mut w);
         self.errors.encode(&mut w);
         self.spend.encode(&mut w);
+        self.campaigns.encode(&mut w);
         Checkpoint {
             as_of: 0,
             fmt: FORMAT,
@@ -128,6 +137,11 @@ impl Leader {
     /// The last minute merged.
     pub fn merged_through(&self) -> Option<i64> {
         self.merged
+    }
+
+    /// Parts that could not be read, and campaigns forgotten for want of room, ever.
+    pub fn discarded(&self) -> (u64, u64) {
+        (self.damaged_parts, self.campaigns.forgotten())
     }
 
     /// The sequence ledger's totals, for `completeness`.
@@ -173,6 +187,7 @@ impl Leader {
         for part in late.values() {
             self.audit.late(part);
             self.spend.late(part);
+            self.campaigns.late(part.minute, &part.attacks);
         }
         self.step(&now, partial, &mut out);
         self.merged = Some(minute);
@@ -197,6 +212,9 @@ impl Leader {
         self.latency.minute(&self.config, part, at, !partial, out);
         self.errors.minute(&self.config, part, at, !partial, out);
         self.spend.minute(&self.config, part, at, !partial, out);
+        // Senders that are missing only make it smaller.
+        self.campaigns
+            .minute(&self.config, part.minute, &part.attacks, at, out);
     }
 
     /// Judges the candidates whose minute is closed; each row is changed and must be written back.

@@ -9,12 +9,15 @@ use std::collections::BTreeMap;
 
 use foldhash::HashMap;
 
+use super::campaign::{self, Sightings};
 use super::wire::{Damaged, Reader, Writer};
-use super::{Counters, latency};
-use crate::event::{Event, Pico, Pseudonym, SmolStr, Time, UsageState};
+use super::{Counters, Seen, latency};
+use crate::event::{Event, Pico, Pseudonym, Sketch, SmolStr, Time, UsageState};
 
-/// Format of an encoded part.
-const FORMAT: u8 = 1;
+/// Format of an encoded part. Parts of format 1 knew nothing of attacks; they are still read, since a
+/// minute may be merged after an upgrade.
+const FORMAT: u8 = 2;
+const FORMAT_BEFORE_ATTACKS: u8 = 1;
 /// Most entries in one table of a part; beyond it entries are left out and counted. Larger costs the
 /// leader memory (16 partitions × tables), smaller blinds it to busy fleets.
 pub const MAX_ENTRIES: usize = 4_096;
@@ -143,6 +146,8 @@ pub struct MinutePart {
     pub spend: BTreeMap<Spender, i128>,
     /// Co-elevation by tenant.
     pub elevation: BTreeMap<SmolStr, Elevation>,
+    /// Attacks by what they are recognised by.
+    pub attacks: Sightings,
     /// Entries left out for want of room.
     pub overflow: u64,
 }
@@ -204,6 +209,7 @@ impl MinutePart {
             e.raise_milli += v.raise_milli;
             e.raised += v.raised;
         }
+        campaign::merge(&mut self.attacks, &o.attacks);
     }
 
     /// The part's bytes.
@@ -278,13 +284,15 @@ impl MinutePart {
             w.i64(v.raise_milli);
             w.u64(v.raised);
         }
+        campaign::encode_sightings(&self.attacks, &mut w);
         w.0
     }
 
     /// Reads a part back.
     pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let mut r = Reader::new(bytes);
-        if r.u8()? != FORMAT {
+        let format = r.u8()?;
+        if ![FORMAT, FORMAT_BEFORE_ATTACKS].contains(&format) {
             return Err(r.damaged());
         }
         let mut p = Self {
@@ -376,6 +384,9 @@ impl MinutePart {
             };
             p.elevation.insert(key, e);
         }
+        if format != FORMAT_BEFORE_ATTACKS {
+            p.attacks = campaign::decode_sightings(&mut r)?;
+        }
         if r.is_at_end() {
             Ok(p)
         } else {
@@ -441,6 +452,7 @@ struct Builder {
     models: HashMap<(SmolStr, Option<SmolStr>, Option<SmolStr>), ModelAll>,
     payers: HashMap<(Option<SmolStr>, Option<Pseudonym>), i128>,
     elevation: BTreeMap<SmolStr, Elevation>,
+    attacks: Sightings,
     overflow: u64,
 }
 
@@ -476,6 +488,25 @@ impl Builders {
         e.users += 1;
         e.raise_milli += super::spend::raise_milli(z);
         e.raised += u64::from(z > super::spend::RAISED);
+    }
+
+    /// Notes an attack that `sketch` of the event is.
+    pub(super) fn attack(
+        &mut self,
+        event: &Event,
+        sketch: &Sketch,
+        seen: &Seen,
+        counters: &mut Counters,
+    ) {
+        let b = self.0.entry((seen.end.minute(), seen.late)).or_default();
+        let sender = campaign::Sender {
+            user: seen.user,
+            api_key: seen.api_key,
+        };
+        if !campaign::note(&mut b.attacks, event, sketch, seen.end, sender) {
+            b.overflow += 1;
+            counters.part_overflow += 1;
+        }
     }
 
     pub(super) fn add(&mut self, event: &Event, c: &Context, counters: &mut Counters) {
@@ -576,6 +607,7 @@ impl Builder {
             overflow: self.overflow,
             gateways: self.gateways.into_iter().collect(),
             elevation: self.elevation,
+            attacks: self.attacks,
             ..MinutePart::default()
         };
         for (key, mut lane) in self.lanes {

@@ -15,10 +15,10 @@ use super::user::UserState;
 use super::window::Window;
 use super::wire::{Reader, Writer};
 use super::{
-    Checkpoint, DetectConfig, Effects, FlaggedEvent, RestoreError, Seen, UserRow, access,
+    Checkpoint, DetectConfig, Effects, Finding, FlaggedEvent, RestoreError, Seen, UserRow, access,
     injection, leak, part, prompt_leak, spend,
 };
-use crate::event::{Event, Pico, Position, Pseudonym, SmolStr};
+use crate::event::{Event, Pico, Position, Pseudonym, Sketch, SmolStr, Stage};
 
 /// Format of a partition's checkpoint.
 pub const FORMAT: i32 = 1;
@@ -261,19 +261,14 @@ impl PartitionState {
                         .push(spend::finding(&config, event, end, &subject, &alarm));
                 }
                 if has_hits {
-                    out.findings.extend(injection::judge(
-                        &config,
-                        event,
-                        end,
-                        &subject,
-                        Some(&mut *state),
-                    ));
+                    let found = injection::judge(&config, event, end, &subject, Some(&mut *state));
+                    attack(found, event, &seen, out);
                     leak::judge(&config, event, end, &subject, Some(&*state), out);
                 }
             }
         } else if has_hits {
-            out.findings
-                .extend(injection::judge(&config, event, end, &subject, None));
+            let found = injection::judge(&config, event, end, &subject, None);
+            attack(found, event, &seen, out);
             leak::judge(&config, event, end, &subject, None, out);
         }
         out.findings
@@ -367,6 +362,18 @@ impl PartitionState {
             self.aliases.insert(new, oldest);
         }
     }
+}
+
+/// Records an attack, and for the leader who sent it.
+fn attack(found: Option<(Finding, &Sketch)>, event: &Event, seen: &Seen, out: &mut Effects) {
+    let Some((finding, sketch)) = found else {
+        return;
+    };
+    // A rule on trial must not make campaigns either.
+    if finding.stage != Stage::Shadow {
+        out.parts.attack(event, sketch, seen, &mut out.counters);
+    }
+    out.findings.push(finding);
 }
 
 fn row(user: Pseudonym, state: &UserState) -> UserRow {

@@ -78,6 +78,8 @@ async fn lead(mut leader: LeaderTask, live: Arc<Live>, mut stopped: Stopped) {
                 let m = metrics();
                 super::commit::found(&tick.findings, tick.changes);
                 m.partial_merges.add(&[], tick.partial);
+                m.log_drops.add(&["minute part"], tick.damaged_parts);
+                m.log_drops.add(&["campaign"], tick.forgotten_campaigns);
                 if let Some(minute) = tick.merged_through {
                     m.merged_through.set(&[], minute as f64 * 60.0);
                 }

@@ -9,7 +9,7 @@ use crate::config::{Config, core};
 use crate::decide::{Routes, Titles};
 use crate::deliver::Named;
 use crate::detect::prompt_leak::{Watched, WatchedText};
-use crate::detect::{DetectConfig, DetectorId, Facts};
+use crate::detect::{DetectConfig, Facts};
 use crate::event::{Kid, SmolStr};
 use crate::rule::{self, Known, RuleSet};
 use crate::seal::Sealer;
@@ -65,15 +65,6 @@ impl Parts {
     /// # Errors
     /// The key or file and what is wrong with it.
     pub fn build(config: &Config) -> Result<Self, BuildError> {
-        for name in &config.detect.off {
-            if DetectorId::parse(name).is_none() {
-                let known: Vec<&str> = DetectorId::ALL.iter().map(|d| d.as_str()).collect();
-                return Err(BuildError::Setting {
-                    key: "detect.off".into(),
-                    what: format!("\"{name}\" is not a detector; one of {}", known.join(", ")),
-                });
-            }
-        }
         let rules = rules(&config.rules)?;
         let budgets = core::budgets(&config.budgets);
         let sinks = config.sinks.iter().map(|s| {

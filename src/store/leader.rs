@@ -36,6 +36,10 @@ pub struct LeaderTick {
     pub minutes: u64,
     /// … of them without a partition.
     pub partial: u64,
+    /// Parts that could not be read.
+    pub damaged_parts: u64,
+    /// Campaigns forgotten for want of room.
+    pub forgotten_campaigns: u64,
     /// Findings by what became of them.
     pub findings: incident::Fates,
     /// Incident changes written: the notifier has work.
@@ -273,6 +277,7 @@ impl Store {
         let last = minutes.last().copied().unwrap_or(closed);
         let parts = take_parts(&mut tx, &marks, last).await?;
         let mut findings: Vec<Finding> = Vec::new();
+        let discarded = held.leader.discarded();
         let mut rest = parts;
         for (i, &minute) in minutes.iter().enumerate() {
             let left_out: Vec<&Mark> = marks.iter().filter(|m| m.minute() < minute).collect();
@@ -292,6 +297,9 @@ impl Store {
             }
         }
         tick.minutes = minutes.len() as u64;
+        let (damaged, forgotten) = held.leader.discarded();
+        tick.damaged_parts = damaged - discarded.0;
+        tick.forgotten_campaigns = forgotten - discarded.1;
         let applied = incident::apply(&mut tx, findings, false).await?;
         Counters::add(&self.counters().repeated_findings, applied.repeated);
         let checkpoint = held.leader.checkpoint();
