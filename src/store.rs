@@ -21,6 +21,7 @@ pub mod claim;
 pub mod dead_letter;
 pub mod deed;
 pub mod error;
+mod expire;
 mod head;
 pub mod history;
 pub mod incident;
@@ -32,6 +33,7 @@ pub mod notifier;
 pub mod outbox;
 pub mod private;
 pub mod report;
+mod retest;
 pub mod revive;
 pub mod schema;
 pub mod seed;
@@ -174,11 +176,51 @@ pub struct Counters {
     pub expired_rows: AtomicU64,
     /// Partitions dropped by retention.
     pub dropped_partitions: AtomicU64,
+    /// Values dropped by retention before their minute could be judged: it never merged whole.
+    pub unjudged_values: AtomicU64,
+    /// Minute parts dropped by retention before they could be merged: their partition stood still.
+    pub unmerged_parts: AtomicU64,
+    /// Candidates of a value beyond the bound of its row, found when batches met in the row.
+    pub value_overflow: AtomicU64,
+    /// Lanes, intervals and gateways that the ledger of sequences had to forget: holes in them are not
+    /// seen.
+    pub forgotten_sequences: AtomicU64,
+    /// Dead letters whose place had one already: a topic made anew within the day.
+    pub repeated_dead_letters: AtomicU64,
     /// Rows now in a DEFAULT partition (a gauge): 0 in a healthy database.
     pub default_rows: AtomicU64,
 }
 
 impl Counters {
+    /// What was discarded, by what it was.
+    pub fn discards(&self) -> [(&'static str, u64); 5] {
+        let n = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        [
+            ("unjudged value", n(&self.unjudged_values)),
+            ("unmerged minute part", n(&self.unmerged_parts)),
+            ("candidate of a value", n(&self.value_overflow)),
+            ("sequence interval", n(&self.forgotten_sequences)),
+            (
+                "dead letter at a known place",
+                n(&self.repeated_dead_letters),
+            ),
+        ]
+    }
+
+    /// What else happened, by what it was.
+    pub fn events(&self) -> [(&'static str, u64); 7] {
+        let n = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        [
+            ("commit", n(&self.commits)),
+            ("retry", n(&self.retries)),
+            ("deadlock", n(&self.deadlocks)),
+            ("unknown commit", n(&self.unknown_commits)),
+            ("repeated finding", n(&self.repeated_findings)),
+            ("expired row", n(&self.expired_rows)),
+            ("dropped partition", n(&self.dropped_partitions)),
+        ]
+    }
+
     fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
     }

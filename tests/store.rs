@@ -4,6 +4,7 @@ mod audit;
 mod budget;
 mod commit;
 mod fault;
+mod house;
 mod leader;
 mod notifier;
 mod outbox;

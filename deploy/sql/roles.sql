@@ -43,7 +43,7 @@ GRANT INSERT ON
   vw.audit_batch, vw.event, vw.user_state, vw.alias, vw.value, vw.value_pending, vw.minute_part,
   vw.partial_minute, vw.lease, vw.ledger, vw.budget_limit, vw.budget_raise, vw.budget_crossing,
   vw.finding, vw.incident_head, vw.incident_past, vw.incident_change, vw.action_log,
-  vw.watched
+  vw.watched, vw.revived
   TO veilwatch_writer;
 GRANT UPDATE ON
   vw.stream_partition, vw.detector_checkpoint, vw.stream_hour, vw.user_state, vw.value,
@@ -63,8 +63,17 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA vw TO veilwatch_writer, veilwatch_notify;
 GRANT DELETE ON
   vw.value, vw.alias, vw.user_state, vw.ledger, vw.budget_crossing, vw.incident_head,
   vw.incident_past, vw.incident_change, vw.incident_note, vw.fate, vw.outbox, vw.silence,
-  vw.stream_hour, vw.partial_minute, vw.budget_raise, vw.watched
+  vw.stream_hour, vw.partial_minute, vw.budget_raise, vw.watched, vw.revived
   TO veilwatch_retention;
+GRANT INSERT, UPDATE ON vw.house TO veilwatch_retention;
+-- Expiry locks before it deletes, so as to pass rows that a batch holds; a lock needs UPDATE on a column.
+GRANT UPDATE (last_day) ON vw.value TO veilwatch_retention;
+GRANT UPDATE (at) ON vw.alias TO veilwatch_retention, veilwatch_writer;
+GRANT UPDATE (at_ms) ON vw.user_state TO veilwatch_retention;
+GRANT UPDATE (events) ON vw.ledger, vw.stream_hour TO veilwatch_retention;
+GRANT UPDATE (version) ON vw.incident_head TO veilwatch_retention;
+GRANT UPDATE (taken) ON vw.incident_change TO veilwatch_retention;
+GRANT UPDATE (finished_at) ON vw.outbox TO veilwatch_retention;
 GRANT EXECUTE ON FUNCTION vw.ensure_partition(text, date), vw.drop_partitions(text, date)
   TO veilwatch_retention;
 GRANT EXECUTE ON FUNCTION vw.missing_partitions(date, date), vw.default_rows()

@@ -1,7 +1,9 @@
 //! What one process of the fleet does for all: merge closed minutes, decide notifications; and what
 //! every process does: deliver, and say how it goes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::build::Parts;
@@ -80,6 +82,10 @@ async fn lead(mut leader: LeaderTask, live: Arc<Live>, mut stopped: Stopped) {
                 m.partial_merges.add(&[], tick.partial);
                 m.log_drops.add(&["minute part"], tick.damaged_parts);
                 m.log_drops.add(&["campaign"], tick.forgotten_campaigns);
+                for t in &tick.troubles {
+                    m.house_failures.inc(&[t.task]);
+                    tracing::warn!(task = t.task, error = %t.said, "housekeeping: will retry in a minute");
+                }
                 if let Some(minute) = tick.merged_through {
                     m.merged_through.set(&[], minute as f64 * 60.0);
                 }
@@ -175,7 +181,9 @@ async fn wake_sinks(store: Store, wake: Arc<tokio::sync::Notify>, mut stopped: S
 
 async fn report(store: Store, health: Health, mut stopped: Stopped) {
     const STATES: [&str; 6] = ["pending", "claimed", "sent", "parked", "expired", "grouped"];
+    let mut told = BTreeMap::new();
     while !stops(&mut stopped, tokio::time::sleep(REPORT)).await {
+        publish(&store, &mut told);
         match store.outbox_backlog().await {
             Ok(sinks) => {
                 metrics().postgres_up.set(&[], 1.0);
@@ -193,6 +201,24 @@ async fn report(store: Store, health: Health, mut stopped: Stopped) {
             }
         }
     }
+}
+
+/// Moves the metrics by what the store counted since the last time.
+fn publish(store: &Store, told: &mut BTreeMap<&'static str, u64>) {
+    let (m, counters) = (metrics(), store.counters());
+    let mut since = |what: &'static str, now: u64| {
+        let before = told.insert(what, now).unwrap_or(0);
+        now.saturating_sub(before)
+    };
+    for (what, now) in counters.discards() {
+        m.log_drops.add(&[what], since(what, now));
+    }
+    for (what, now) in counters.events() {
+        m.store.add(&[what], since(what, now));
+    }
+    let rows = counters.default_rows.load(Ordering::Relaxed);
+    #[expect(clippy::cast_precision_loss, reason = "a gauge of rows")]
+    m.default_rows.set(&[], rows as f64);
 }
 
 /// The sinks' workers on Postgres' outbox.

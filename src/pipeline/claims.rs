@@ -116,7 +116,7 @@ impl PostgresClaims {
         };
         let mut halted = c.halted;
         if self.accept_truncation && halted.as_deref() == Some("truncated") {
-            self.store.set_halted(tp, None).await?;
+            self.store.set_halted(tp, c.claim_id, None).await?;
             halted = None;
         }
         Ok(ingest::Claimed {

@@ -166,7 +166,7 @@ pub(super) fn found(fates: &crate::decide::FindingFates, changes: u64) {
 }
 
 /// Partitions of the group that stop here, and why.
-fn halts(batches: &[PartitionBatch]) -> Vec<(TopicPartition, &'static str)> {
+fn halts(batches: &[PartitionBatch]) -> Vec<(TopicPartition, Uuid, &'static str)> {
     let stops = batches.iter().filter_map(|b| {
         let f = b
             .effects
@@ -177,18 +177,18 @@ fn halts(batches: &[PartitionBatch]) -> Vec<(TopicPartition, &'static str)> {
         let why = why
             .into_iter()
             .find(|w| f.reason.contains(&format!("({w})")));
-        Some((b.tp.clone(), why.unwrap_or("unknown")))
+        Some((b.tp.clone(), b.claim_id, why.unwrap_or("unknown")))
     });
     stops.collect()
 }
 
-async fn mark_halted(store: &Store, halted: Vec<(TopicPartition, &'static str)>) {
-    for (tp, why) in halted {
+async fn mark_halted(store: &Store, halted: Vec<(TopicPartition, Uuid, &'static str)>) {
+    for (tp, claim, why) in halted {
         metrics()
             .halted
             .set(&[&tp.topic, &tp.partition.to_string(), why], 1.0);
         tracing::error!(topic = %tp.topic, partition = tp.partition, why, "partition halted: it needs an operator");
-        if let Err(error) = store.set_halted(&tp, Some(why)).await {
+        if let Err(error) = store.set_halted(&tp, claim, Some(why)).await {
             tracing::warn!(%error, "cannot mark the partition as halted");
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 
-use super::batch::PartitionBatch;
+use super::batch::{Link, PartitionBatch};
 use super::chaos::{self, Point};
 use super::claim::checksum;
 use super::{StoreError, big, clean, day, stamp};
@@ -12,12 +12,13 @@ use crate::decode;
 use crate::detect::UserRow;
 use crate::event::{Pseudonym, SmolStr, Time, TopicPartition};
 
-/// Rows that are only added: counters of the hour, dead letters, gaps, audit, events, minute parts.
+/// Rows that are only added: counters of the hour, dead letters, gaps, audit, events, minute parts. Gives
+/// the dead letters whose place had one already.
 pub(super) async fn append(
     conn: &mut PgConnection,
     live: &[&PartitionBatch],
-    seals: &[Vec<u8>],
-) -> Result<(), StoreError> {
+    links: &[Link],
+) -> Result<u64, StoreError> {
     let topics: Vec<&str> = live.iter().map(|b| b.tp.topic.as_str()).collect();
     let parts: Vec<i32> = live.iter().map(|b| b.tp.partition).collect();
     let per = |f: fn(&PartitionBatch) -> u64| live.iter().map(|b| big(f(b))).collect::<Vec<_>>();
@@ -35,7 +36,7 @@ pub(super) async fn append(
     )
     .bind(&topics)
     .bind(&parts)
-    .bind(live.iter().map(|b| stamp(b.watermark)).collect::<Vec<_>>())
+    .bind(links.iter().map(|l| stamp(l.watermark)).collect::<Vec<_>>())
     .bind(per(|b| u64::from(b.records)))
     .bind(per(|b| b.effects.counters.events))
     .bind(per(|b| b.effects.counters.duplicates))
@@ -51,7 +52,7 @@ pub(super) async fn append(
          SELECT * FROM unnest($1::date[], $2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::int[], $7::uuid[],
                               $8::text[], $9::bytea[], $10::bytea[], $11::bytea[])",
     )
-    .bind(live.iter().map(|b| day(b.watermark)).collect::<Vec<_>>())
+    .bind(links.iter().map(|l| day(l.watermark)).collect::<Vec<_>>())
     .bind(&topics)
     .bind(&parts)
     .bind(live.iter().map(|b| b.lo).collect::<Vec<_>>())
@@ -61,15 +62,16 @@ pub(super) async fn append(
     .bind(live.iter().map(|b| b.kid.as_str()).collect::<Vec<_>>())
     .bind(live.iter().map(|b| b.chain_prev.as_slice()).collect::<Vec<_>>())
     .bind(live.iter().map(|b| b.chain_head.as_slice()).collect::<Vec<_>>())
-    .bind(seals)
+    .bind(links.iter().map(|l| l.seal.as_slice()).collect::<Vec<_>>())
     .execute(&mut *conn)
     .await
     .map_err(StoreError::statement("could not write the audit chain"))?;
 
-    dead_letters(conn, live).await?;
+    let repeated = dead_letters(conn, live).await?;
     gaps(conn, live).await?;
     events(conn, live).await?;
-    minute_parts(conn, live).await
+    minute_parts(conn, live).await?;
+    Ok(repeated)
 }
 
 /// Pairs each row of every batch with its batch.
@@ -82,13 +84,16 @@ fn rows<'a, T>(
         .collect()
 }
 
-async fn dead_letters(conn: &mut PgConnection, live: &[&PartitionBatch]) -> Result<(), StoreError> {
+async fn dead_letters(
+    conn: &mut PgConnection,
+    live: &[&PartitionBatch],
+) -> Result<u64, StoreError> {
     let rows = rows(live, |b| &b.dead_letters);
     if rows.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     chaos::reach(Point::MidDeadLetter);
-    sqlx::query(
+    let done = sqlx::query(
         "INSERT INTO vw.dead_letter (day, topic, part, off, reason, path, byte_pos, bytes, gateway, at)
          SELECT * FROM unnest($1::date[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::text[], $7::bigint[],
                               $8::bigint[], $9::text[], $10::timestamptz[])
@@ -107,7 +112,7 @@ async fn dead_letters(conn: &mut PgConnection, live: &[&PartitionBatch]) -> Resu
     .execute(conn)
     .await
     .map_err(StoreError::statement("could not write dead letters"))?;
-    Ok(())
+    Ok((rows.len() as u64).saturating_sub(done.rows_affected()))
 }
 
 async fn gaps(conn: &mut PgConnection, live: &[&PartitionBatch]) -> Result<(), StoreError> {
@@ -117,8 +122,7 @@ async fn gaps(conn: &mut PgConnection, live: &[&PartitionBatch]) -> Result<(), S
     }
     sqlx::query(
         "INSERT INTO vw.stream_gap (topic, part, lo, hi, reason)
-         SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::text[])
-         ON CONFLICT DO NOTHING",
+         SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::text[])",
     )
     .bind(
         rows.iter()

@@ -1,17 +1,19 @@
 //! Verifying the audit chain as it stands in Postgres.
 //!
-//! Two chains are checked. `h` chains the records' leaves; batches must follow each other without a
-//! hole, each beginning with the head that the one before it left. `seal` chains the rows themselves,
+//! Rows are walked in the order in which they were written (`seq`, drawn under the partition's lock):
+//! offsets fall where a topic is made anew. Two chains are checked. `h` chains the records' leaves; batches must
+//! follow each other without a hole, each beginning with the head that the one before it left. What an operator
+//! skips stands in `stream_gap`; a row without records whose gap stands there may go back. `seal` chains the rows themselves,
 //! so that a row changed, removed or swapped shows without the records. What neither shows is a tail
 //! cut off together with the partition's row: for that a head must have been exported
 //! (`audit heads`) to a place that the administrator of the database cannot write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
 
 use super::{Store, StoreError, batch, claim};
-use crate::event::{SmolStr, TopicPartition};
+use crate::event::{SmolStr, Time, TopicPartition};
 
 /// Rows read at a time.
 const PAGE: i64 = 10_000;
@@ -65,6 +67,34 @@ pub struct Verified {
     pub broken: Option<Break>,
 }
 
+/// What is recorded as lost or skipped: (from, to, by an operator).
+#[derive(Debug)]
+struct Gaps(Vec<(i64, i64, bool)>);
+
+impl Gaps {
+    /// Whether what operators skipped leads from one offset to another; one skip may follow another.
+    fn lead(&self, from: i64, to: i64) -> bool {
+        let mut seen = BTreeSet::from([from]);
+        let mut todo = vec![from];
+        while let Some(at) = todo.pop() {
+            for (_, hi, _) in self.0.iter().filter(|(lo, _, by)| *by && *lo == at) {
+                if *hi == to {
+                    return true;
+                }
+                if seen.insert(*hi) {
+                    todo.push(*hi);
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether this gap is recorded.
+    fn stands(&self, from: i64, to: i64) -> bool {
+        self.0.iter().any(|(lo, hi, _)| (*lo, *hi) == (from, to))
+    }
+}
+
 #[derive(Debug)]
 struct Row {
     lo: i64,
@@ -95,7 +125,7 @@ impl Walk {
         }
     }
 
-    fn step(&mut self, r: &Row, genesis: &[u8; 32], gaps: &[(i64, i64)]) {
+    fn step(&mut self, r: &Row, genesis: &[u8; 32], gaps: &Gaps) {
         let (next, head, seal) = match self.at.take() {
             Some(at) => at,
             None if r.prev == genesis => (r.lo, r.prev.clone(), genesis.to_vec()),
@@ -110,8 +140,7 @@ impl Walk {
         if self.out.batches == 0 {
             self.out.from = r.lo;
         }
-        let skipped = gaps.iter().any(|(lo, hi)| *lo == next && *hi == r.lo);
-        if r.lo != next && !skipped {
+        if r.lo != next && !gaps.lead(next, r.lo) {
             self.break_at(
                 r.lo.min(next),
                 format!(
@@ -126,7 +155,7 @@ impl Walk {
             );
         } else if batch::seal(&seal, r.lo, r.hi, r.n, &r.prev, &r.h) != r.seal {
             self.break_at(r.lo, "the row's seal does not fit its contents");
-        } else if r.hi < r.lo || i64::from(r.n) > r.hi - r.lo {
+        } else if i64::from(r.n) > r.hi - r.lo && !(r.n == 0 && gaps.stands(r.lo, r.hi)) {
             self.break_at(r.lo, "more records than offsets");
         }
         self.count(r);
@@ -210,17 +239,19 @@ impl Store {
     ) -> Result<Verified, StoreError> {
         let what = "could not read the audit chain";
         let genesis = claim::genesis(tp);
-        let gaps: Vec<(i64, i64)> = sqlx::query(
-            "SELECT lo, hi FROM vw.stream_gap WHERE topic = $1 AND part = $2 ORDER BY lo",
+        let gaps = sqlx::query(
+            "SELECT lo, hi, reason = 'skipped' FROM vw.stream_gap WHERE topic = $1 AND part = $2 ORDER BY lo, id",
         )
         .bind(tp.topic.as_str())
         .bind(tp.partition)
         .fetch_all(self.pool())
         .await
-        .map_err(StoreError::statement(what))?
-        .iter()
-        .map(|r| (r.get(0), r.get(1)))
-        .collect();
+        .map_err(StoreError::statement(what))?;
+        let gaps = Gaps(
+            gaps.iter()
+                .map(|r| (r.get(0), r.get(1), r.get(2)))
+                .collect(),
+        );
         let mut walk = Walk {
             at: None,
             out: Verified {
@@ -230,49 +261,53 @@ impl Store {
                 records: 0,
                 from: 0,
                 to: 0,
-                gaps: gaps.iter().map(|(lo, hi)| super::count(hi - lo)).sum(),
+                gaps: gaps.0.iter().map(|(lo, hi, _)| super::count(hi - lo)).sum(),
                 heads: 0,
                 broken: None,
             },
         };
-        // Boundaries at which an exported head must fit.
-        let mut wanted: BTreeMap<i64, Vec<&Head>> = BTreeMap::new();
-        for h in heads {
-            wanted.entry(h.next_offset).or_default().push(h);
+        // Heads that must stand in the chain, by the offset after them. Two batches may end at one.
+        let mut wanted: BTreeMap<i64, Vec<Wanted<'_>>> = BTreeMap::new();
+        for &head in heads {
+            wanted
+                .entry(head.next_offset)
+                .or_default()
+                .push(Wanted { head, other: None });
         }
-        let mut after: (chrono::NaiveDate, i64) = (chrono::NaiveDate::MIN, i64::MIN);
-        let mut first_day = true;
+        let mut after: Option<(chrono::NaiveDate, i64, i64)> = None;
         loop {
             let rows = sqlx::query(
-                "SELECT day, lo, hi, n, prev, h, seal FROM vw.audit_batch
-                  WHERE topic = $1 AND part = $2 AND ($5 OR (day, lo) > ($3, $4)) ORDER BY day, lo LIMIT $6",
+                "SELECT day, seq, lo, hi, n, prev, h, seal FROM vw.audit_batch
+                  WHERE topic = $1 AND part = $2
+                    AND (day, seq, lo) > (coalesce($3::date, '-infinity'), coalesce($4::bigint, -1), coalesce($5::bigint, -1))
+                  ORDER BY day, seq, lo LIMIT $6",
             )
             .bind(tp.topic.as_str())
             .bind(tp.partition)
-            .bind(if first_day { chrono::NaiveDate::default() } else { after.0 })
-            .bind(after.1)
-            .bind(first_day)
+            .bind(after.map(|a| a.0))
+            .bind(after.map(|a| a.1))
+            .bind(after.map(|a| a.2))
             .bind(PAGE)
             .fetch_all(self.pool())
             .await
             .map_err(StoreError::statement(what))?;
             for r in &rows {
                 let row = Row {
-                    lo: r.get(1),
-                    hi: r.get(2),
-                    n: u32::try_from(r.get::<i32, _>(3)).unwrap_or(u32::MAX),
-                    prev: r.get(4),
-                    h: r.get(5),
-                    seal: r.get(6),
+                    lo: r.get(2),
+                    hi: r.get(3),
+                    n: u32::try_from(r.get::<i32, _>(4)).unwrap_or(u32::MAX),
+                    prev: r.get(5),
+                    h: r.get(6),
+                    seal: r.get(7),
                 };
-                after = (r.get(0), row.lo);
-                first_day = false;
+                after = Some((r.get(0), r.get(1), row.lo));
                 walk.step(&row, &genesis, &gaps);
-                for h in wanted.remove(&row.hi).unwrap_or_default() {
-                    if h.head == hex(&row.h) && h.seal == hex(&row.seal) {
-                        walk.out.heads += 1;
-                    } else {
-                        walk.break_at(row.lo, format!("the head exported at {} differs", h.at));
+                if let Some(heads) = wanted.get_mut(&row.hi) {
+                    let before = heads.len();
+                    heads.retain(|w| w.head.head != hex(&row.h) || w.head.seal != hex(&row.seal));
+                    walk.out.heads += (before - heads.len()) as u64;
+                    for w in heads {
+                        w.other = Some(row.lo);
                     }
                 }
             }
@@ -280,25 +315,40 @@ impl Store {
                 break;
             }
         }
+        // What was exported before the oldest day that is kept stood in what retention dropped. By the
+        // clock, not by the rows: those are what is in doubt.
+        let kept = self
+            .now()
+            .await?
+            .minus_ms((i64::from(self.config().keep.audit) + 1) * 86_400_000);
+        for w in wanted.values_mut() {
+            w.retain(|w| Time::parse_rfc3339(&w.head.at).is_none_or(|at| at >= kept));
+        }
         finish(&mut walk, end.as_ref(), &wanted, &genesis, &gaps);
         Ok(walk.out)
     }
+}
+
+/// An exported head that was not found yet.
+struct Wanted<'a> {
+    head: &'a Head,
+    /// A batch that ends there with another one.
+    other: Option<i64>,
 }
 
 /// The end of the chain must be where the partition's row and the exported heads say.
 fn finish(
     walk: &mut Walk,
     end: Option<&End>,
-    wanted: &BTreeMap<i64, Vec<&Head>>,
+    wanted: &BTreeMap<i64, Vec<Wanted<'_>>>,
     genesis: &[u8; 32],
-    gaps: &[(i64, i64)],
+    gaps: &Gaps,
 ) {
     let last = walk.at.take();
     match (end, &last) {
         (None, _) => walk.break_at(walk.out.to, "the partition's row is missing"),
         (Some((next, chain, seal)), Some((to, h, s))) => {
-            let skipped = gaps.iter().any(|(lo, hi)| lo == to && hi == next);
-            if next != to && !skipped {
+            if next != to && !gaps.lead(*to, *next) {
                 walk.break_at(
                     *to,
                     format!("the chain ends at {to}, the partition stands at {next}"),
@@ -318,17 +368,20 @@ fn finish(
         if *offset <= walk.out.from && walk.out.batches > 0 {
             continue;
         }
-        for h in heads {
+        for Wanted { head: h, other } in heads {
             if h.head == hex(genesis) && walk.out.batches == 0 {
                 continue;
             }
-            walk.break_at(
-                *offset,
-                format!(
-                    "the head exported at {} is not in the chain: batches were removed",
-                    h.at
+            match other {
+                Some(lo) => walk.break_at(*lo, format!("the head exported at {} differs", h.at)),
+                None => walk.break_at(
+                    *offset,
+                    format!(
+                        "the head exported at {} is not in the chain: batches were removed",
+                        h.at
+                    ),
                 ),
-            );
+            }
         }
     }
 }

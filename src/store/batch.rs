@@ -269,8 +269,8 @@ impl Store {
             .await
             .map_err(StoreError::statement("could not begin a batch"))?;
         chaos::reach(Point::BeforeCas);
-        let seals = match compare_and_set(&mut tx, live).await? {
-            Ok(seals) => seals,
+        let links = match compare_and_set(&mut tx, live).await? {
+            Ok(links) => links,
             Err((i, fence)) => {
                 tx.rollback()
                     .await
@@ -279,7 +279,7 @@ impl Store {
             }
         };
         chaos::reach(Point::AfterCas);
-        append::append(&mut tx, live, &seals).await?;
+        let repeated_letters = append::append(&mut tx, live, &links).await?;
         append::state(&mut tx, live).await?;
 
         let mut values: BTreeMap<ValueKey, ValueDelta> = BTreeMap::new();
@@ -292,7 +292,7 @@ impl Store {
         }
         let usage = ledger::sum(live.iter().map(|b| &b.ledger));
         let at = live.iter().map(|b| b.watermark).max().unwrap_or_default();
-        value::merge(&mut tx, &values).await?;
+        let overflow = value::merge(&mut tx, &values).await?;
 
         let narrow = ledger::add(&mut tx, &ledger::Columns::of(&usage, false), at).await?;
         findings.extend(decide::findings(&narrow));
@@ -300,7 +300,6 @@ impl Store {
 
         let wide = ledger::add(&mut tx, &ledger::Columns::of(&usage, true), at).await?;
         summary.add(&incident::apply(&mut tx, decide::findings(&wide), true).await?);
-        Counters::add(&self.counters().repeated_findings, summary.repeated);
 
         let done = Commit {
             findings: summary.fates,
@@ -316,6 +315,10 @@ impl Store {
             });
         }
         chaos::reach(Point::AfterCommit);
+        let counters = self.counters();
+        Counters::add(&counters.repeated_findings, summary.repeated);
+        Counters::add(&counters.repeated_dead_letters, repeated_letters);
+        Counters::add(&counters.value_overflow, overflow);
         Ok(Outcome::Done(done))
     }
 }
@@ -333,18 +336,27 @@ pub(super) fn seal(before: &[u8], lo: i64, hi: i64, n: u32, prev: &[u8], head: &
     h.finalize().to_vec()
 }
 
+/// What the rows of a batch go on from.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// The new row's seal.
+    pub(super) seal: Vec<u8>,
+    /// How far the partition was: never back, whatever a batch without records says of itself.
+    pub(super) watermark: Time,
+}
+
 /// The first statements of a batch: locks the partitions' rows in order, compares claim and offset,
-/// and advances all. Gives the rows' new seals, or the first partition that is refused and why.
+/// and advances all. Gives what the rows go on from, or the first partition that is refused and why.
 async fn compare_and_set(
     conn: &mut PgConnection,
     live: &[&PartitionBatch],
-) -> Result<Result<Vec<Vec<u8>>, (usize, Fence)>, StoreError> {
+) -> Result<Result<Vec<Link>, (usize, Fence)>, StoreError> {
     let what = "could not advance the partitions";
     let topics: Vec<&str> = live.iter().map(|b| b.tp.topic.as_str()).collect();
     let parts: Vec<i32> = live.iter().map(|b| b.tp.partition).collect();
     // Two round trips however many partitions: a lock is taken row by row in the order of the sort.
     let rows = sqlx::query(
-        "SELECT p.topic, p.part, p.claim_id, p.next_offset, p.audit_seal
+        "SELECT p.topic, p.part, p.claim_id, p.next_offset, p.audit_seal, p.watermark
            FROM unnest($1::text[], $2::int[]) AS u (topic, part)
            JOIN vw.stream_partition p ON p.topic = u.topic COLLATE \"C\" AND p.part = u.part
           ORDER BY p.topic, p.part
@@ -356,7 +368,7 @@ async fn compare_and_set(
     .await
     .map_err(StoreError::statement(what))?;
     let mut found = rows.iter().peekable();
-    let mut seals = Vec::with_capacity(live.len());
+    let mut links = Vec::with_capacity(live.len());
     for (i, b) in live.iter().enumerate() {
         let row = found.next_if(|r| {
             r.get::<&str, _>(0) == b.tp.topic.as_str() && r.get::<i32, _>(1) == b.tp.partition
@@ -371,7 +383,10 @@ async fn compare_and_set(
                 let n = i32::try_from(b.records).unwrap_or(i32::MAX);
                 let n = u32::try_from(n).unwrap_or_default();
                 let before: &[u8] = r.get(4);
-                seals.push(seal(before, b.lo, b.hi, n, &b.chain_prev, &b.chain_head));
+                links.push(Link {
+                    seal: seal(before, b.lo, b.hi, n, &b.chain_prev, &b.chain_head),
+                    watermark: b.watermark.max(Time(r.get(5))),
+                });
                 continue;
             }
         };
@@ -394,7 +409,7 @@ async fn compare_and_set(
     .bind(live.iter().map(|b| b.watermark.0).collect::<Vec<_>>())
     .bind(live.iter().map(|b| b.last_ts_ms).collect::<Vec<_>>())
     .bind(live.iter().map(|b| b.last_crc).collect::<Vec<_>>())
-    .bind(&seals)
+    .bind(links.iter().map(|l| l.seal.as_slice()).collect::<Vec<_>>())
     .bind(live.iter().map(|b| b.chain_head.as_slice()).collect::<Vec<_>>())
     .execute(conn)
     .await
@@ -405,7 +420,7 @@ async fn compare_and_set(
             "a locked partition moved: the batch is not applied".to_owned(),
         ));
     }
-    Ok(Ok(seals))
+    Ok(Ok(links))
 }
 
 /// Half to one and a half of a pause: writers that collided must not collide again.

@@ -245,20 +245,25 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Marks a partition as halted (a record that cannot be fetched, a truncated topic), or not.
+    /// Marks a partition as halted (a record that cannot be fetched, a truncated topic), or not. Under
+    /// its claim: a mark that comes after `offsets skip` would stop it anew. False: it has another.
     pub async fn set_halted(
         &self,
         tp: &TopicPartition,
+        claim_id: Uuid,
         why: Option<&str>,
-    ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE vw.stream_partition SET halted = $3 WHERE topic = $1 AND part = $2")
-            .bind(tp.topic.as_str())
-            .bind(tp.partition)
-            .bind(why)
-            .execute(self.pool())
-            .await
-            .map_err(StoreError::statement("could not mark a partition"))?;
-        Ok(())
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE vw.stream_partition SET halted = $3 WHERE topic = $1 AND part = $2 AND claim_id = $4",
+        )
+        .bind(tp.topic.as_str())
+        .bind(tp.partition)
+        .bind(why)
+        .bind(claim_id)
+        .execute(self.pool())
+        .await
+        .map_err(StoreError::statement("could not mark a partition"))?;
+        Ok(done.rows_affected() == 1)
     }
 
     /// Moves a partition past records that cannot be read: one transaction writes the gap row, the
@@ -295,8 +300,7 @@ impl Store {
                 return Ok(false);
             }
             sqlx::query(
-                "INSERT INTO vw.stream_gap (topic, part, lo, hi, reason, author) VALUES ($1, $2, $3, $4, 'skipped', $5)
-                 ON CONFLICT (topic, part, lo) DO NOTHING",
+                "INSERT INTO vw.stream_gap (topic, part, lo, hi, reason, author) VALUES ($1, $2, $3, $4, 'skipped', $5)",
             )
             .bind(tp.topic.as_str())
             .bind(tp.partition)

@@ -8,22 +8,24 @@
 //! marked, findings and incidents written, the new state stored. If it fails, the state in memory is
 //! thrown away and read again.
 
+mod house;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, Row as _};
+use tokio::task::JoinHandle;
 
 use super::lease::{self, Lease, LeaseName};
-use super::{Counters, Store, StoreConfig, StoreError, Uuid, incident, ledger, time, value};
-use crate::decide;
+use super::maintain::Trouble;
+use super::retest::Retest;
+use super::{Counters, Store, StoreConfig, StoreError, Uuid, incident, value};
 use crate::detect::{CLOSE_AFTER_MS, DetectConfig, Finding, Leader, Part, ValueKey, ValueRow};
 use crate::event::{SmolStr, Time, TopicPartition};
 
 /// Most minutes with parts in one transaction: catching up must not outlast the lease.
 const MINUTES_AT_ONCE: i64 = 30;
-/// How often budgets are tested again and partitions looked after.
-const HOUSE_EVERY: Duration = Duration::from_mins(1);
 
 /// What a tick did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct LeaderTick {
     pub changes: u64,
     /// More minutes are closed already: call again at once.
     pub more: bool,
+    /// What failed of the housekeeping; it is tried again in a minute.
+    pub troubles: Vec<Trouble>,
 }
 
 /// The leader of this process; call [`LeaderTask::tick`] about once a second.
@@ -57,6 +61,10 @@ pub struct LeaderTask {
     /// The claim held last: after a failed transaction the lease is still ours to take again.
     claim: Option<Uuid>,
     house_at: Option<Instant>,
+    /// The round of housekeeping under way. It is not fenced: two at a time do no harm.
+    house: Option<JoinHandle<Vec<Trouble>>>,
+    /// Budgets that are tested again.
+    retest: Option<Retest>,
 }
 
 /// The lease with the state that belongs to it.
@@ -111,6 +119,8 @@ impl LeaderTask {
             held: None,
             claim: None,
             house_at: None,
+            house: None,
+            retest: None,
         }
     }
 
@@ -129,6 +139,9 @@ impl LeaderTask {
 
     /// Takes or renews the lease, merges what is closed, keeps house each minute.
     ///
+    /// Neither waits for the other: a merge that fails keeps no partition from being made, and what
+    /// fails of the house is said in the tick and keeps no minute from being merged.
+    ///
     /// # Errors
     /// Transient ones: call again. The state is read afresh.
     pub async fn tick(&mut self) -> Result<LeaderTick, StoreError> {
@@ -141,6 +154,11 @@ impl LeaderTask {
                 }
                 None => return Ok(LeaderTick::default()),
             },
+        };
+        let (troubles, tested) = match self.look_after_house(&held.lease).await {
+            Ok(kept) => kept,
+            Err(StoreError::LeaseLost(_)) => return Ok(LeaderTick::default()),
+            Err(e) => return Err(e),
         };
         let store = self.store.clone();
         let done = self
@@ -155,37 +173,11 @@ impl LeaderTask {
             Err(StoreError::LeaseLost(_)) => return Ok(LeaderTick::default()),
             Err(e) => return Err(e),
         };
-        let lease = held.lease.clone();
         self.held = Some(held);
-        if self.house_at.is_none_or(|at| at.elapsed() >= HOUSE_EVERY) {
-            let store = self.store.clone();
-            let kept = self
-                .store
-                .unabortable(async move {
-                    let kept = store.retest_budgets(&lease).await?;
-                    store.keep_house().await?;
-                    Ok(kept)
-                })
-                .await;
-            match kept {
-                Ok(kept) => {
-                    incident::add_fates(&mut tick.findings, &kept.fates);
-                    tick.changes += kept.changes;
-                    self.house_at = Some(Instant::now());
-                }
-                Err(StoreError::LeaseLost(_)) => {
-                    self.held = None;
-                    return Ok(LeaderTick::default());
-                }
-                Err(e) => return Err(e),
-            }
-        }
+        incident::add_fates(&mut tick.findings, &tested.fates);
+        tick.changes += tested.changes;
+        tick.troubles = troubles;
         Ok(tick)
-    }
-
-    /// Tests budgets and keeps house at the next tick, without waiting for the minute.
-    pub fn keep_house_now(&mut self) {
-        self.house_at = None;
     }
 
     /// Gives the lease up, so that another process need not wait for it to lapse.
@@ -278,6 +270,7 @@ impl Store {
         let parts = take_parts(&mut tx, &marks, last).await?;
         let mut findings: Vec<Finding> = Vec::new();
         let discarded = held.leader.discarded();
+        let sequences = held.leader.audit().forgotten;
         let mut rest = parts;
         for (i, &minute) in minutes.iter().enumerate() {
             let left_out: Vec<&Mark> = marks.iter().filter(|m| m.minute() < minute).collect();
@@ -301,7 +294,7 @@ impl Store {
         tick.damaged_parts = damaged - discarded.0;
         tick.forgotten_campaigns = forgotten - discarded.1;
         let applied = incident::apply(&mut tx, findings, false).await?;
-        Counters::add(&self.counters().repeated_findings, applied.repeated);
+        let sequences = held.leader.audit().forgotten.saturating_sub(sequences);
         let checkpoint = held.leader.checkpoint();
         sqlx::query(
             "UPDATE vw.lease SET merged_through = $2, fmt = $3, state = $4 WHERE name = $1",
@@ -314,64 +307,13 @@ impl Store {
         .await
         .map_err(sql(what))?;
         tx.commit().await.map_err(sql(what))?;
+        Counters::add(&self.counters().repeated_findings, applied.repeated);
+        Counters::add(&self.counters().forgotten_sequences, sequences);
         held.lease.merged_through = Some(last);
         tick.merged_through = Some(last);
         tick.findings = applied.fates;
         tick.changes = applied.changes;
         Ok(tick)
-    }
-
-    /// Tests the stored totals of budgets whose limit was lowered or whose raise has lapsed.
-    async fn retest_budgets(&self, lease: &Lease) -> Result<incident::Applied, StoreError> {
-        let what = "could not test the budgets again";
-        let sql = StoreError::statement;
-        let mut tx = self.pool().begin().await.map_err(sql(what))?;
-        let mut lease = lease.clone();
-        // The house is kept after a merge: what is merged through is not this transaction's business.
-        lease.merged_through =
-            sqlx::query_scalar("SELECT merged_through FROM vw.lease WHERE name = $1")
-                .bind(lease.name.as_str())
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(sql(what))?
-                .flatten();
-        lease::renew(&mut tx, &lease).await?;
-        let budgets: Vec<String> = sqlx::query_scalar(
-            "SELECT b.id FROM vw.budget_limit b
-              WHERE b.enabled AND (b.retest OR EXISTS (SELECT 1 FROM vw.budget_raise r
-                     WHERE r.budget_id = b.id AND NOT r.lapsed AND r.expires_at <= now()))
-              ORDER BY b.id FOR UPDATE",
-        )
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(sql(what))?;
-        if budgets.is_empty() {
-            tx.commit().await.map_err(sql(what))?;
-            return Ok(incident::Applied::default());
-        }
-        let now: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("SELECT now()")
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(sql(what))?;
-        let now = time(now);
-        let narrow = ledger::retest(&mut tx, &budgets, false, now).await?;
-        let mut applied = incident::apply(&mut tx, decide::findings(&narrow), false).await?;
-        let wide = ledger::retest(&mut tx, &budgets, true, now).await?;
-        applied.add(&incident::apply(&mut tx, decide::findings(&wide), true).await?);
-        sqlx::query("UPDATE vw.budget_limit SET retest = false WHERE id = ANY ($1) AND retest")
-            .bind(&budgets)
-            .execute(&mut *tx)
-            .await
-            .map_err(sql(what))?;
-        sqlx::query(
-            "UPDATE vw.budget_raise SET lapsed = true WHERE budget_id = ANY ($1) AND NOT lapsed AND expires_at <= now()",
-        )
-        .bind(&budgets)
-        .execute(&mut *tx)
-        .await
-        .map_err(sql(what))?;
-        tx.commit().await.map_err(sql(what))?;
-        Ok(applied)
     }
 }
 

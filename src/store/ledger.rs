@@ -66,39 +66,6 @@ RETURNING budget_id, subject, period, threshold, amount::text, value::text,
           (SELECT l.width FROM vw.budget_limit l WHERE l.id = budget_id),
           (SELECT l.unit FROM vw.budget_limit l WHERE l.id = budget_id)"#;
 
-/// Tests stored totals of the budgets whose limit was lowered or whose raise has lapsed. The ledger
-/// rows are locked first, in lock order, so that the test and a batch's test cannot both miss.
-const RETEST_LOCK: &str = r"
-SELECT l.width, l.subject, l.period FROM vw.ledger l
-  JOIN vw.budget_limit b ON b.id = ANY ($1) AND b.enabled AND b.width = l.width
-       AND b.subject IN (l.subject, '*') AND l.period = vw.period_name(b.period, now())
- WHERE (l.width = 0) = $2
-   AND EXISTS (SELECT 1 FROM unnest(b.thresholds) AS t (pct)
-                WHERE b.amount * t.pct <= CASE b.unit WHEN 'usd' THEN l.cost_pico ELSE (l.tokens_input + l.tokens_output)::numeric END * 100
-                  AND NOT EXISTS (SELECT 1 FROM vw.budget_crossing c WHERE c.budget_id = b.id
-                                     AND c.subject = l.subject AND c.period = l.period AND c.threshold = t.pct))
- ORDER BY l.width, l.subject, l.period
-   FOR UPDATE OF l";
-
-const RETEST: &str = r#"
-INSERT INTO vw.budget_crossing (budget_id, subject, period, threshold, amount, value)
-SELECT b.id, l.subject, l.period, t.pct, b.amount + r.extra, v.used
-  FROM unnest($2::smallint[], $3::text[], $4::text[]) AS u (width, subject, period)
-  JOIN vw.ledger l ON l.width = u.width AND l.subject = u.subject COLLATE "C" AND l.period = u.period COLLATE "C"
-  JOIN vw.budget_limit b ON b.id = ANY ($1) AND b.enabled AND b.width = l.width AND b.subject IN (l.subject, '*')
-                        AND b.period = vw.period_kind(l.period)
- CROSS JOIN LATERAL (SELECT CASE b.unit WHEN 'usd' THEN l.cost_pico ELSE (l.tokens_input + l.tokens_output)::numeric END AS used) v
- CROSS JOIN LATERAL unnest(b.thresholds) AS t (pct)
- CROSS JOIN LATERAL (SELECT coalesce(sum(x.extra), 0) AS extra FROM vw.budget_raise x
-                      WHERE x.budget_id = b.id AND x.subject IN (l.subject, '*')
-                        AND x.starts_at <= now() AND x.expires_at > now()) r
- WHERE (b.amount + r.extra) * t.pct <= v.used * 100
- ORDER BY l.width, l.subject, l.period, b.id, t.pct
-ON CONFLICT DO NOTHING
-RETURNING budget_id, subject, period, threshold, amount::text, value::text,
-          (SELECT l.width FROM vw.budget_limit l WHERE l.id = budget_id),
-          (SELECT l.unit FROM vw.budget_limit l WHERE l.id = budget_id)"#;
-
 /// What several batches add, by row, in lock order.
 pub(super) fn sum<'a>(
     batches: impl Iterator<Item = &'a BTreeMap<LedgerKey, LedgerDelta>>,
@@ -192,41 +159,8 @@ pub(super) async fn add(
     crossings(&rows, at)
 }
 
-/// Tests stored totals again for the given budgets; `wide` as in [`Columns::of`].
-pub(super) async fn retest(
-    conn: &mut PgConnection,
-    budgets: &[String],
-    wide: bool,
-    at: Time,
-) -> Result<Vec<Crossing>, StoreError> {
-    let what = "could not test the budgets again";
-    let rows = sqlx::query(RETEST_LOCK)
-        .bind(budgets)
-        .bind(!wide)
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(StoreError::statement(what))?;
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut keys: (Vec<i16>, Vec<String>, Vec<String>) = Default::default();
-    for r in &rows {
-        keys.0.push(r.get(0));
-        keys.1.push(r.get(1));
-        keys.2.push(r.get(2));
-    }
-    let rows = sqlx::query(RETEST)
-        .bind(budgets)
-        .bind(&keys.0)
-        .bind(&keys.1)
-        .bind(&keys.2)
-        .fetch_all(conn)
-        .await
-        .map_err(StoreError::statement(what))?;
-    crossings(&rows, at)
-}
-
-fn crossings(rows: &[PgRow], at: Time) -> Result<Vec<Crossing>, StoreError> {
+/// The rows that `INSERT INTO vw.budget_crossing … RETURNING` gives, in lock order.
+pub(super) fn crossings(rows: &[PgRow], at: Time) -> Result<Vec<Crossing>, StoreError> {
     let mut out = rows
         .iter()
         .map(|r| crossing(r, at))

@@ -1,130 +1,95 @@
 //! Housekeeping, done by the leader: partitions ahead, retention, expiry of plain tables.
 //!
-//! Tables that grow are partitioned by day and expire by dropping partitions. Plain tables expire at
-//! most [`ROWS_AT_ONCE`] rows a transaction, so that no batch waits long.
+//! Tables that grow are partitioned by day and expire by dropping partitions; plain tables expire row by
+//! row ([`super::expire`]). A round may take minutes, so it runs beside the leader's merges.
 
 use chrono::{Days, NaiveDate};
-use sqlx::Row as _;
+use sqlx::{Postgres, Row as _, Transaction};
 
-use super::{Counters, Store, StoreError, count};
+use super::{Counters, Store, StoreError, count, expire};
 
-/// Most rows that one transaction deletes.
-const ROWS_AT_ONCE: i64 = 5_000;
-/// Most such transactions per statement and round: the rest waits for the next minute.
-const ROUNDS: u32 = 4;
+/// The server cancels a statement of housekeeping after this long: moving a day out of DEFAULT, or the
+/// first page of a table that nobody has read for a year, takes longer than any batch.
+const PATIENCE: &str = "5min";
+/// Tables partitioned by day.
+const BY_DAY: [&str; 6] = [
+    "dead_letter",
+    "event",
+    "finding",
+    "audit_batch",
+    "minute_part",
+    "value_pending",
+];
 /// Days ahead for which partitions exist.
 pub const DAYS_AHEAD: u64 = 8;
 /// Days back: an event's end may lie 24 h before its append.
 const DAYS_BACK: u64 = 2;
 
-/// Expiry of a plain table: the rows to delete, by age in days ($1), at most $2.
-const EXPIRE: &[(Age, &str)] = &[
-    (
-        Age::Values,
-        "DELETE FROM vw.value WHERE (kid, mac) IN
-           (SELECT kid, mac FROM vw.value WHERE last_day < current_date - $1::int LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.incident_past WHERE (key, number) IN
-           (SELECT key, number FROM vw.incident_past WHERE resolved_at < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.incident_head WHERE key IN
-           (SELECT key FROM vw.incident_head WHERE state = 2 AND resolved_at < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.incident_change WHERE id IN
-           (SELECT id FROM vw.incident_change WHERE taken AND stored_at < now() - make_interval(days => $1) ORDER BY id LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.fate WHERE id IN
-           (SELECT id FROM vw.fate WHERE at < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.outbox WHERE (key, number, sink, seq) IN
-           (SELECT key, number, sink, seq FROM vw.outbox WHERE finished_at < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.incident_note WHERE id IN
-           (SELECT id FROM vw.incident_note WHERE at < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.silence WHERE id IN
-           (SELECT id FROM vw.silence WHERE ends_at < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.budget_crossing WHERE (budget_id, subject, period, threshold) IN
-           (SELECT budget_id, subject, period, threshold FROM vw.budget_crossing
-             WHERE at < now() - make_interval(days => $1) AND left(period, 1) <> 't' LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.stream_hour WHERE (topic, part, hour) IN
-           (SELECT topic, part, hour FROM vw.stream_hour WHERE hour < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-    (
-        Age::Findings,
-        "DELETE FROM vw.partial_minute WHERE minute IN
-           (SELECT minute FROM vw.partial_minute WHERE at < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-];
-
-/// Expiry that must read whole tables, because no index may stand on what changes: once an hour.
-const EXPIRE_SCANS: &[(Age, &str)] = &[
-    (
-        // Hours and days; weeks, months and totals are few and stay.
-        Age::Ledgers,
-        "DELETE FROM vw.ledger WHERE (width, subject, period) IN
-           (SELECT width, subject, period FROM vw.ledger
-             WHERE left(period, 1) IN ('h', 'd')
-               AND substr(period, 3, 10) < to_char(current_date - $1::int, 'YYYY-MM-DD') LIMIT $2)",
-    ),
-    (
-        Age::Ledgers,
-        "DELETE FROM vw.user_state WHERE (user_id, topic, part) IN
-           (SELECT user_id, topic, part FROM vw.user_state
-             WHERE at_ms < (extract(epoch FROM now() - make_interval(days => $1)) * 1000)::bigint LIMIT $2)",
-    ),
-    (
-        Age::Ledgers,
-        "DELETE FROM vw.alias WHERE new_id IN
-           (SELECT new_id FROM vw.alias WHERE at < now() - make_interval(days => $1) LIMIT $2)",
-    ),
-];
-
-#[derive(Debug, Clone, Copy)]
-enum Age {
-    Values,
-    Findings,
-    Ledgers,
+/// A part of housekeeping that failed; it is tried again in the next round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Which part.
+    pub task: &'static str,
+    /// What went wrong.
+    pub said: String,
 }
 
 impl Store {
-    /// One round of housekeeping. Failing parts are tried again in the next minute; what was not
-    /// done shows in [`Counters::default_rows`] and `db status`.
-    pub(super) async fn keep_house(&self) -> Result<(), StoreError> {
-        let today = self.today().await?;
-        self.partitions_ahead(today).await?;
-        self.rescue_default(today).await?;
-        self.drop_old(today).await?;
-        self.expire(EXPIRE).await?;
-        // The scans run in one minute of the hour.
-        let minute: i32 = sqlx::query_scalar("SELECT extract(minute FROM now())::int")
-            .fetch_one(self.pool())
-            .await
-            .map_err(StoreError::statement("could not ask for the time"))?;
-        if minute == 17 {
-            self.expire(EXPIRE_SCANS).await?;
+    /// One round of housekeeping: partitions first, since a day without one is the worst that can be
+    /// left undone. Each part stands alone: one that fails is tried again in the next round and keeps no
+    /// other from its work. Gives those that failed.
+    pub(super) async fn keep_house(&self) -> Vec<Trouble> {
+        let mut troubles = Vec::new();
+        let mut note = |task: &'static str, done: Result<(), StoreError>| {
+            if let Err(e) = done {
+                troubles.push(Trouble {
+                    task,
+                    said: e.to_string(),
+                });
+            }
+        };
+        let today = match self.today().await {
+            Ok(today) => today,
+            Err(e) => {
+                note("partitions", Err(e));
+                return troubles;
+            }
+        };
+        note("partitions", self.partitions_ahead(today).await.map(drop));
+        note("default partitions", self.rescue_default(today).await);
+        for table in BY_DAY {
+            note("retention", self.drop_old_of(table, today).await.map(drop));
         }
-        Ok(())
+        for task in expire::tasks() {
+            note(task, self.expire(task).await.map(drop));
+        }
+        troubles
+    }
+
+    /// A transaction of housekeeping: its statements may take minutes where a batch's may not.
+    pub(super) async fn patient(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let what = "could not begin housekeeping";
+        let mut tx = self
+            .pool()
+            .begin()
+            .await
+            .map_err(StoreError::statement(what))?;
+        sqlx::query(
+            "SELECT set_config(name, CASE name WHEN 'statement_timeout' THEN $1 ELSE '0' END, true)
+               FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')",
+        )
+        .bind(PATIENCE)
+        .execute(&mut *tx)
+        .await
+        .map_err(StoreError::statement(what))?;
+        Ok(tx)
+    }
+
+    /// Commits what [`Store::patient`] began.
+    pub(super) async fn kept(&self, tx: Transaction<'static, Postgres>) -> Result<(), StoreError> {
+        tx.commit()
+            .await
+            .map_err(StoreError::statement("could not commit housekeeping"))
     }
 
     async fn today(&self) -> Result<NaiveDate, StoreError> {
@@ -151,24 +116,27 @@ impl Store {
 
     /// One partition, one transaction: its locks are short.
     async fn make_partition(&self, parent: &str, day: NaiveDate) -> Result<(), StoreError> {
+        let mut tx = self.patient().await?;
         sqlx::query("SELECT vw.ensure_partition($1, $2)")
             .bind(parent)
             .bind(day)
-            .execute(self.pool())
+            .execute(&mut *tx)
             .await
             .map_err(StoreError::statement("could not make a partition"))?;
-        Ok(())
+        self.kept(tx).await
     }
 
     /// Rows that fell into DEFAULT (a clock far off, housekeeping that stood still) move into
     /// partitions of their own; those beyond retention are dropped with it.
     async fn rescue_default(&self, today: NaiveDate) -> Result<(), StoreError> {
+        let mut tx = self.patient().await?;
         let rows = sqlx::query("SELECT parent, d, n FROM vw.default_rows()")
-            .fetch_all(self.pool())
+            .fetch_all(&mut *tx)
             .await
             .map_err(StoreError::statement(
                 "could not look into the default partitions",
             ))?;
+        self.kept(tx).await?;
         let total: u64 = rows.iter().map(|r| count(r.get(2))).sum();
         self.counters()
             .default_rows
@@ -208,55 +176,30 @@ impl Store {
     /// Drops the partitions that are beyond retention as of a day. Returns their names.
     pub async fn drop_old(&self, today: NaiveDate) -> Result<Vec<String>, StoreError> {
         let mut dropped = Vec::new();
-        for table in [
-            "dead_letter",
-            "event",
-            "finding",
-            "audit_batch",
-            "minute_part",
-            "value_pending",
-        ] {
-            let names: Vec<String> = sqlx::query_scalar("SELECT vw.drop_partitions($1, $2)")
-                .bind(table)
-                .bind(today - Days::new(self.keep_days(table)))
-                .fetch_all(self.pool())
-                .await
-                .map_err(StoreError::statement("could not drop old partitions"))?;
-            dropped.extend(names);
+        for table in BY_DAY {
+            dropped.extend(self.drop_old_of(table, today).await?);
         }
-        Counters::add(&self.counters().dropped_partitions, dropped.len() as u64);
         Ok(dropped)
     }
 
-    /// Expires every plain table now, the scans included.
-    pub async fn expire_all(&self) -> Result<u64, StoreError> {
-        Ok(self.expire(EXPIRE).await? + self.expire(EXPIRE_SCANS).await?)
-    }
-
-    async fn expire(&self, what: &'static [(Age, &'static str)]) -> Result<u64, StoreError> {
-        let keep = self.config().keep;
-        let mut total = 0;
-        for (age, sql) in what {
-            let days = i32::from(match age {
-                Age::Values => keep.values,
-                Age::Findings => keep.findings,
-                Age::Ledgers => keep.ledgers,
-            });
-            for _ in 0..ROUNDS {
-                let done = sqlx::query(*sql)
-                    .bind(days)
-                    .bind(ROWS_AT_ONCE)
-                    .execute(self.pool())
-                    .await
-                    .map_err(StoreError::statement("could not expire rows"))?
-                    .rows_affected();
-                total += done;
-                if done < ROWS_AT_ONCE.unsigned_abs() {
-                    break;
-                }
-            }
+    async fn drop_old_of(&self, table: &str, today: NaiveDate) -> Result<Vec<String>, StoreError> {
+        let before = today - Days::new(self.keep_days(table));
+        let mut tx = self.patient().await?;
+        let unseen = expire::unseen(&mut tx, table, before).await?;
+        let names: Vec<String> = sqlx::query_scalar("SELECT vw.drop_partitions($1, $2)")
+            .bind(table)
+            .bind(before)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(StoreError::statement("could not drop old partitions"))?;
+        self.kept(tx).await?;
+        let counters = self.counters();
+        match table {
+            "value_pending" => Counters::add(&counters.unjudged_values, unseen),
+            "minute_part" => Counters::add(&counters.unmerged_parts, unseen),
+            _ => {}
         }
-        Counters::add(&self.counters().expired_rows, total);
-        Ok(total)
+        Counters::add(&counters.dropped_partitions, names.len() as u64);
+        Ok(names)
     }
 }

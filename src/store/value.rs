@@ -10,13 +10,13 @@ use crate::detect::{ValueDelta, ValueKey, ValueRow};
 use crate::event::{Kid, Time};
 
 /// Locks the rows of the keys in order, merges what the batch adds, and notes which minutes have a
-/// candidate to judge.
+/// candidate to judge. Gives the candidates that did not fit their rows.
 pub(super) async fn merge(
     conn: &mut PgConnection,
     deltas: &BTreeMap<ValueKey, ValueDelta>,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     if deltas.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let what = "could not merge values";
     let kids: Vec<&str> = deltas.keys().map(|k| k.kid.as_str()).collect();
@@ -46,8 +46,13 @@ pub(super) async fn merge(
         merged.insert(key, row);
     }
     let mut pending: Vec<(NaiveDate, i64, ValueKey)> = Vec::new();
+    let mut overflow = 0;
     for (key, delta) in deltas {
-        merged.entry(*key).or_default().merge(delta);
+        let row = merged.entry(*key).or_default();
+        // What the batch itself had to leave out was counted there.
+        let known = row.more_candidates.saturating_add(delta.more_candidates);
+        row.merge(delta);
+        overflow += row.more_candidates.saturating_sub(known);
         pending.extend(delta.candidates.iter().map(|c| {
             let minute = c.end.minute();
             (day(Time::from_minute(minute)), minute, *key)
@@ -57,7 +62,7 @@ pub(super) async fn merge(
     pending.sort_by_key(|p| (p.0, p.1, p.2));
     pending.dedup();
     if pending.is_empty() {
-        return Ok(());
+        return Ok(overflow);
     }
     // Judged again if a late candidate joins: the minute's mark is lifted.
     sqlx::query(
@@ -74,7 +79,7 @@ pub(super) async fn merge(
     .execute(conn)
     .await
     .map_err(StoreError::statement(what))?;
-    Ok(())
+    Ok(overflow)
 }
 
 /// Writes rows back that the caller has locked.

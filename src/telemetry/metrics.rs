@@ -75,6 +75,9 @@ table! {
     notifier: Gauge "veilwatch_notifier" [] "1 in the process that writes the outbox";
     merged_through: Gauge "veilwatch_merged_through_timestamp_seconds" [] "start of the newest merged minute";
     partial_merges: Counter "veilwatch_partial_merges_total" [] "minutes merged without a partition that was too far behind";
+    store: Counter "veilwatch_store_total" ["what"] "what happened in Postgres: commits, retries, deadlocks, unknown commits, repeated findings, expired rows, dropped partitions";
+    default_rows: Gauge "veilwatch_default_partition_rows" [] "rows without a partition of their day; 0 in a healthy database; set in the leader's process";
+    house_failures: Counter "veilwatch_house_failures_total" ["task"] "parts of housekeeping that failed and are tried again: partitions, retention, expiry, budgets";
     outbox: Gauge "veilwatch_outbox_rows" ["sink", "state"] "notifications by state";
     sends: Counter "veilwatch_sends_total" ["sink", "outcome"] "deliveries by outcome: sent, retried, parked, repeated";
     send_seconds: Histogram "veilwatch_send_seconds" ["sink"] "duration of one send";

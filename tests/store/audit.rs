@@ -137,3 +137,94 @@ async fn a_cut_off_tail_is_caught_by_an_exported_head() {
         said.problem
     );
 }
+
+/// The gap of a topic made anew: offsets go back to 0, the row covers no record.
+async fn truncated(db: &Db, owner: &mut Owner) {
+    let mut b = owner.batch(0);
+    b.hi = 0;
+    b.chain_head = owner.head;
+    b.gaps.push(veilwatch::store::GapRow {
+        lo: owner.next,
+        hi: 0,
+        reason: SmolStr::new("truncated"),
+    });
+    owner.commit(&db.store, b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn legal_acts_break_no_chain() {
+    let db = chain().await;
+    let old = db.store.audit_heads().await.expect("heads");
+    // Two skips, one after the other, without a batch between them.
+    for (from, to) in [(100, 110), (110, 125)] {
+        let at = tp(0);
+        let skipped = db.store.skip_offsets(&at, from, to, "too large", "ops");
+        assert!(skipped.await.expect("skip"));
+    }
+    assert_eq!(
+        broken(&db, &old).await,
+        None,
+        "the partition stands past two skips"
+    );
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let b = owner.batch(5);
+    owner.commit(&db.store, b).await;
+    // The topic is made anew twice on one day, under one claim: the same offsets again.
+    for _ in 0..2 {
+        truncated(&db, &mut owner).await;
+        for _ in 0..3 {
+            let b = owner.batch(10);
+            owner.commit(&db.store, b).await;
+        }
+    }
+    // A batch that only says something (a halt) ends where the one before it ended.
+    let mut b = owner.batch(0);
+    b.chain_head = owner.head;
+    owner.commit(&db.store, b).await;
+    let new = db.store.audit_heads().await.expect("heads");
+    let heads: Vec<Head> = old.iter().chain(&new).cloned().collect();
+    let v = verify(&db, &heads).await;
+    assert_eq!((v[0].broken.as_ref(), v[0].heads), (None, 2));
+    assert_eq!(v[0].records, 100 + 5 + 60);
+    assert_eq!(
+        db.number("SELECT count(*) FROM vw.stream_gap WHERE part = 0")
+            .await,
+        4,
+        "the second gap at offset 30 is one too"
+    );
+    let lost =
+        "SELECT coalesce(sum(lost_records), 0)::bigint FROM completeness WHERE partition = 0";
+    assert!(
+        db.number(lost).await >= 0,
+        "a gap that goes back takes nothing off"
+    );
+    // Going back without a gap is no legal act.
+    db.run("DELETE FROM vw.stream_gap WHERE part = 0 AND reason = 'truncated'")
+        .await;
+    assert_eq!(broken(&db, &heads).await, Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_without_records_stands_on_the_day_of_those_before_it() {
+    let db = chain().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    // Right after a claim without a checkpoint nobody knows the time of the last record.
+    let mut b = owner.batch(0);
+    b.watermark = Time(0);
+    b.hi += 7;
+    b.chain_head = owner.head;
+    b.gaps.push(veilwatch::store::GapRow {
+        lo: b.lo,
+        hi: b.hi,
+        reason: SmolStr::new("retention"),
+    });
+    owner.commit(&db.store, b).await;
+    let b = owner.batch(3);
+    owner.commit(&db.store, b).await;
+    assert_eq!(
+        db.number("SELECT count(*) FROM vw.audit_batch_default")
+            .await,
+        0
+    );
+    assert_eq!(broken(&db, &[]).await, None);
+}
