@@ -13,6 +13,7 @@ pub mod database;
 pub mod db;
 pub mod dead_letters;
 pub mod demo;
+pub mod format;
 pub mod hunt;
 pub mod incident;
 pub mod key;
@@ -137,7 +138,24 @@ pub fn main() -> ExitCode {
         Verb::Broker(args) => broker::run(args),
     };
     result.unwrap_or_else(|e| {
+        if is_broken_pipe(&e) {
+            // Whoever reads along has seen enough: `veilwatch scan F | head -1`.
+            return ExitCode::SUCCESS;
+        }
         eprintln!("veilwatch: {e:#}");
         ExitCode::from(EXIT_USAGE)
+    })
+}
+
+/// Whether the reader of standard output has gone.
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.chain().any(|cause| {
+        let kind = match cause.downcast_ref::<std::io::Error>() {
+            Some(e) => Some(e.kind()),
+            None => cause
+                .downcast_ref::<serde_json::Error>()
+                .and_then(serde_json::Error::io_error_kind),
+        };
+        kind == Some(std::io::ErrorKind::BrokenPipe)
     })
 }

@@ -132,7 +132,7 @@ pub struct PipelineSetting {
 pub enum ConfigError {
     /// The file cannot be read.
     #[error(
-        "cannot read the configuration {path}: {source}; `veilwatch config init` prints one to start from"
+        "cannot read the configuration {path} (`veilwatch config init` prints one to start from)"
     )]
     Unreadable {
         /// The file.

@@ -8,7 +8,8 @@ use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, Format, is_json, write_rows};
+use super::database::{Column, Database, write_rows};
+use super::format::{Format, is_json};
 use crate::store::audit::{Head, Verified};
 
 /// Arguments.

@@ -1,10 +1,11 @@
 //! `veilwatch bench`: Measure speed, memory and scale.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 
+use super::format::{Format, is_json};
 use crate::bench::figures::Figure;
 use crate::bench::{ceiling, measure};
 
@@ -19,17 +20,17 @@ pub struct Args {
     #[arg(long)]
     database: Option<String>,
     /// Events of all rounds together.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     events: u64,
     /// Rounds, each of the ceiling and the program in turn.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Measure five million distinct users too (five minutes more).
     #[arg(long)]
     full: bool,
-    /// `json` or `text`; default: text on a terminal.
-    #[arg(long)]
-    format: Option<String>,
+    /// Output format; the default is text on a terminal and JSON lines elsewhere.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Be a ceiling: used by the bench itself.
     #[arg(long, hide = true, value_enum)]
     ceiling: Option<Kind>,
@@ -55,10 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    let json = match args.format.as_deref() {
-        Some(f) => f == "json",
-        None => !std::io::stdout().is_terminal(),
-    };
+    let json = is_json(args.format);
     let plan = measure::Plan {
         brokers: args.brokers,
         database: args.database,

@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, Format, author, is_json, write_rows};
+use super::database::{Column, Database, author, write_rows};
+use super::format::{Format, is_json};
 use crate::account::budget::DEFAULT_THRESHOLDS;
 use crate::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit, Zone};
 use crate::event::{SmolStr, Time};

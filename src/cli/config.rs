@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::config::{Config, EXAMPLE};
+use crate::pipeline::build::Parts;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::Check { config } => {
             let c = Config::load(&config)?;
+            // What `run` builds from it: rules and receivers too.
+            Parts::build(&c)?;
+            if c.sinks.is_empty() {
+                eprintln!(
+                    "veilwatch: warning: no [[deliver.sink]]: incidents are kept and nobody is told"
+                );
+            }
             writeln!(
                 out,
                 "ok: {} topics, {} sinks, {} budgets",

@@ -1,8 +1,8 @@
 //! How a verb finds the database: `--database`, else the `[store]` of `--config`.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
+use super::format::{Format, is_json};
 use crate::config::Config;
 use crate::store::{Store, StoreConfig};
 
@@ -70,23 +70,6 @@ pub fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Res
         .enable_all()
         .build()?
         .block_on(work)
-}
-
-/// How results are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
-}
-
-/// JSON lines in a pipe, pretty on a terminal, unless told.
-pub fn is_json(format: Option<Format>) -> bool {
-    match format {
-        Some(f) => f == Format::Json,
-        None => !std::io::stdout().is_terminal(),
-    }
 }
 
 /// A column of pretty output: its heading and its cell.

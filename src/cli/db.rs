@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Database, Format, block_on, is_json};
+use super::database::{Database, block_on};
+use super::format::{Format, is_json};
 use crate::store::schema;
 
 /// Arguments.

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, Format, block_on, is_json, write_rows};
+use super::database::{Column, Database, block_on, write_rows};
+use super::format::{Format, is_json};
 use crate::event::{SmolStr, Time, TopicPartition};
 use crate::pipeline::revive::{Replayed, Wanted, revive};
 use crate::store::dead_letter::{DeadLetterFilter, ReasonCount, StoredDeadLetter};

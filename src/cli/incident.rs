@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, Format, author, is_json, write_rows};
+use super::database::{Column, Database, author, write_rows};
+use super::format::{Format, is_json};
 use crate::event::{Hash16, Time};
 use crate::store::deed::Deed;
 use crate::store::history::{IncidentFilter, IncidentRow};

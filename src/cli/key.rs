@@ -134,13 +134,21 @@ fn destroy(kid: &str, file: &Path) -> anyhow::Result<()> {
             file.display()
         );
     }
-    // The old bytes are overwritten before the new file takes the name: what the file system or a
-    // backup kept of them is beyond this program, and the report says so.
-    let len = fs::metadata(file)?.len();
-    let mut old = fs::OpenOptions::new().write(true).open(file)?;
-    old.write_all(&vec![b'\n'; usize::try_from(len).unwrap_or(text.len())])?;
-    old.sync_all()?;
+    // First the keys that stay are safe under the name, then the old bytes are overwritten through the
+    // handle that still reaches them: the other way round a full disk would destroy all of them. What
+    // the file system or a backup kept is beyond this program, and the report says so.
+    let failed = || format!("cannot overwrite key file {}", file.display());
+    let mut old = fs::OpenOptions::new().write(true).open(file).with_context(failed)?;
+    let len = old.metadata().with_context(failed)?.len();
     replace(file, &kept)?;
+    old.write_all(&vec![b'\n'; usize::try_from(len).unwrap_or(text.len())])
+        .and_then(|()| old.sync_all())
+        .with_context(|| {
+            format!(
+                "key {wanted} is no longer in {}, but the old bytes could not be overwritten on the disk",
+                file.display()
+            )
+        })?;
     let report = unlinkable(&purposes);
     let remaining = keyfile::read(file).map_or_else(|e| vec![e], |_| Vec::new());
     print_json(&json!({
@@ -191,7 +199,10 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     new.write_all(text.as_bytes()).with_context(failed)?;
     new.as_file().sync_all().with_context(failed)?;
     new.persist(file).with_context(failed)?;
-    Ok(())
+    // The name too must outlive a crash.
+    fs::File::open(dir)
+        .and_then(|d| d.sync_all())
+        .with_context(failed)
 }
 
 fn print_json(v: &serde_json::Value) -> anyhow::Result<()> {

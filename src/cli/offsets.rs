@@ -1,12 +1,13 @@
 //! `veilwatch offsets show|skip`: where the partitions stand, and past records that cannot be read.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 
+use super::format::{Format, is_json};
 use crate::config::Config;
 use crate::event::TopicPartition;
 use crate::pipeline::build::store_config;
@@ -57,17 +58,14 @@ struct With {
     /// The configuration of `run`.
     #[arg(short, long, value_name = "F")]
     config: PathBuf,
-    /// `json` or `text`; default: text on a terminal.
-    #[arg(long)]
-    format: Option<String>,
+    /// Output format; the default is text on a terminal and JSON lines elsewhere.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 }
 
 impl With {
     fn json(&self) -> bool {
-        match self.format.as_deref() {
-            Some(f) => f == "json",
-            None => !std::io::stdout().is_terminal(),
-        }
+        is_json(self.format)
     }
 }
 

@@ -101,7 +101,7 @@ fn show(
     let table = load(file)?;
     let Some(entry) = table.find(model, provider, at) else {
         eprintln!(
-            "veilwatch: no price for `{model}`: its usage counts as unpriced; add it to the table and name that with --rules or `rules_dir`"
+            "veilwatch: no price for `{model}`: its usage counts as unpriced; add it to the table and name that as `[rules] prices`"
         );
         return Ok(ExitCode::from(super::EXIT_FINDINGS));
     };
@@ -141,10 +141,7 @@ fn print<'a>(entries: impl Iterator<Item = &'a Entry>) -> anyhow::Result<ExitCod
                 .map_err(std::io::Error::from)
                 .and_then(|()| out.write_all(b"\n"))
         };
-        match result {
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
-            other => other?,
-        }
+        result?;
     }
     Ok(ExitCode::SUCCESS)
 }

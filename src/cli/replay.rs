@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::format::{Format, is_json};
 use super::lines;
 use crate::account::{Books, Prices};
 use crate::config::{self, Config, Source};
 use crate::decide::{Routes, Titles};
 use crate::detect::{DetectConfig, Facts};
+use crate::pipeline::build;
 use crate::replay::{Line, Replay, Summary};
 use crate::rule::{Known, RuleSet};
+use crate::seal::engine::Engine;
+use crate::seal::model::Model;
 use crate::seal::{Keys, Sealer};
 
 /// Arguments.
@@ -21,7 +25,7 @@ use crate::seal::{Keys, Sealer};
 pub struct Args {
     /// Events, one JSON object a line, ordered by `at`; `-` for standard input.
     file: PathBuf,
-    /// Budgets, routes and detectors from this configuration.
+    /// Rules, prices, budgets, routes and detectors from this configuration.
     #[arg(long)]
     config: Option<PathBuf>,
     /// Seals text with these keys; without it the published development key is used.
@@ -30,23 +34,12 @@ pub struct Args {
     /// History that teaches the baselines first and is not reported.
     #[arg(long)]
     warm: Option<PathBuf>,
-    /// Output: JSON lines, or one readable line each.
-    #[arg(long, value_enum, default_value_t = Format::Auto)]
-    format: Format,
+    /// Output format; the default is text on a terminal and JSON lines elsewhere.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// What ends with status 1.
     #[arg(long, value_enum)]
     fail_on: Option<FailOn>,
-}
-
-/// How output is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// Text on a terminal, else JSON lines.
-    Auto,
-    /// JSON lines.
-    Json,
-    /// Readable lines.
-    Text,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -66,7 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Keys::development()
         }
     };
-    let mut replay = start(args.config.as_deref(), Arc::new(Sealer::built_in(keys)))?;
+    let mut replay = start(args.config.as_deref(), keys)?;
     if let Some(warm) = &args.warm {
         replay.silent(true);
         let bad = feed(&mut replay, warm)?;
@@ -81,11 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bad = feed(&mut replay, &args.file)?;
     replay.finish();
     let (lines, summary) = replay.output();
-    let json = match args.format {
-        Format::Json => true,
-        Format::Text => false,
-        Format::Auto => !std::io::IsTerminal::is_terminal(&std::io::stdout()),
-    };
+    let json = is_json(args.format);
     write(&lines, &bad, summary, json)?;
     let found = lines
         .iter()
@@ -96,41 +85,39 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(path: Option<&Path>, sealer: Arc<Sealer>) -> anyhow::Result<Replay> {
-    let rules = RuleSet::built_in(&Known::default());
-    let facts = Facts::from_rules(&rules);
-    let prices = Prices::shipped();
+/// What `run` would do with this configuration: its rules, prices, budgets, detectors and routes.
+fn start(path: Option<&Path>, keys: Keys) -> anyhow::Result<Replay> {
     let Some(path) = path else {
+        let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
         let detect = DetectConfig {
             facts,
             ..DetectConfig::default()
         };
-        let routes = Routes::single(vec!["stdout".into()]);
         return Ok(Replay::new(
             detect,
-            Books::new(prices, &[]),
+            Books::new(Prices::shipped(), &[]),
             Vec::new(),
-            routes,
-            sealer,
+            Routes::single(vec!["stdout".into()]),
+            Arc::new(Sealer::built_in(keys)),
         ));
     };
     let config = load(path)?;
+    let rules = build::rules(&config.rules)?;
+    let engine = Engine::new(&rules, Model::shipped().ok());
     let budgets = config::core::budgets(&config.budgets);
     let mut routes = config::core::routes(&config.routing, &config.sinks, Titles::of_rules(&rules));
     if config.sinks.is_empty() {
         routes = Routes::single(vec!["stdout".into()]);
     }
     Ok(Replay::new(
-        config::core::detect(&config.detect, facts),
-        Books::new(prices, &budgets),
+        config::core::detect(&config.detect, Facts::from_rules(&rules)),
+        Books::new(build::prices(&config.rules), &budgets),
         budgets,
         routes,
-        sealer,
+        Arc::new(Sealer::new(keys, Arc::new(engine))),
     ))
 }
 
-/// Reads a configuration. A replay needs neither Kafka nor Postgres: sections that are not there are
-/// filled in.
 fn load(path: &Path) -> anyhow::Result<Config> {
     let mut text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the configuration {}", path.display()))?;
@@ -251,9 +238,5 @@ fn write(
         }
         out.flush()
     })();
-    match result {
-        // A reader that has seen enough is no error.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write the output"),
-    }
+    result.context("cannot write the output")
 }

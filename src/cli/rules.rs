@@ -4,13 +4,14 @@ mod explain;
 mod junit;
 mod new;
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
+use super::format::Format;
 use super::{EXIT_FINDINGS, EXIT_RULES};
 use crate::rule::{self, Diagnostic, Grade, Known, RuleSet, Source};
 use crate::seal::engine::{Engine, known_validators, trial};
@@ -67,26 +68,6 @@ enum Verb {
     New(new::Args),
     /// Print the JSON Schema of rule files, for editors.
     Schema,
-}
-
-/// Output format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// One object a line.
-    Json,
-    /// For people.
-    Text,
-}
-
-impl Format {
-    /// Text on a terminal, JSON lines elsewhere, unless told.
-    pub fn or_default(given: Option<Self>) -> Self {
-        given.unwrap_or(if std::io::stdout().is_terminal() {
-            Self::Text
-        } else {
-            Self::Json
-        })
-    }
 }
 
 /// Which rules to use: shared by all verbs that look at texts.
@@ -292,6 +273,12 @@ fn test(
     };
     let engine = Engine::new(&set, None);
     let wanted = |id: &str| filter.is_none_or(|f| id.contains(f));
+    if let Some(f) = filter
+        && !engine.rules().any(|r| wanted(&r.id))
+    {
+        // A slip in a pipeline must not pass as a test.
+        bail!("no rule's id contains \"{f}\"; `veilwatch rules list` prints them");
+    }
     let report = trial::run(&engine, &wanted);
     let mut out = std::io::stdout().lock();
     for outcome in &report.outcomes {

@@ -1,6 +1,6 @@
 //! `veilwatch scan`: Scan texts for injection, PII and secrets.
 
-use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::format::Format;
 use super::lines;
 use super::rules::RuleArgs;
 use crate::cli::EXIT_FINDINGS;
@@ -34,14 +35,6 @@ pub struct Args {
     fail_on: Option<FailOn>,
     #[command(flatten)]
     rules: RuleArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// One object a line.
-    Json,
-    /// For people.
-    Text,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -103,11 +96,7 @@ impl Output {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let engine = args.rules.engine()?;
     let out = std::io::stdout();
-    let format = args.format.unwrap_or(if out.is_terminal() {
-        Format::Text
-    } else {
-        Format::Json
-    });
+    let format = Format::or_default(args.format);
     let mut out = BufWriter::with_capacity(1 << 16, out.lock());
     let mut input = lines::open(&args.file)?;
     let mut scanner = Scanner::new(engine, args.sealed)?;

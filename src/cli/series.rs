@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::replay::Format;
+use super::format::{Format, is_json};
 use crate::detect::series::Series;
 use crate::detect::spend::{Baseline, CoElevation, Pace};
 use crate::event::{SmolStr, Time};
@@ -34,9 +34,9 @@ pub struct Args {
     /// The header is `timestamp,key,value`: spending per key and bin, in time order.
     #[arg(long)]
     keyed: bool,
-    /// Output: JSON lines, or one readable line each.
-    #[arg(long, value_enum, default_value_t = Format::Auto)]
-    format: Format,
+    /// Output format; the default is text on a terminal and JSON lines elsewhere.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// What ends with status 1.
     #[arg(long, value_enum)]
     fail_on: Option<FailOn>,
@@ -112,25 +112,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         })?;
         Box::new(file)
     };
-    let json = match args.format {
-        Format::Json => true,
-        Format::Text => false,
-        Format::Auto => !std::io::IsTerminal::is_terminal(&std::io::stdout()),
-    };
     let mut out = Out {
         to: std::io::BufWriter::new(std::io::stdout().lock()),
-        json,
+        json: is_json(args.format),
         bad: false,
         alarms: 0,
     };
-    let result = score(from, args.keyed, &mut out);
-    if let Err(e) = result {
-        let pipe = e
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
-        // A reader that has seen enough is no error.
-        return if pipe { Ok(ExitCode::SUCCESS) } else { Err(e) };
-    }
+    score(from, args.keyed, &mut out)?;
     out.to.flush()?;
     if out.bad || (args.fail_on.is_some() && out.alarms > 0) {
         return Ok(ExitCode::from(super::EXIT_FINDINGS));

@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Database, Format, author, is_json};
+use super::database::{Database, author};
+use super::format::{Format, is_json};
 use crate::config::duration::parse_duration;
 use crate::decide::Matcher;
 

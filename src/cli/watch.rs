@@ -1,12 +1,14 @@
 //! `veilwatch watch`: Register canaries, system prompts and documents.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
-use super::database::{Database, Format, author, write_rows};
+use super::database::{Database, author, write_rows};
+use super::format::Format;
 use crate::config::keyfile;
 use crate::seal::{Sealer, print, registered};
 use crate::store::watched::WatchedRow;
@@ -85,11 +87,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::Canary => {
             let word = registered::canary(&super::key::random_secret()?);
-            write_rows(
-                &[word],
-                Some(args.format.unwrap_or(Format::Pretty)),
-                &[("canary", Clone::clone)],
-            )?;
+            // The word alone, so that `$(veilwatch watch canary)` is it; a JSON string where that is asked.
+            let mut out = std::io::stdout().lock();
+            match args.format {
+                Some(Format::Json) => writeln!(out, "{}", serde_json::json!({ "canary": word }))?,
+                _ => writeln!(out, "{word}")?,
+            }
         }
         Verb::Add {
             file,

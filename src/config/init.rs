@@ -45,6 +45,7 @@ listen = "127.0.0.1:8686"            # /livez /readyz /metrics
 [rules]                              # read again when they change, and on SIGHUP
 # dir = "rules"                      # replaces the compiled-in rules
 # overrides = ["overrides.yml"]      # tunes rules by id
+# prices = "prices.json"             # replaces the shipped table; default: prices.json in dir, if it is there
 
 [detect]
 hold = "2m"                          # how long a partition that is behind holds a minute, or "unlimited"

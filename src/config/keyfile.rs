@@ -19,6 +19,13 @@ pub fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
     let meta = fs::metadata(path).map_err(|e| {
         format!("cannot read key file {shown}: {e}; make one with `veilwatch key new --key-file {shown}`")
     })?;
+    /// A file of 64 keys has 8 KiB; more is not a key file.
+    const MAX_BYTES: u64 = 64 * 1024;
+    if !meta.is_file() || meta.len() > MAX_BYTES {
+        return Err(format!(
+            "{shown} is not a key file; name the file that `veilwatch key new --key-file F` made"
+        ));
+    }
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -28,11 +35,6 @@ pub fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
                 "key file {shown} has mode {mode:04o}, so others may read it; run `chmod 600 {shown}`"
             ));
         }
-    }
-    /// A file of 64 keys has 8 KiB; more is not a key file.
-    const MAX_BYTES: u64 = 64 * 1024;
-    if !meta.is_file() || meta.len() > MAX_BYTES {
-        return Err(format!("{shown} is not a key file"));
     }
     fs::read_to_string(path)
         .map(Zeroizing::new)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::reader::Section;
+use crate::account::Prices;
 use crate::rule::Source;
 
 /// The rule files of a process, read. Without a directory the compiled-in rules are meant.
@@ -18,6 +19,9 @@ pub struct RuleFiles {
     override_paths: Vec<PathBuf>,
     /// Their texts.
     pub overrides: Vec<Arc<Source>>,
+    /// The price table that replaces the shipped one, read once: `[rules] prices`, else `prices.json` in
+    /// `dir`.
+    pub prices: Option<Prices>,
     /// The state of all of them just before they were read.
     pub stamp: Stamp,
 }
@@ -53,7 +57,10 @@ impl RuleFiles {
     /// # Errors
     /// A folder or file that cannot be read.
     pub fn again(&self) -> Result<Self, Unreadable> {
-        Self::load(self.dir.clone(), self.override_paths.clone())
+        Ok(Self {
+            prices: self.prices.clone(),
+            ..Self::load(self.dir.clone(), self.override_paths.clone())?
+        })
     }
 
     fn load(dir: Option<PathBuf>, override_paths: Vec<PathBuf>) -> Result<Self, Unreadable> {
@@ -71,6 +78,7 @@ impl RuleFiles {
                 .map(|p| text(p))
                 .collect::<Result<_, _>>()?,
             override_paths,
+            prices: None,
         })
     }
 }
@@ -81,7 +89,11 @@ impl std::fmt::Debug for RuleFiles {
             Some(dir) => write!(f, "{} ({} files)", dir.display(), self.files.len())?,
             None => f.write_str("compiled in")?,
         }
-        write!(f, ", {} override files", self.overrides.len())
+        write!(f, ", {} override files", self.overrides.len())?;
+        f.write_str(match self.prices {
+            Some(_) => ", prices of their own",
+            None => "",
+        })
     }
 }
 
@@ -103,11 +115,32 @@ pub(super) fn read(s: Section<'_, '_>) -> RuleFiles {
         s.problem("overrides", e.to_string(), "check the path");
         RuleFiles::default()
     });
+    files.prices = prices(&s, files.dir.as_deref());
     s.finish();
     files.stamp.0.extend(tuned.stamp.0);
     files.override_paths = tuned.override_paths;
     files.overrides = tuned.overrides;
     files
+}
+
+/// The table that `prices` names, else the one in the rules' directory, if there is one.
+fn prices(s: &Section<'_, '_>, dir: Option<&Path>) -> Option<Prices> {
+    let beside = dir.map(|d| d.join("prices.json")).filter(|p| p.exists());
+    let path = s.path("prices").or(beside)?;
+    let read = std::fs::read_to_string(&path)
+        .map_err(|e| e.to_string())
+        .and_then(|text| Prices::from_json(&text).map_err(|e| e.to_string()));
+    match read {
+        Ok(prices) => Some(prices),
+        Err(e) => {
+            s.problem(
+                "prices",
+                format!("{}: {e}", path.display()),
+                "`veilwatch prices check FILE` tells what a table needs",
+            );
+            None
+        }
+    }
 }
 
 fn stamp(dir: Option<&Path>, overrides: &[PathBuf]) -> Result<Stamp, Unreadable> {

@@ -79,7 +79,7 @@ impl Parts {
             Ok(Arc::new(Sealer::new(keys, Arc::new(engine))))
         });
         Ok(Self {
-            books: Arc::new(Books::new(Prices::shipped(), &budgets)),
+            books: Arc::new(Books::new(prices(&config.rules), &budgets)),
             live: Arc::new(Live::new(Settings {
                 detect: Arc::new(DetectConfig {
                     keep: core::keep(config.store.events),
@@ -177,11 +177,16 @@ pub fn store_config(config: &Config) -> StoreConfig {
     s
 }
 
+/// The price table in force.
+pub fn prices(files: &RuleFiles) -> Prices {
+    files.prices.clone().unwrap_or_else(Prices::shipped)
+}
+
 /// The rules that these files make.
 ///
 /// # Errors
 /// The first mistake, with its place.
-pub(super) fn rules(files: &RuleFiles) -> Result<RuleSet, BuildError> {
+pub fn rules(files: &RuleFiles) -> Result<RuleSet, BuildError> {
     let names = known_validators();
     let known = Known {
         validators: Some(&names),
