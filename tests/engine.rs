@@ -37,6 +37,27 @@ fn offsets_are_characters_of_the_input() {
     }
 }
 
+/// A column under one heading, however it is joined: what separates two values is not lost with the first.
+#[test]
+fn every_value_of_a_list_is_found() {
+    let cases = [
+        ("CREDIT_CARD", "cards:", "4111111111111111"),
+        ("IBAN_CODE", "accounts:", "DE89370400440532013000"),
+        ("US_NPI", "NPI", "1234567893"),
+        ("US_SSN", "social security numbers:", "536-22-8871"),
+        ("ABA_ROUTING_NUMBER", "routing numbers:", "021000021"),
+    ];
+    for (entity, heading, value) in cases {
+        for separator in ["\n", " ", ",", ", ", "\r\n", " and ", "; "] {
+            let text = format!("{heading} {}", vec![value; 20].join(separator));
+            let found = scan(&text);
+            let places = found.values.iter().filter(|v| v.entity == entity);
+            let parts: Vec<_> = places.map(|v| part(&text, v.start, v.end)).collect();
+            assert_eq!(parts, vec![value; 20], "{entity} joined by {separator:?}");
+        }
+    }
+}
+
 #[test]
 fn a_decoded_value_points_at_what_encoded_it() {
     let text = "see Y2FyZCA0MTExMTExMTExMTExMTExIHBsZWFzZQ== there";

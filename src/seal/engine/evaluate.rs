@@ -17,6 +17,10 @@ pub(super) const MAX_MATCHES: usize = 4_096;
 /// Bounds the time of a search that fails late.
 const PIECE: usize = 16 << 10;
 
+/// Most characters between two values of a list, such as `, ` or ` and `, over which the second has the
+/// context of the first: one heading stands above a whole column.
+const LIST_GAP: u32 = 6;
+
 /// Where something holds, in bytes of the text the rule reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
@@ -87,6 +91,15 @@ impl Page<'_> {
         chars as usize * if self.ascii { 1 } else { 4 }
     }
 
+    /// Whether a value that begins at `from` follows one that ended at `end` as in a list.
+    fn listed(&self, end: usize, from: usize) -> bool {
+        self.text.get(end..from).is_some_and(|gap| {
+            !gap.bytes().any(|b| b.is_ascii_digit())
+                && gap.len() <= self.bytes(LIST_GAP)
+                && gap.chars().count() <= LIST_GAP as usize
+        })
+    }
+
     /// Whether at most `within` characters lie between two places.
     fn near(&self, a: (usize, usize), b: (usize, usize), within: u32) -> bool {
         let (from, to) = if a.1 <= b.0 {
@@ -121,8 +134,9 @@ pub(super) fn judge(rule: &Compiled, page: &Page<'_>) -> Result<Vec<Span>, Stop>
     let spans = hold(&rule.condition, page, near)?;
     let mut stop = Stop::Regex;
     let mut kept = Vec::new();
+    let mut before = None;
     for mut span in spans {
-        match check(rule, page, &mut span) {
+        match check(rule, page, &mut span, &mut before) {
             Ok(()) => kept.push(span),
             Err(why) => stop = why,
         }
@@ -130,14 +144,24 @@ pub(super) fn judge(rule: &Compiled, page: &Page<'_>) -> Result<Vec<Span>, Stop>
     if kept.is_empty() { Err(stop) } else { Ok(kept) }
 }
 
-/// Entropy, validators, context and exceptions of one span.
-fn check(rule: &Compiled, page: &Page<'_>, span: &mut Span) -> Result<(), Stop> {
+/// Entropy, validators, context and exceptions of one span. `before` is the end of the last value that
+/// had context.
+fn check(
+    rule: &Compiled,
+    page: &Page<'_>,
+    span: &mut Span,
+    before: &mut Option<usize>,
+) -> Result<(), Stop> {
     let value = page.text.get(span.from..span.to).unwrap_or("");
     if rule.rule.min_entropy > 0.0 && shannon_entropy(value) < f64::from(rule.rule.min_entropy) {
         return Err(Stop::Entropy);
     }
     if let Some((group, within, required)) = rule.context {
-        let near = context(page, group, within, (span.from, span.to));
+        let near = context(page, group, within, (span.from, span.to))
+            || before.is_some_and(|end| page.listed(end, span.from));
+        if near {
+            *before = Some(span.to);
+        }
         span.context |= near;
         if required && !near {
             return Err(Stop::Context);
@@ -194,11 +218,17 @@ fn hold(
         if let (Some(group), Some(within)) = (node.keywords, node.within)
             && !page.hits.dense(group)
         {
+            let mut before = None;
             found.retain(|s| {
-                page.hits
-                    .of(group)
-                    .iter()
-                    .any(|hit| page.near(page.place(*hit), (s.from, s.to), within))
+                let hits = page.hits.of(group);
+                let near = before.is_some_and(|end| page.listed(end, s.from))
+                    || hits
+                        .iter()
+                        .any(|hit| page.near(page.place(*hit), (s.from, s.to), within));
+                if near {
+                    before = Some(s.to);
+                }
+                near
             });
             if found.is_empty() {
                 return Err(Stop::Keyword);
@@ -413,10 +443,12 @@ fn matches(
     let Some(re) = regex.get() else {
         return Err(Stop::Regex);
     };
+    let by_context = near.is_some() || node.within.is_some();
     let mut found = Vec::new();
     for (from, to) in windows {
-        let (mut at, to) = (floor(text, from), ceil(text, to));
-        at = at.max(found.last().map_or(0, |s: &Span| s.end));
+        let (mut at, mut to) = (floor(text, from), ceil(text, to));
+        // What follows a value may be what the next one must begin with: a blank, a comma.
+        at = at.max(found.last().map_or(0, |s: &Span| s.to));
         page.caches.borrow_mut().followed += to.saturating_sub(at);
         while at < to && found.len() < MAX_MATCHES {
             let stop = ceil(text, (at + PIECE).min(to));
@@ -428,9 +460,14 @@ fn matches(
                 at = floor(text, stop - regex.reach().min(PIECE / 2));
                 continue;
             };
-            at = span.end.max(at + 1);
+            at = span.to.max(at + 1);
             while !text.is_char_boundary(at) {
                 at += 1;
+            }
+            if by_context {
+                // A list goes on behind the reach of its heading.
+                let reach = page.bytes(LIST_GAP) + regex.reach();
+                to = to.max(ceil(text, (span.to + reach).min(text.len())));
             }
             found.push(span);
         }
