@@ -8,6 +8,7 @@ pub mod audit;
 pub mod bench;
 pub mod broker;
 pub mod budget;
+pub mod completions;
 pub mod config;
 pub mod database;
 pub mod db;
@@ -96,6 +97,10 @@ enum Verb {
     Prices(prices::Args),
     /// Measure speed, memory and scale.
     Bench(bench::Args),
+    /// Print completions for a shell.
+    Completions(completions::Args),
+    /// Print the manual page.
+    Man,
     /// An embedded Kafka broker for demos and tests.
     #[command(hide = true)]
     Broker(broker::Args),
@@ -135,6 +140,8 @@ pub fn main() -> ExitCode {
         Verb::Config(args) => config::run(args),
         Verb::Prices(args) => prices::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man => completions::man(),
         Verb::Broker(args) => broker::run(args),
     };
     result.unwrap_or_else(|e| {

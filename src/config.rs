@@ -368,6 +368,22 @@ tokens = -5
     }
 
     #[test]
+    fn a_budget_names_users_by_their_pseudonyms() {
+        let with = |subject: &str| {
+            parse(&format!(
+                "{SMALLEST}\n[[budget]]\nscope = \"user\"\nperiod = \"day\"\ntokens = 5\nsubject = \"{subject}\"\n"
+            ))
+        };
+        with("*").expect("each");
+        with("k7:K9gGyX8OAK8aH8Myj6djqQ").expect("a pseudonym");
+        let p = with("alice@example.com").expect_err("plain").join("\n");
+        assert!(
+            p.contains("is not a user's pseudonym") && !p.contains("alice"),
+            "{p}"
+        );
+    }
+
+    #[test]
     fn the_key_goes_with_trusted_topics_only() {
         let trusted = SMALLEST.replace("sealed", "trusted");
         let p = parse(&trusted).expect_err("no key").join("\n");

@@ -236,7 +236,7 @@ fn latency(
     std::thread::sleep(Duration::from_secs(1));
     let took = applied.took.lock().map(|t| t.clone()).unwrap_or_default();
     let n = took.len();
-    out(Figure::new("finding_p99_ms", p99(took), "ms")
+    out(Figure::new("finding_p99_ms", p99(&took), "ms")
         .against(500.0)
         .note(format!("{n} findings at {rate:.0} events/s")));
     let told = product.told.lock().map(|t| t.clone()).unwrap_or_default();
@@ -250,7 +250,7 @@ fn latency(
         })
         .collect();
     let n = took.len();
-    out(Figure::new("notification_p99_ms", p99(took), "ms")
+    out(Figure::new("notification_p99_ms", p99(&took), "ms")
         .against(1_000.0)
         .note(format!(
             "{n} notifications of critical findings at {rate:.0} events/s"

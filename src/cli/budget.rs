@@ -11,6 +11,7 @@ use super::database::{Column, Database, author, write_rows};
 use super::format::{Format, is_json};
 use crate::account::budget::DEFAULT_THRESHOLDS;
 use crate::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit, Zone};
+use crate::config::budgets::{SUBJECT_REMEDY, check_subject};
 use crate::event::{SmolStr, Time};
 use crate::store::budget::{BudgetUse, LimitRow, Raise, budget_name};
 
@@ -292,6 +293,12 @@ fn budget_of(set: SetArgs) -> anyhow::Result<Budget> {
         thresholds = DEFAULT_THRESHOLDS.to_vec();
     }
     let subject = set.subject.filter(|s| s != "*").map(SmolStr::new);
+    if let Some(Err(what)) = subject
+        .as_deref()
+        .map(|s| check_subject(set.scope.as_str(), s))
+    {
+        anyhow::bail!("--subject {what}; {SUBJECT_REMEDY}");
+    }
     let id = set.id.map_or_else(
         || {
             budget_name(

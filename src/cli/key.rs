@@ -138,7 +138,10 @@ fn destroy(kid: &str, file: &Path) -> anyhow::Result<()> {
     // handle that still reaches them: the other way round a full disk would destroy all of them. What
     // the file system or a backup kept is beyond this program, and the report says so.
     let failed = || format!("cannot overwrite key file {}", file.display());
-    let mut old = fs::OpenOptions::new().write(true).open(file).with_context(failed)?;
+    let mut old = fs::OpenOptions::new()
+        .write(true)
+        .open(file)
+        .with_context(failed)?;
     let len = old.metadata().with_context(failed)?.len();
     replace(file, &kept)?;
     old.write_all(&vec![b'\n'; usize::try_from(len).unwrap_or(text.len())])

@@ -1,6 +1,7 @@
 //! `[[budget]]`: limits as the operator writes them.
 
 use super::reader::Section;
+use crate::event::Pseudonym;
 
 /// Whose usage a budget limits.
 pub const SCOPES: [&str; 6] = ["user", "key", "team", "tenant", "model", "everyone"];
@@ -68,6 +69,9 @@ fn one(s: &Section<'_, '_>) -> Option<BudgetSetting> {
         );
     }
     let subject = s.str("subject").unwrap_or_else(|| "*".into());
+    if let Some(Err(what)) = scope.map(|scope| check_subject(scope, &subject)) {
+        s.problem("subject", what, SUBJECT_REMEDY);
+    }
     let period = s.word("period", &words(&PERIODS));
     if !s.has("period") {
         s.missing("period", "write one of hour, day, week, month, total");
@@ -132,6 +136,21 @@ fn one(s: &Section<'_, '_>) -> Option<BudgetSetting> {
         limit: limit?,
         thresholds,
     })
+}
+
+/// What to write instead of a plain identity.
+pub const SUBJECT_REMEDY: &str = "write the pseudonym that its events carry, such as k7:K9gGyX8OAK8aH8Myj6djqQ (`veilwatch budget show` lists them), or leave it out for each";
+
+/// Whether a budget may be about this: of users and keys only pseudonyms are known, and a plain identity
+/// has no place in the database.
+///
+/// # Errors
+/// What is wrong; the subject is not quoted.
+pub fn check_subject(scope: &str, subject: &str) -> Result<(), String> {
+    if matches!(scope, "user" | "key") && subject != "*" && subject.parse::<Pseudonym>().is_err() {
+        return Err(format!("is not a {scope}'s pseudonym"));
+    }
+    Ok(())
 }
 
 /// `12.50` dollars as pico-dollars.

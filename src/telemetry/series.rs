@@ -1,13 +1,15 @@
 //! Counters, gauges and histograms with bounded label sets.
 //!
-//! They are written once a batch, not once an event, so a lock around a small map is cheap. A
-//! metric holds at most [`MAX_SERIES`] label sets; what comes after is counted under `other`, so
-//! that no name from outside can make `/metrics` grow.
+//! They are written once a batch, not once an event, by all threads of the process. A metric holds
+//! at most [`MAX_SERIES`] label sets; what comes after is counted under `other`, so that no name from
+//! outside can make `/metrics` grow.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock};
+
+use dashmap::DashMap;
 
 /// Most label sets of one metric. 2,000 partitions still have a series each.
 pub const MAX_SERIES: usize = 2_000;
@@ -28,50 +30,47 @@ type Key = Vec<String>;
 #[derive(Debug)]
 struct Cells<T> {
     desc: Desc,
-    cells: RwLock<BTreeMap<Key, Arc<T>>>,
+    cells: DashMap<Key, Arc<T>>,
 }
 
 impl<T: Default> Cells<T> {
     fn new(desc: Desc) -> Self {
         Self {
             desc,
-            cells: RwLock::default(),
+            cells: DashMap::new(),
         }
     }
 
     fn get(&self, labels: &[&str]) -> Arc<T> {
         debug_assert_eq!(labels.len(), self.desc.labels.len(), "{}", self.desc.name);
         let key: Key = labels.iter().map(|l| (*l).to_owned()).collect();
-        if let Some(cell) = read(&self.cells).get(&key) {
+        if let Some(cell) = self.cells.get(&key) {
             return cell.clone();
         }
-        let mut cells = write(&self.cells);
-        let key = if cells.len() >= MAX_SERIES && !cells.contains_key(&key) {
+        // Threads that come here at once may pass the bound by as many label sets as there are threads.
+        let key = if self.cells.len() >= MAX_SERIES {
             labels.iter().map(|_| "other".to_owned()).collect()
         } else {
             key
         };
-        cells.entry(key).or_default().clone()
+        self.cells.entry(key).or_default().clone()
     }
 
     fn remove(&self, labels: &[&str]) {
         let key: Key = labels.iter().map(|l| (*l).to_owned()).collect();
-        write(&self.cells).remove(&key);
+        self.cells.remove(&key);
     }
 
     fn each(&self, mut f: impl FnMut(&Key, &T)) {
-        for (k, v) in read(&self.cells).iter() {
+        // In the order of their labels, so that two looks at `/metrics` compare line by line.
+        let cells = self.cells.iter();
+        let sorted: BTreeMap<Key, Arc<T>> = cells
+            .map(|c| (c.key().clone(), c.value().clone()))
+            .collect();
+        for (k, v) in &sorted {
             f(k, v);
         }
     }
-}
-
-fn read<T>(l: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
-    // A panic while holding the lock leaves the map whole: inserts are atomic to readers.
-    l.read().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-fn write<T>(l: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    l.write().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// A number that only grows.
