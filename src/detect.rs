@@ -62,16 +62,12 @@ pub enum DetectorId {
     Spend,
     /// A threshold of a budget is crossed.
     Budget,
-    /// Agent loops and retry storms.
-    Runaway,
     /// Time to first token, time per output token.
     Latency,
     /// Error, timeout and refusal rates.
     Errors,
     /// A model version appears or changes.
     Drift,
-    /// Burn rate of an objective.
-    Slo,
     /// Completeness and honesty of the evidence.
     Audit,
     /// Keys, tools, sources and models outside their limits.
@@ -80,18 +76,16 @@ pub enum DetectorId {
 
 impl DetectorId {
     /// All detectors, in registry order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 11] = [
         Self::Injection,
         Self::Leak,
         Self::PromptLeak,
         Self::Campaign,
         Self::Spend,
         Self::Budget,
-        Self::Runaway,
         Self::Latency,
         Self::Errors,
         Self::Drift,
-        Self::Slo,
         Self::Audit,
         Self::Access,
     ];
@@ -105,11 +99,9 @@ impl DetectorId {
             Self::Campaign => "campaign",
             Self::Spend => "spend",
             Self::Budget => "budget",
-            Self::Runaway => "runaway",
             Self::Latency => "latency",
             Self::Errors => "errors",
             Self::Drift => "drift",
-            Self::Slo => "slo",
             Self::Audit => "audit",
             Self::Access => "access",
         }

@@ -15,7 +15,7 @@ use crate::rule::RuleSet;
 pub struct Titles(Arc<BTreeMap<SmolStr, String>>);
 
 /// What has no rule file. A prefix ending in `-` names all that begin with it.
-const OWN: [(&str, &str); 20] = [
+const OWN: [(&str, &str); 18] = [
     ("access-", "Access outside the rules"),
     (
         "audit-cost-mismatch",
@@ -41,8 +41,6 @@ const OWN: [(&str, &str); 20] = [
     ("latency-tail", "The slowest answers became slower"),
     ("leak-cross-user", "A value of one user was sent to another"),
     ("prompt-leak-", "A protected text reappears in an answer"),
-    ("runaway-", "A loop repeats itself"),
-    ("slo-", "An objective burns its error budget"),
     ("spend-baseline", "Spend far above the usual"),
     ("spend-co-elevation", "Many users spend more at once"),
 ];

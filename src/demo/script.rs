@@ -184,7 +184,7 @@ pub fn labels(gateway: &Gateway) -> Vec<Label> {
         label(
             "spend spike",
             "a batch job burns tokens at fifty times its usual rate",
-            &["spend", "runaway"],
+            &["spend"],
             spender,
             true,
             true,
