@@ -44,6 +44,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// The key ring of trusted sources, as its file says.
     pub seal_key: Option<Secret>,
+    /// Who signs records with `vw-sig`.
+    pub signatures: SignatureSetting,
     /// Rules that replace the compiled-in ones.
     pub rules: rules::RuleFiles,
     /// Detectors.
@@ -58,6 +60,15 @@ pub struct Config {
     pub budgets: Vec<BudgetSetting>,
     /// Logs, metrics, traces.
     pub telemetry: TelemetryConfig,
+}
+
+/// Of `[ingest]`: the keys that gateways sign with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SignatureSetting {
+    /// The text of the key file.
+    pub keys: Option<Secret>,
+    /// Whether an unsigned record is refused.
+    pub required: bool,
 }
 
 /// `[store]`.
@@ -212,7 +223,7 @@ impl Config {
         let telemetry = sections::telemetry(root.section("telemetry"));
         root.finish();
 
-        let trusted = ingest.as_ref().is_some_and(|i| {
+        let trusted = ingest.as_ref().is_some_and(|(i, _)| {
             i.topics
                 .iter()
                 .any(|t| t.mode == crate::ingest::TopicMode::Trusted)
@@ -230,19 +241,22 @@ impl Config {
         }
         let problems = reader.into_problems();
         match (ingest, store, http) {
-            (Some(ingest), Some(store), Some(http)) if problems.is_empty() => Ok(Self {
-                ingest,
-                store,
-                http,
-                seal_key,
-                rules,
-                detect,
-                pipeline,
-                sinks,
-                routing,
-                budgets,
-                telemetry,
-            }),
+            (Some((ingest, signatures)), Some(store), Some(http)) if problems.is_empty() => {
+                Ok(Self {
+                    ingest,
+                    store,
+                    http,
+                    seal_key,
+                    signatures,
+                    rules,
+                    detect,
+                    pipeline,
+                    sinks,
+                    routing,
+                    budgets,
+                    telemetry,
+                })
+            }
             _ => Err(problems),
         }
     }

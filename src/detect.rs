@@ -11,6 +11,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod blind;
 pub mod campaign;
 pub mod config;
 pub mod drift;
@@ -24,6 +25,7 @@ pub mod part;
 pub mod partition;
 pub mod prompt_leak;
 pub mod resident;
+mod room;
 pub mod series;
 pub mod spend;
 pub mod user;

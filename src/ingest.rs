@@ -24,6 +24,7 @@ mod watch;
 
 use std::sync::mpsc;
 
+pub use ask::ends;
 pub use batch::{Batch, Fetched, Fingerprint, Record};
 pub use consumer::{Ended, Handle, spawn};
 pub use inbox::Inbox;
@@ -65,6 +66,11 @@ pub trait Claims: Send + Sync + 'static {
         wanted: &[(TopicPartition, i64)],
         budget: std::time::Duration,
     ) -> Result<Vec<Claimed<Self::State>>, ClaimError>;
+
+    /// How many partitions a configured topic has now; said from time to time.
+    fn partitions(&self, topic: &str, n: usize) {
+        let _ = (topic, n);
+    }
 }
 
 /// A claim that failed for good.

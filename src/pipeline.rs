@@ -76,6 +76,8 @@ pub(super) struct Worker {
     /// Makes the leaves of the audit chain.
     lanes: crate::decode::audit::Lanes,
     generation: u64,
+    /// It cannot go on: the process must end.
+    broken: bool,
     /// How long to wait before taking back what another process claimed.
     foreign_wait: Duration,
 }
@@ -94,8 +96,12 @@ impl Worker {
             self.hear_commits(Duration::ZERO);
             self.turn();
             self.answer_leaving();
+            if self.broken {
+                // Whoever watches the threads ends the process.
+                return;
+            }
         }
-        while !self.backlog.is_empty() {
+        while !self.backlog.is_empty() && !self.broken {
             self.turn();
         }
         while !self.in_flight.is_empty() {
@@ -114,6 +120,9 @@ impl Worker {
         }
         let decoded: Vec<Decoded> = self.decode(work);
         self.load_users(&decoded);
+        if self.broken {
+            return;
+        }
         let batches: Vec<PartitionBatch> = self.observe(decoded);
         self.commit(batches);
     }
@@ -133,6 +142,7 @@ impl Worker {
     fn next_group(&mut self) -> Vec<Work> {
         let mut taken = BTreeSet::new();
         let mut group = Vec::new();
+        let mut closed = false;
         let mut rest = VecDeque::new();
         for work in std::mem::take(&mut self.backlog) {
             let known = self.partitions.get(work.tp());
@@ -140,9 +150,10 @@ impl Worker {
                 continue;
             }
             let solo = known.is_some_and(|p| p.solo);
-            let fits = !taken.contains(work.tp()) && (group.is_empty() || !solo);
+            let fits = !closed && !taken.contains(work.tp()) && (group.is_empty() || !solo);
             taken.insert(work.tp().clone());
             if fits {
+                closed = solo;
                 group.push(work);
             } else {
                 rest.push_back(work);
@@ -185,6 +196,14 @@ impl Worker {
         let found = self
             .runtime
             .block_on(commit::load_users(&self.store, &wanted));
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "users' rows cannot be read");
+                self.broken = true;
+                return;
+            }
+        };
         for ((tp, missing), rows) in wanted.iter().zip(found) {
             if let Some(p) = self.partitions.get_mut(tp) {
                 p.load_users(missing, &rows);
@@ -229,6 +248,7 @@ impl Worker {
         };
         if self.commits.blocking_send(group).is_err() {
             tracing::error!("the commit task is gone");
+            self.broken = true;
             self.in_flight.pop_back();
             return;
         }
@@ -251,6 +271,13 @@ impl Worker {
                     p.applied = hi;
                     p.solo = false;
                     p.release_rows(done.generation);
+                    if let Some(left) = &mut p.small_for {
+                        *left -= 1;
+                        if *left == 0 {
+                            p.small_for = None;
+                            self.schedule.limits.remove(&tp);
+                        }
+                    }
                 }
                 let _ = self.feedback.send(Feedback::Committed {
                     tp,
@@ -262,7 +289,7 @@ impl Worker {
                 self.drop_partition(&lost.tp, lost.claim, lost.wait);
             }
             for (tp, claim) in done.unwritable {
-                self.isolate(&tp, claim);
+                self.isolate(&tp, claim, done.too_much);
             }
             next = self.done.try_recv().ok();
         }
@@ -271,10 +298,21 @@ impl Worker {
     fn receive(&mut self, d: Delivery<ClaimedState>) {
         match d {
             Delivery::Assigned { tp, mode, claim } => {
+                let poisoned = claim.state.poisoned.iter();
+                self.poisoned.extend(poisoned.map(|o| (tp.clone(), *o)));
                 let p = Partition::new(tp.clone(), mode, &self.settings, claim, &mut self.schedule);
                 self.partitions.insert(tp, p);
             }
-            Delivery::Batch(b) => self.backlog.push_back(Work::Batch(b)),
+            Delivery::Batch(b) => {
+                self.note_timestamps(&b);
+                match self.schedule.limits.get(&b.tp) {
+                    Some(most) if !b.replay => {
+                        let pieces = b.split(*most).into_iter();
+                        self.backlog.extend(pieces.map(Work::Batch));
+                    }
+                    _ => self.backlog.push_back(Work::Batch(b)),
+                }
+            }
             Delivery::Gap { tp, claim, gap } => {
                 self.backlog.push_back(Work::Gap { tp, claim, gap });
             }
@@ -303,6 +341,29 @@ impl Worker {
                 self.leaving.push((tp, done));
             }
         }
+    }
+
+    /// Says once a claim whose clock the timestamps are.
+    fn note_timestamps(&mut self, b: &crate::ingest::Batch) {
+        let Some(p) = self.partitions.get_mut(&b.tp) else {
+            return;
+        };
+        if std::mem::replace(&mut p.noted, true) {
+            return;
+        }
+        if b.create_time {
+            tracing::warn!(
+                topic = %b.tp.topic,
+                partition = b.tp.partition,
+                "timestamps are the producers' clocks; set message.timestamp.type=LogAppendTime, or late and missing events are told less surely"
+            );
+        }
+        let (store, tp, create_time) = (self.store.clone(), b.tp.clone(), b.create_time);
+        self.runtime.spawn(async move {
+            if let Err(error) = store.note_timestamps(&tp, create_time).await {
+                tracing::debug!(%error, "not noted");
+            }
+        });
     }
 
     /// The partition has nothing more: its watermark may follow the clock.
@@ -366,13 +427,22 @@ impl Worker {
     }
 
     /// Postgres refuses the content of a group. The partitions commit alone from now on; the one
-    /// that is refused alone halts.
-    fn isolate(&mut self, tp: &TopicPartition, claim: Uuid) {
+    /// that is refused alone halts. `too_much`: it takes too long, so it is first cut smaller and smaller.
+    fn isolate(&mut self, tp: &TopicPartition, claim: Uuid, too_much: bool) {
         let alone = self
             .partitions
             .get(tp)
             .is_some_and(|p| p.claim == claim && p.solo);
-        if alone {
+        let limit = self.schedule.limits.get(tp).copied();
+        if alone
+            && too_much
+            && let Some(less) = checkpoint::smaller(limit)
+        {
+            tracing::warn!(topic = %tp.topic, partition = tp.partition, records = less, "a batch takes Postgres too long: cut smaller");
+            self.schedule.limits.insert(tp.clone(), less);
+            self.schedule.solo.insert(tp.clone());
+            self.drop_partition(tp, claim, Duration::ZERO);
+        } else if alone {
             let offset = self.partitions.get(tp).map_or(0, |p| p.applied);
             self.halt(tp, claim, offset, "unwritable");
         } else {

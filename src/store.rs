@@ -31,6 +31,7 @@ mod ledger;
 pub mod maintain;
 pub mod notifier;
 pub mod outbox;
+mod present;
 pub mod private;
 pub mod report;
 mod retest;
@@ -94,6 +95,8 @@ pub struct StoreConfig {
     pub keep: Keep,
     /// Topics whose partitions hold minutes open; empty: all that were ever claimed.
     pub topics: Vec<SmolStr>,
+    /// A partition that minutes have been merged without for so long is a finding.
+    pub partial_after: Duration,
 }
 
 /// How many days things are kept.
@@ -141,6 +144,7 @@ impl StoreConfig {
             hold: Some(Duration::from_mins(2)),
             keep: Keep::default(),
             topics: Vec::new(),
+            partial_after: Duration::from_mins(10),
         }
     }
 }
@@ -172,6 +176,8 @@ pub struct Counters {
     pub unknown_commits: AtomicU64,
     /// Findings that were already stored.
     pub repeated_findings: AtomicU64,
+    /// States of the leader that could not be read: its detectors began anew.
+    pub leader_resets: AtomicU64,
     /// Rows expired by the leader.
     pub expired_rows: AtomicU64,
     /// Partitions dropped by retention.
@@ -237,6 +243,7 @@ struct Inner {
     writers: PgPool,
     config: StoreConfig,
     counters: Counters,
+    present: std::sync::Mutex<present::Present>,
 }
 
 impl std::fmt::Debug for Store {
@@ -297,6 +304,7 @@ impl Store {
                 writers: pool(writers, options),
                 config,
                 counters: Counters::default(),
+                present: std::sync::Mutex::default(),
             }),
         })
     }

@@ -382,6 +382,85 @@ fn f04_a_claim_waits_for_a_stopped_owners_transaction_no_longer_than_the_server_
     });
 }
 
+/// Makes Postgres cancel what advances a partition by more than `records` at once, as its statement
+/// time-out would.
+async fn too_much(pool: &PgPool, part: i32, records: i64) {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION too_much() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN
+             IF NEW.part = {part} AND NEW.next_offset - OLD.next_offset > {records} THEN
+               RAISE EXCEPTION 'too slow' USING ERRCODE = '57014';
+             END IF;
+             RETURN NEW;
+           END $$;
+         CREATE OR REPLACE TRIGGER too_much BEFORE UPDATE ON vw.stream_partition FOR EACH ROW EXECUTE FUNCTION too_much()"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(pool)
+        .await
+        .expect("made");
+}
+
+#[test]
+fn f27_a_batch_that_always_takes_too_long_is_cut_smaller_and_then_its_partition_halts() {
+    let rig = Rig::new(2);
+    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    runtime().block_on(async {
+        let mut workload = small(19, 2);
+        rig.publish(&mut workload, 100);
+        let mut a = rig.spawn("a", &config, &[]);
+        let pool = pool(&rig, &mut a).await;
+        rig.wait_applied(&pool, 100, seconds(60)).await;
+        too_much(&pool, 0, 40).await;
+        rig.publish(&mut workload, 1_200);
+        rig.wait_applied(&pool, 1_300, seconds(90)).await;
+        assert!(rig.logs().contains("cut smaller"), "nothing was cut");
+        judge(&rig, BUDGET, &BTreeSet::new()).await;
+
+        // Nothing is small enough: the partition halts, the other goes on.
+        too_much(&pool, 0, 0).await;
+        rig.publish(&mut workload, 200);
+        let deadline = Instant::now() + seconds(90);
+        loop {
+            let halted: Vec<(i32, String)> = sqlx::query_as(
+                "SELECT part, halted FROM vw.stream_partition WHERE halted IS NOT NULL",
+            )
+            .fetch_all(&pool)
+            .await
+            .expect("asked");
+            if halted == [(0, "unwritable".to_owned())] {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{halted:?}\n{}",
+                tail(&rig.logs(), 30)
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let other = "SELECT next_offset FROM vw.stream_partition WHERE part = 1";
+        let before: i64 = sqlx::query_scalar(other)
+            .fetch_one(&pool)
+            .await
+            .expect("asked");
+        rig.publish_raw(1, &vec![b"not json".to_vec(); 5]);
+        let deadline = Instant::now() + seconds(30);
+        loop {
+            let now: i64 = sqlx::query_scalar(other)
+                .fetch_one(&pool)
+                .await
+                .expect("asked");
+            if now >= before + 5 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the other stands still");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        signal(&a, Signal::TERM);
+        ended(&mut a, STOPPED);
+    });
+}
+
 /// Crashes at every named point of a batch. Needs the feature `chaos`, which release builds refuse.
 #[cfg(feature = "chaos")]
 #[test]

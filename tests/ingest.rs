@@ -282,11 +282,59 @@ fn f12_a_recreated_topic_halts_its_partition() {
     let b = start(broker, memory.clone(), |_| {});
     let saw = b.work(|s| !s.is_empty());
     assert_eq!(saw, vec![Saw::Halted(0, 10, "truncated")]);
-    let (broker, _) = b.stop();
-
-    let b = start(broker, memory, |c| c.accept_truncation = true);
-    assert_eq!(records(&b.work(|s| records(s) == 10)), 10);
     b.stop();
+}
+
+/// What goes on with `accept_truncation`, from a partition that stands at `next` after a record of
+/// this time, over 20 records of now and then 3 more.
+fn accepted(next: i64, ts_ms: i64) -> Vec<Saw> {
+    let broker = embedded(1);
+    publish(&broker, 0, &small(20));
+    let memory = Arc::new(Memory::default());
+    let tp = TopicPartition {
+        topic: TOPIC.into(),
+        partition: 0,
+    };
+    let last = Some(Fingerprint { ts_ms, crc: 1 });
+    memory.0.lock().expect("rows").insert(
+        tp,
+        Row {
+            next,
+            last,
+            ..Row::default()
+        },
+    );
+    let b = start(broker, memory, |c| c.accept_truncation = true);
+    let mut saw = b.work(|s| s.iter().any(|s| matches!(s, Saw::Gap(..))));
+    publish(&b.broker, 0, &small(3));
+    while !saw.iter().any(|s| matches!(s, Saw::Records(_, _, 23, _))) {
+        saw.extend(b.work(|s| !s.is_empty()));
+    }
+    b.stop();
+    saw
+}
+
+#[test]
+fn f12_a_topic_made_anew_is_read_from_its_beginning() {
+    // Shorter than the old one, and longer: its records are newer than the last one applied.
+    for next in [500, 10] {
+        let saw = accepted(next, 1);
+        assert_eq!(saw[0], Saw::Gap(0, next, 0, "truncated"), "{saw:?}");
+        assert_eq!(records(&saw), 23, "{saw:?}");
+    }
+}
+
+#[test]
+fn f12_what_is_left_of_a_cut_topic_does_not_count_twice() {
+    // The last one applied was newer than what is there: its end is lost.
+    let later = crate::rig::now().0 + 3_600_000;
+    let saw = accepted(500, later);
+    assert_eq!(saw[0], Saw::Gap(0, 500, 20, "truncated"), "{saw:?}");
+    assert_eq!(records(&saw), 3, "{saw:?}");
+    // And other records came since: those behind the place are new.
+    let saw = accepted(10, later);
+    assert_eq!(saw[0], Saw::Gap(0, 10, 10, "truncated"), "{saw:?}");
+    assert_eq!(records(&saw), 13, "{saw:?}");
 }
 
 #[test]
@@ -381,4 +429,47 @@ fn f14_a_missing_topic_and_a_missing_broker_are_named() {
         error.contains("no kafka broker answers at 127.0.0.1:1"),
         "{error}"
     );
+}
+
+/// A transaction leaves a marker behind its last record, which no client delivers: the partition is at its
+/// end all the same. Only on the real broker, where one is named: the embedded one writes no markers.
+#[test]
+fn a_transaction_at_the_end_on_a_real_kafka() {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+    let Ok(address) = std::env::var("VEILWATCH_CHAOS_KAFKA") else {
+        return;
+    };
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dev/kafka");
+    let topic = std::process::Command::new(root)
+        .args(["topic", TOPIC, "1"])
+        .status();
+    assert!(topic.expect("created").success());
+    let broker = Broker::Real(address);
+    let producer: BaseProducer = config(&broker)
+        .client()
+        .set("transactional.id", "test")
+        .create()
+        .expect("producer");
+    let limit = Duration::from_secs(20);
+    producer.init_transactions(limit).expect("ready");
+    producer.begin_transaction().expect("begun");
+    for _ in 0..3 {
+        let record = BaseRecord::to(TOPIC).key("k").payload("{}").partition(0);
+        producer.send(record).map_err(|(e, _)| e).expect("sent");
+    }
+    producer.commit_transaction(limit).expect("committed");
+    let b = start(broker, Arc::default(), |_| {});
+    b.work(|s| records(s) == 3);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut at = None;
+    while at.is_none() {
+        assert!(Instant::now() < deadline, "never at its end");
+        for d in b.inbox.take(Duration::from_millis(50)).expect("open") {
+            if let Delivery::AtEnd { offset, .. } = d {
+                at = Some(offset);
+            }
+        }
+    }
+    assert_eq!(at, Some(3));
+    b.stop();
 }

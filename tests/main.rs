@@ -2,6 +2,7 @@
 mod architecture;
 mod chaos;
 mod console;
+mod cut;
 mod decode;
 mod deliver;
 mod deploy;
@@ -22,6 +23,7 @@ mod rig;
 mod rules;
 mod scenario;
 mod seal;
+mod signed;
 mod simulator;
 mod store;
 mod values;

@@ -12,7 +12,7 @@ use crate::rig::{Broker, Rig, TOPIC, ended, now, runtime, signal, tail};
 
 const RAW: &str = "llm.raw.v1";
 /// What is planted; each carries its number and its place.
-const PLANTS: [&str; 9] = [
+const PLANTS: [&str; 13] = [
     "zqplantprompt",
     "zqplantcompletion",
     "zqplantdocument",
@@ -22,6 +22,10 @@ const PLANTS: [&str; 9] = [
     "zqplantbroken",
     "zqplantfield",
     "zqplantsealed",
+    "zqplanterror",
+    "zqplanttool",
+    "zqplantlabel",
+    "zqplantid",
 ];
 
 fn event(i: u64, extra: &str) -> String {
@@ -77,6 +81,13 @@ fn planted_text_appears_nowhere() {
     );
     for i in 0..20 {
         send(RAW, &event(i, &whole));
+    }
+    // What gateways put into fields for names: messages, and who or what it was about.
+    for i in 0..3 {
+        let more = r#","error":"Invalid value: 'zqplanterror 078-05-1120'","route":"zqplanttool of 219-09-9999","tools":[{"name":"zqplanttool looks somebody up"}],"sources":[{"label":"Letter to zqplantlabel.pdf"}]"#;
+        let odd =
+            event(50 + i, more).replace(&format!("e{}", 50 + i), &format!("the zqplantid {i}"));
+        send(RAW, &odd);
     }
     // Sealed sources refuse text and identities; broken records are refused wherever they are.
     send(TOPIC, &event(100, r#","request":{"text":"zqplantsealed"}"#));

@@ -81,11 +81,12 @@ fn trusted_fields_are_mapped_and_sealed() {
     assert_eq!(e.app.as_deref(), e.user.map(|u| u.to_string()).as_deref());
     assert_eq!(
         (e.gateway.as_str(), e.error.as_deref()),
-        ("gw_eu", Some("rate_limit_"))
+        ("gw_eu", Some("other"))
     );
+    let tool = p_of(D::Name, e.tenant.as_deref(), "run sql");
     assert_eq!(
         (e.tenant.as_deref(), e.tools[0].name.as_str()),
-        (Some("Acme_GmbH"), "run_sql")
+        (Some("Acme_GmbH"), tool.as_str())
     );
     assert_eq!((e.lane, e.seq), (2, Some(9)));
     let request = e.request.expect("request");
@@ -93,6 +94,78 @@ fn trusted_fields_are_mapped_and_sealed() {
     assert_eq!(e.context.len(), 2);
     assert_eq!(e.context[1].source, Some(0));
     assert_eq!(e.unscanned, [("messages".into(), 1), ("image".into(), 1)]);
+}
+
+fn p_of(domain: veilwatch::seal::Domain, tenant: Option<&str>, value: &str) -> String {
+    Keys::development()
+        .pseudonym(domain, tenant, value)
+        .to_string()
+}
+
+/// The smallest event with this id, and more fields.
+fn with(id: &str, more: &Value) -> Box<Event> {
+    let mut v = json!({"v": 1, "id": id, "gateway": "g", "at": "2026-11-21T07:00:00Z", "operation": "chat",
+                       "model": {"requested": "m"}, "status": 500});
+    for (k, x) in more.as_object().into_iter().flatten() {
+        v[k] = x.clone();
+    }
+    trusted(&v)
+}
+
+#[test]
+fn long_and_odd_ids_of_trusted_sources_stay_different() {
+    let prefix = "arn:aws:bedrock:eu-central-1:123456789012:inference-profile/request/";
+    let odd = ["ключ-1", "ключ-2", "two words", "two_words"];
+    let ids: std::collections::BTreeSet<String> = (0..100)
+        .map(|n| format!("{prefix}{n}"))
+        .chain(odd.map(ToOwned::to_owned))
+        .map(|id| with(&id, &json!({})).id.to_string())
+        .collect();
+    assert_eq!(ids.len(), 104);
+    assert!(ids.iter().all(|id| decode::name::is_id(id)));
+    assert_eq!(with("plain-7", &json!({})).id, "plain-7");
+    assert_eq!(
+        with("two words", &json!({})).id,
+        with("two words", &json!({})).id
+    );
+}
+
+#[test]
+fn messages_and_persons_do_not_pass_in_the_names_of_trusted_sources() {
+    let e = with(
+        "e",
+        &json!({"error": "Invalid value: 'my ssn is 123-45-6789'", "tenant": "Acme Corp",
+                "route": "letters of jane doe",
+                "tools": [{"name": "mail Jane Doe"}, {"name": "web.search"}, {"name": "Söka"}]}),
+    );
+    assert_eq!(e.error.as_deref(), Some("other"));
+    // What somebody set up stays readable.
+    assert_eq!(e.tenant.as_deref(), Some("Acme_Corp"));
+    assert_eq!(
+        (e.tools[1].name.as_str(), e.tools[2].name.as_str()),
+        ("web.search", "S_ka")
+    );
+    let keyed = [
+        e.route.as_deref().expect("a route"),
+        e.tools[0].name.as_str(),
+    ];
+    for name in keyed {
+        assert!(
+            name.parse::<veilwatch::event::Pseudonym>().is_ok(),
+            "{name}"
+        );
+    }
+    assert_ne!(keyed[0], keyed[1]);
+    for (said, kept) in [
+        ("RateLimitError", "ratelimiterror"),
+        ("rate limit", "other"),
+        ("context/length", "context_length"),
+    ] {
+        assert_eq!(
+            with("e", &json!({"error": said})).error.as_deref(),
+            Some(kept)
+        );
+    }
 }
 
 #[test]

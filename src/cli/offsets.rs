@@ -85,6 +85,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     bail!("--reason is empty; say why, it is kept with the gap");
                 }
                 let tp = TopicPartition { topic: topic.as_str().into(), partition };
+                let config = Config::load(&with.config)?;
+                let (ingest, asked) = (config.ingest.clone(), tp.clone());
+                let (_, end) = tokio::task::spawn_blocking(move || crate::ingest::ends(&ingest, &asked))
+                    .await?
+                    .map_err(|e| anyhow::anyhow!("cannot check --to against Kafka: {e}"))?;
+                if to > end {
+                    bail!("--to {to} is behind the end of {topic} partition {partition}, which is {end}; records that come there later would be lost without a trace: give at most {end}");
+                }
                 let store = connect(&with).await?;
                 if !store.skip_offsets(&tp, from, to, &reason, &author).await? {
                     bail!("{topic} partition {partition} does not stand at {from}; see `veilwatch offsets show`");

@@ -46,20 +46,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             () = signals.stop(|| {}) => return Ok(ExitCode::SUCCESS),
         };
         tracing::info!(http = %running.http, "running");
-        tokio::select! {
-            () = signals.stop(|| running.reload()) => tracing::info!("stopping"),
-            () = running.failed() => tracing::error!("the consumer ended, stopping"),
-        }
+        let failed = tokio::select! {
+            () = signals.stop(|| running.reload()) => {
+                tracing::info!("stopping");
+                None
+            }
+            why = running.failed() => {
+                tracing::error!(why, "stopping");
+                Some(why)
+            }
+        };
         let limit = config.pipeline.shutdown + GRACE;
         let ended = tokio::time::timeout(limit, running.stop()).await;
         drop(guard);
-        anyhow::Ok(match ended {
-            Ok(Ended::Stopped) => ExitCode::SUCCESS,
-            Ok(Ended::Failed(why)) => {
+        anyhow::Ok(match (ended, failed) {
+            (Ok(Ended::Failed(why)), _) | (_, Some(why)) => {
                 eprintln!("veilwatch: {why}");
                 ExitCode::from(EXIT_FAILED)
             }
-            Err(_) => {
+            (Ok(Ended::Stopped), None) => ExitCode::SUCCESS,
+            (Err(_), None) => {
                 tracing::warn!(
                     "not everything stopped in time; what was not committed is read again"
                 );

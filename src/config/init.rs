@@ -23,7 +23,9 @@ buffer_mb = 32                       # records held between Kafka and Postgres
 batch_records = 4000
 batch_age = "100ms"
 progress_timeout = "30s"             # a partition without progress is claimed anew
-# accept_truncation = false          # go on after a topic was truncated or recreated
+# accept_truncation = false          # go on after a topic was cut (behind its new end) or made anew (from its beginning)
+# gateway_keys_file = "gateways.keys" # `KID GATEWAY BASE64` a line, * for any gateway: header vw-sig is checked against them
+# require_signature = false          # true: records without a valid vw-sig become dead letters
 
 [store]
 url = "postgres://veilwatch@127.0.0.1/veilwatch"      # or url_file, or VEILWATCH_STORE_URL

@@ -8,7 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::reader::Section;
-use super::{DetectSetting, KeepEvents, PipelineSetting, Retention, StoreSetting};
+use super::{
+    DetectSetting, KeepEvents, PipelineSetting, Retention, SignatureSetting, StoreSetting,
+};
+use crate::decode::signature::Signatures;
 use crate::detect::DetectorId;
 use crate::event::Stage;
 use crate::ingest::{Assignment, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
@@ -19,7 +22,7 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-pub(super) fn ingest(s: Section<'_, '_>) -> Option<IngestConfig> {
+pub(super) fn ingest(s: Section<'_, '_>) -> Option<(IngestConfig, SignatureSetting)> {
     let brokers = s.strings("brokers").map(|b| b.join(","));
     if brokers.as_ref().is_none_or(String::is_empty) && !s.has("brokers") {
         s.missing("brokers", "name the Kafka brokers, such as \"kafka:9092\"");
@@ -108,8 +111,32 @@ pub(super) fn ingest(s: Section<'_, '_>) -> Option<IngestConfig> {
         c.batch_records = usize::try_from(n).unwrap_or(4_000);
     }
     c.accept_truncation = s.bool("accept_truncation").unwrap_or(false);
+    let signatures = signatures(&s);
     s.finish();
-    brokers.map(|_| c)
+    brokers.map(|_| (c, signatures))
+}
+
+/// Keys of gateways that sign, and whether every record must be signed.
+fn signatures(s: &Section<'_, '_>) -> SignatureSetting {
+    let keys = s.secret("gateway_keys", "VEILWATCH_INGEST_GATEWAY_KEYS");
+    let required = s.bool("require_signature").unwrap_or(false);
+    if let Some(keys) = &keys
+        && let Err(why) = Signatures::parse(keys.reveal(), required)
+    {
+        s.problem(
+            "gateway_keys_file",
+            why,
+            "write one `KID GATEWAY BASE64` per line, * for any gateway",
+        );
+    }
+    if required && keys.is_none() {
+        s.problem(
+            "require_signature",
+            "refuses every record while no key is known",
+            "name the gateways' keys in gateway_keys_file",
+        );
+    }
+    SignatureSetting { keys, required }
 }
 
 fn security(s: &Section<'_, '_>, brokers: &str) -> Security {

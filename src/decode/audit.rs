@@ -47,7 +47,7 @@ pub fn keyed_leaf(leaf_key: &Link, offset: i64, key: Option<&[u8]>, value: Optio
     *h.finalize().as_bytes()
 }
 
-/// Leaf of a record of a sealed source that was refused for text or a plain identity:
+/// Leaf of a record of a sealed source that was refused and may hold text or a plain identity:
 /// `BLAKE3("refused" ‖ offset ‖ klen ‖ vlen)`. No hash of text is kept.
 pub fn refused_leaf(offset: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Link {
     let mut h = blake3::Hasher::new();
@@ -132,8 +132,13 @@ mod tests {
             Some(b"secret two"),
         );
         assert_eq!(a, b);
-        let c = leaf_for(None, Some(Reason::NotJson), 3, None, Some(b"secret one"));
-        assert_eq!(c, leaf(3, None, Some(b"secret one")));
+        // What is refused for another reason was not read to its end: it may hold text as well.
+        for reason in [Reason::NotJson, Reason::MissingField, Reason::BadName] {
+            let c = leaf_for(None, Some(reason), 3, None, Some(b"secret one"));
+            assert_eq!(c, a, "{reason}");
+        }
+        let large = leaf_for(None, Some(Reason::TooLarge), 3, None, Some(b"x"));
+        assert_eq!(large, leaf(3, None, Some(b"x")));
     }
 
     #[test]

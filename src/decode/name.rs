@@ -1,6 +1,7 @@
 //! Names on the wire: alphabets and lengths, the shape of an e-mail, and the mapping of trusted names.
 
 use crate::event::SmolStr;
+use crate::seal::value::validator;
 
 /// Longest name, in characters.
 pub const MAX_NAME: usize = 64;
@@ -108,6 +109,30 @@ pub fn has_email(s: &str) -> bool {
     })
 }
 
+/// Most words of a trusted source's name; more read like a text.
+pub const MAX_WORDS: usize = 3;
+
+/// Words of a name.
+pub fn words(s: &str) -> usize {
+    s.split_whitespace().count()
+}
+
+/// Whether a name holds a number that belongs to a person: a social security number, a card, a phone.
+pub fn holds_number(s: &str) -> bool {
+    let says = |name: &str, s: &str| validator(name).is_some_and(|v| v(s));
+    let near = |c: char| c.is_ascii_digit() || matches!(c, ' ' | '-' | '.' | '(' | ')' | '+');
+    s.split(|c| !near(c)).any(|run| {
+        let run = run.trim_matches([' ', '-', '.']);
+        let digits = run.bytes().filter(u8::is_ascii_digit).count();
+        match digits {
+            13..=19 if says("luhn", run) && says("card-iin", run) => true,
+            9 => says("us-ssn", run),
+            10..=15 => run.contains(['+', '(', ' ']) && says("phone", run),
+            _ => false,
+        }
+    })
+}
+
 /// Maps a trusted source's name into an alphabet: other characters become `_`, the rest is cut.
 /// The empty name becomes `_`, so that the field stays present.
 pub fn mapped(s: &str, max: usize, allowed: impl Fn(char) -> bool) -> SmolStr {
@@ -159,6 +184,25 @@ mod tests {
     }
 
     const EMAIL_PATTERN_FOR_TEST: &str = super::super::schema::EMAIL;
+
+    #[test]
+    fn numbers_of_persons_are_seen_in_names() {
+        for s in [
+            "lookup-536-90-4399",
+            "card 4111 1111 1111 1111",
+            "call +49 30 901820",
+        ] {
+            assert!(holds_number(s), "{s}");
+        }
+        for s in [
+            "claude-3-5-sonnet@20241022",
+            "v1.2.3",
+            "build 1732212345",
+            "gpt-4o-2024-08-06",
+        ] {
+            assert!(!holds_number(s), "{s}");
+        }
+    }
 
     #[test]
     fn trusted_names_are_mapped() {

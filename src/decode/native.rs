@@ -1,5 +1,6 @@
 //! The native event: from wire types to [`Event`], every bound checked, every refusal with its place.
 
+mod names;
 mod quick;
 mod refusal;
 mod sketch;
@@ -11,7 +12,7 @@ use std::fmt;
 use super::Spare;
 use super::reason::Reason;
 use super::wire::{self, Int, Obj, Str};
-use super::{MAX_LONG, MAX_STATUS, MAX_TOKENS, VERSION, fit, money, name};
+use super::{MAX_LONG, MAX_STATUS, MAX_TOKENS, VERSION, fit, money};
 use crate::event::{
     ApiKey, Decision, Event, KeyClass, Policy, Previous, Pseudonym, Role, Side, SmolStr, Source,
     Time, Tool, Usage, UsageState,
@@ -98,56 +99,6 @@ impl Reader<'_, '_> {
         })
     }
 
-    /// A name of the given alphabet. Trusted sources' names are mapped, never refused.
-    fn word(
-        &self,
-        path: Path<'_>,
-        s: &Str<'_>,
-        ok: fn(&str) -> bool,
-        map: fn(&str) -> SmolStr,
-    ) -> Result<SmolStr, Bad> {
-        // Most names are of an alphabet without `@`, so the shape of an e-mail is looked for only
-        // where it can stand.
-        let good = ok(&s.0);
-        let email = memchr::memchr(b'@', s.0.as_bytes()).is_some() && name::has_email(&s.0);
-        if good && !email {
-            return Ok(SmolStr::new(&s.0));
-        }
-        match self.keys {
-            Some(k) if email => Ok(smol_str::format_smolstr!(
-                "{}",
-                k.pseudonym(Domain::User, self.tenant.as_deref(), &s.0)
-            )),
-            Some(_) => Ok(map(&s.0)),
-            None if email => self.bad(Reason::UnsealedIdentity, path, Some(s)),
-            None => self.bad(Reason::BadName, path, Some(s)),
-        }
-    }
-
-    fn name(&self, path: Path<'_>, s: &Str<'_>) -> Result<SmolStr, Bad> {
-        self.word(path, s, name::is_name, |s| {
-            name::mapped(s, name::MAX_NAME, name::name_char)
-        })
-    }
-
-    fn maybe_name(&self, path: Path<'_>, s: Option<&Str<'_>>) -> Result<Option<SmolStr>, Bad> {
-        s.map(|s| self.name(path, s)).transpose()
-    }
-
-    fn model(&self, path: Path<'_>, s: &Str<'_>) -> Result<SmolStr, Bad> {
-        self.word(path, s, name::is_model, |s| {
-            name::mapped(s, name::MAX_MODEL, |c| c == '@' || name::name_char(c))
-        })
-    }
-
-    fn error(&self, path: Path<'_>, s: &Str<'_>) -> Result<SmolStr, Bad> {
-        self.word(path, s, name::is_error, |s| {
-            name::mapped(&s.to_lowercase(), name::MAX_NAME, |c| {
-                c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-')
-            })
-        })
-    }
-
     /// A pseudonym; in trusted sources a plain identity is sealed here.
     fn identity(&self, path: Path<'_>, domain: Domain, s: &Str<'_>) -> Result<Pseudonym, Bad> {
         match (s.0.parse(), self.keys) {
@@ -204,9 +155,7 @@ impl Reader<'_, '_> {
         let model = w.model.0;
         let latency = w.latency.map(|l| l.0);
         Ok(Box::new(Event {
-            id: self.word(format_args!("id"), &w.id, name::is_id, |s| {
-                name::mapped(s, name::MAX_NAME, |c| c.is_ascii_graphic())
-            })?,
+            id: self.id(format_args!("id"), &w.id)?,
             gateway: self.name(format_args!("gateway"), &w.gateway)?,
             boot: self.maybe_name(format_args!("boot"), w.boot.as_ref())?,
             lane: self.u32(format_args!("lane"), w.lane)?,
@@ -229,12 +178,12 @@ impl Reader<'_, '_> {
                 Domain::Net,
                 w.client.as_ref().and_then(|c| c.0.net.as_ref()),
             )?,
-            app: self.maybe_name(
+            app: self.maybe_free_name(
                 format_args!("client.app"),
                 w.client.as_ref().and_then(|c| c.0.app.as_ref()),
             )?,
             operation: self.name(format_args!("operation"), &w.operation)?,
-            route: self.maybe_name(format_args!("route"), w.route.as_ref())?,
+            route: self.maybe_free_name(format_args!("route"), w.route.as_ref())?,
             stream: w.stream.unwrap_or(false),
             provider: self.maybe_name(format_args!("provider"), w.provider.as_ref())?,
             model_requested: self.model(format_args!("model.requested"), &model.requested)?,
@@ -426,7 +375,7 @@ impl Reader<'_, '_> {
                 .iter()
                 .flatten()
                 .enumerate()
-                .map(|(i, r)| self.name(format_args!("policy.rules[{i}]"), r))
+                .map(|(i, r)| self.free_name(format_args!("policy.rules[{i}]"), r))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -438,7 +387,7 @@ impl Reader<'_, '_> {
             .enumerate()
             .map(|(i, Obj(t))| {
                 Ok(Tool {
-                    name: self.name(format_args!("tools[{i}].name"), &t.name)?,
+                    name: self.free_name(format_args!("tools[{i}].name"), &t.name)?,
                     args: t
                         .args
                         .map(|raw| self.args(format_args!("tools[{i}].args"), raw.get()))
@@ -480,7 +429,8 @@ impl Reader<'_, '_> {
                         Domain::Source,
                         s.id.as_ref(),
                     )?,
-                    label: self.maybe_name(format_args!("sources[{i}].label"), s.label.as_ref())?,
+                    label: self
+                        .maybe_free_name(format_args!("sources[{i}].label"), s.label.as_ref())?,
                 })
             })
             .collect()
@@ -490,7 +440,7 @@ impl Reader<'_, '_> {
         let mut out: Vec<(SmolStr, u64)> = Vec::new();
         for (k, n) in &counts.map(|c| c.0).unwrap_or_default() {
             // The key is the gateway's own word: it is checked, and not repeated in the path.
-            let name = self.name(format_args!("unscanned"), k)?;
+            let name = self.free_name(format_args!("unscanned"), k)?;
             out.push((
                 name,
                 self.int(format_args!("unscanned.*"), Some(*n), MAX_LONG)?,

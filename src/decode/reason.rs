@@ -128,14 +128,15 @@ impl Reason {
             Self::ContentType => "send CloudEvents data as application/json",
             Self::Envelope => "send specversion, id, source and type with each CloudEvent",
             Self::BadSignature => "sign the value with the gateway's key in header vw-sig",
-            Self::UnknownKey => "configure the gateway's key under ingest.gateway_keys",
+            Self::UnknownKey => "add the gateway's key to ingest.gateway_keys_file",
         }
     }
 
-    /// Whether a record refused for this may hold text or identities in clear: then not even a
-    /// hash of it is kept (the audit chain takes its place and lengths only).
+    /// Whether a record of a sealed source refused for this may hold text or identities in clear: then
+    /// not even a hash of it is kept (the audit chain takes its place and lengths only). What was refused
+    /// was not read to its end, so all but an absent value and one too large to be guessed may.
     pub fn hides_bytes(self) -> bool {
-        matches!(self, Self::TextInSealed | Self::UnsealedIdentity)
+        !matches!(self, Self::Tombstone | Self::TooLarge)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -32,7 +32,55 @@ pub struct Signatures {
     pub required: bool,
 }
 
+/// Shortest secret that is taken, bytes: below it a signature can be guessed from one record.
+const MIN_SECRET: usize = 16;
+
 impl Signatures {
+    /// Reads a key file: a line `KID GATEWAY BASE64` for each key, `*` for any gateway; `#` begins a
+    /// comment.
+    ///
+    /// # Errors
+    /// The line and what is wrong with it; never what stands there.
+    pub fn parse(text: &str, required: bool) -> Result<Self, String> {
+        let mut keys = BTreeMap::new();
+        for (n, line) in text.lines().enumerate() {
+            let n = n + 1;
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if line.is_empty() {
+                continue;
+            }
+            let mut words = line.split_whitespace();
+            let (Some(kid), Some(gateway), Some(secret), None) =
+                (words.next(), words.next(), words.next(), words.next())
+            else {
+                return Err(format!("line {n} is not KID GATEWAY BASE64"));
+            };
+            let Some(kid) = Kid::parse(kid) else {
+                return Err(format!("line {n}: the key's id is not one"));
+            };
+            if gateway != "*" && !super::name::is_name(gateway) {
+                return Err(format!("line {n}: the gateway is not a name"));
+            }
+            let secret = STANDARD
+                .decode(secret)
+                .map(Zeroizing::new)
+                .map_err(|_| format!("line {n}: the secret is not base64"))?;
+            if secret.len() < MIN_SECRET {
+                return Err(format!(
+                    "line {n}: the secret has less than {MIN_SECRET} bytes"
+                ));
+            }
+            let key = GatewayKey {
+                gateway: (gateway != "*").then(|| SmolStr::new(gateway)),
+                secret,
+            };
+            if keys.insert(kid, key).is_some() {
+                return Err(format!("line {n}: the key's id stands twice"));
+            }
+        }
+        Ok(Self { keys, required })
+    }
+
     /// Checks a record's header. Returns the gateway that the key speaks for, if it is bound to one.
     pub fn check(
         &self,
@@ -117,6 +165,30 @@ mod tests {
             ring(false).check(&twice, b"value"),
             Err(Reason::BadSignature)
         );
+    }
+
+    #[test]
+    fn key_files_are_read_and_mistakes_are_told_by_line_only() {
+        let secret = STANDARD.encode([7; 32]);
+        let text = format!("# gateways\ng1 gw {secret}\n\ng2 * {secret}  # any\n");
+        let s = Signatures::parse(&text, true).expect("keys");
+        let gateways: Vec<_> = s.keys.values().map(|k| k.gateway.as_deref()).collect();
+        assert_eq!(gateways, [Some("gw"), None]);
+        for (bad, says) in [
+            (format!("g1 {secret}"), "line 1 is not KID GATEWAY BASE64"),
+            (
+                format!("\nG! gw {secret}"),
+                "line 2: the key's id is not one",
+            ),
+            ("g1 gw c2hvcnQ=".to_owned(), "less than 16 bytes"),
+            (
+                format!("g1 gw {secret}\ng1 gw {secret}"),
+                "line 2: the key's id stands twice",
+            ),
+        ] {
+            let error = Signatures::parse(&bad, false).err().expect("refused");
+            assert!(error.contains(says) && !error.contains(&secret), "{error}");
+        }
     }
 
     #[test]

@@ -10,13 +10,16 @@ use std::collections::BTreeMap;
 
 use super::part::{LaneKey, MinutePart, unite};
 use super::wire::{Damaged, Reader, Writer};
-use super::{DetectConfig, DetectorId, Finding, finding_id};
+use super::{DetectConfig, DetectorId, Finding, finding_id, room};
 use crate::event::{Severity, SmolStr, Stage, Time};
 
 /// Intervals kept per lane; beyond it the oldest are closed and their holes counted.
 pub const MAX_INTERVALS: usize = 65_536;
 /// Lanes kept; beyond it the longest silent is forgotten. A boot makes lanes of its own.
 const MAX_LANES: usize = 8_192;
+/// Boots and lanes of one gateway in a minute from which they are too many: a large gateway has a lane for
+/// each of its partitions and a boot for each of its workers.
+const MANY_LANES: usize = 1_024;
 /// A lane without events for this many minutes is forgotten: its boot is over.
 const LANE_MINUTES: i64 = 24 * 60;
 /// Gateways kept.
@@ -124,6 +127,7 @@ impl Audit {
         };
         self.sequences(part);
         self.judge_holes(&place, complete, out);
+        self.boots(&place, part, out);
         self.gateways(&place, part, complete, out);
         self.costs(&place, part, out);
         self.told
@@ -158,21 +162,22 @@ impl Audit {
     }
 
     fn sequences(&mut self, part: &MinutePart) {
+        let lanes = &self.lanes;
+        let new = part.lanes.keys().filter(|k| !lanes.contains_key(k)).count();
+        self.forgotten += room::make(
+            &mut self.lanes,
+            new,
+            MAX_LANES,
+            |k| part.lanes.contains_key(k),
+            |l| l.last_minute,
+        );
         for (key, seen) in &part.lanes {
             let known = self.gateways.contains_key(&key.gateway);
-            if !self.lanes.contains_key(key) && self.lanes.len() >= MAX_LANES {
-                let oldest = self
-                    .lanes
-                    .iter()
-                    .min_by_key(|(k, l)| (l.last_minute, (*k).clone()))
-                    .map(|(k, _)| k.clone());
-                if let Some(k) = oldest {
-                    self.lanes.remove(&k);
-                    self.forgotten += 1;
-                }
-            }
             let fresh = !self.lanes.contains_key(key);
-            let lane = self.lanes.entry(key.clone()).or_default();
+            let Some(lane) = room::entry(&mut self.lanes, key, MAX_LANES, &mut self.forgotten)
+            else {
+                continue;
+            };
             if fresh {
                 lane.restart = known;
                 lane.floor = if known {
@@ -267,6 +272,21 @@ impl Audit {
                 Some(gateway),
                 None,
             ));
+        }
+    }
+
+    /// A gateway that numbers each event in a sequence of its own: what is missing cannot be seen, and the
+    /// lanes of all others are pushed out of memory.
+    fn boots(&mut self, p: &Place<'_>, part: &MinutePart, out: &mut Vec<Finding>) {
+        let mut lanes: BTreeMap<&SmolStr, usize> = BTreeMap::new();
+        for key in part.lanes.keys() {
+            *lanes.entry(&key.gateway).or_default() += 1;
+        }
+        for (name, n) in lanes.into_iter().filter(|(_, n)| *n > MANY_LANES) {
+            let reason = format!(
+                "gateway {name} used {n} boots and lanes in one minute: `boot` must be one value from a start to the next, or missing events cannot be seen"
+            );
+            self.again(p, "audit-many-boots", name, Severity::Medium, reason, out);
         }
     }
 
@@ -412,7 +432,7 @@ impl Audit {
         reason: String,
         out: &mut Vec<Finding>,
     ) {
-        let gateway = rule == "audit-forged-time";
+        let gateway = matches!(rule, "audit-forged-time" | "audit-many-boots");
         let subject = if gateway {
             smol_str::format_smolstr!("gateway:{name}")
         } else {

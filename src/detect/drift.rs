@@ -1,10 +1,10 @@
 //! A model version that was not there before. Home: merged minute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::part::MinutePart;
 use super::wire::{Damaged, Reader, Writer};
-use super::{DetectConfig, DetectorId, Finding, finding_id};
+use super::{DetectConfig, DetectorId, Finding, finding_id, room};
 use crate::event::{Severity, SmolStr, Stage, Time};
 
 /// Models whose versions are remembered; beyond it the earliest seen is forgotten.
@@ -27,9 +27,13 @@ impl Drift {
         fire: bool,
         out: &mut Vec<Finding>,
     ) {
+        let asked: BTreeSet<&SmolStr> =
+            part.served.keys().map(|(requested, _)| requested).collect();
+        let new = asked.iter().filter(|r| !self.0.contains_key(**r)).count();
+        room::make(&mut self.0, new, MAX_MODELS, |r| asked.contains(r), |v| v.0);
         for ((requested, served), seen) in &part.served {
-            if !self.0.contains_key(requested) {
-                self.make_room();
+            if self.0.len() >= MAX_MODELS && !self.0.contains_key(requested) {
+                continue;
             }
             let (born, versions) = self
                 .0
@@ -83,16 +87,6 @@ impl Drift {
                 ),
                 resolve_after_ms: RESOLVE_AFTER_MS,
             });
-        }
-    }
-
-    fn make_room(&mut self) {
-        if self.0.len() < MAX_MODELS {
-            return;
-        }
-        let oldest = self.0.iter().min_by_key(|(name, v)| (v.0, (*name).clone()));
-        if let Some(name) = oldest.map(|(name, _)| name.clone()) {
-            self.0.remove(&name);
         }
     }
 

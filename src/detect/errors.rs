@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::latency::model_subject;
 use super::part::{MinutePart, ModelKey};
 use super::wire::{Damaged, Reader, Writer};
-use super::{DetectConfig, DetectorId, Finding, config, finding_id};
+use super::{DetectConfig, DetectorId, Finding, config, finding_id, room};
 use crate::event::{Decision, Event, Severity, SmolStr, Stage, Time};
 
 /// Model versions and routes kept; beyond it the longest unused is forgotten.
@@ -119,14 +119,20 @@ impl Errors {
         fire: bool,
         out: &mut Vec<Finding>,
     ) {
+        let new = part
+            .models
+            .keys()
+            .filter(|n| !self.0.contains_key(n))
+            .count();
+        room::make(
+            &mut self.0,
+            new,
+            MAX_KEYS,
+            |n| part.models.contains_key(n),
+            |k| k.last,
+        );
         for name in part.models.keys() {
-            if !self.0.contains_key(name) {
-                if self.0.len() >= MAX_KEYS {
-                    let oldest = self.0.iter().min_by_key(|(n, k)| (k.last, (*n).clone()));
-                    if let Some(n) = oldest.map(|(n, _)| n.clone()) {
-                        self.0.remove(&n);
-                    }
-                }
+            if !self.0.contains_key(name) && self.0.len() < MAX_KEYS {
                 let key = Key {
                     born: part.minute,
                     ..Key::default()

@@ -14,7 +14,7 @@ use baseline::Baseline;
 
 use super::part::{MinutePart, ModelKey};
 use super::wire::{Damaged, Reader, Writer};
-use super::{DetectConfig, DetectorId, Finding, finding_id};
+use super::{DetectConfig, DetectorId, Finding, finding_id, room};
 use crate::event::{Event, Severity, SmolStr, Stage, Time};
 
 /// Model versions and routes kept; beyond it the longest unused is forgotten.
@@ -142,14 +142,20 @@ impl Latency {
         fire: bool,
         out: &mut Vec<Finding>,
     ) {
+        let new = part
+            .models
+            .keys()
+            .filter(|n| !self.0.contains_key(n))
+            .count();
+        room::make(
+            &mut self.0,
+            new,
+            MAX_KEYS,
+            |n| part.models.contains_key(n),
+            |k| k.last,
+        );
         for name in part.models.keys() {
-            if !self.0.contains_key(name) {
-                if self.0.len() >= MAX_KEYS {
-                    let oldest = self.0.iter().min_by_key(|(n, k)| (k.last, (*n).clone()));
-                    if let Some(n) = oldest.map(|(n, _)| n.clone()) {
-                        self.0.remove(&n);
-                    }
-                }
+            if !self.0.contains_key(name) && self.0.len() < MAX_KEYS {
                 self.0.insert(name.clone(), Key::default());
             }
         }

@@ -11,7 +11,7 @@ use foldhash::HashMap;
 
 use super::campaign::{self, Sightings};
 use super::wire::{Damaged, Reader, Writer};
-use super::{Counters, Seen, latency};
+use super::{Counters, Seen, latency, room};
 use crate::event::{Event, Pico, Pseudonym, Sketch, SmolStr, Time, UsageState};
 
 /// Format of an encoded part. Parts of format 1 knew nothing of attacks; they are still read, since a
@@ -21,6 +21,9 @@ const FORMAT_BEFORE_ATTACKS: u8 = 1;
 /// Most entries in one table of a part; beyond it entries are left out and counted. Larger costs the
 /// leader memory (16 partitions × tables), smaller blinds it to busy fleets.
 pub const MAX_ENTRIES: usize = 4_096;
+/// Most entries in one table of a whole minute, all partitions united; beyond it entries are left out and
+/// counted. A fleet has far fewer; a publisher with a new name per event has any number.
+pub const MAX_MERGED: usize = 4 * MAX_ENTRIES;
 
 /// A publisher's sequence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,19 +161,25 @@ impl MinutePart {
         self.events += o.events;
         self.overflow += o.overflow;
         for (k, v) in &o.lanes {
-            let lane = self.lanes.entry(k.clone()).or_default();
+            let Some(lane) = room::entry(&mut self.lanes, k, MAX_MERGED, &mut self.overflow) else {
+                continue;
+            };
             lane.declared += v.declared;
             lane.seen.extend_from_slice(&v.seen);
             unite(&mut lane.seen);
         }
         for (k, v) in &o.gateways {
-            let g = self.gateways.entry(k.clone()).or_default();
+            let Some(g) = room::entry(&mut self.gateways, k, MAX_MERGED, &mut self.overflow) else {
+                continue;
+            };
             g.events += v.events;
             g.clamped += v.clamped;
             g.unscanned += v.unscanned;
         }
         for (k, v) in &o.models {
-            let m = self.models.entry(k.clone()).or_default();
+            let Some(m) = room::entry(&mut self.models, k, MAX_MERGED, &mut self.overflow) else {
+                continue;
+            };
             m.requests += v.requests;
             m.errors += v.errors;
             m.timeouts += v.timeouts;
@@ -181,6 +190,7 @@ impl MinutePart {
             }
         }
         for (k, v) in &o.served {
+            let full = self.served.len() >= MAX_MERGED;
             match self.served.get_mut(k) {
                 Some(s) => {
                     s.events += v.events;
@@ -188,23 +198,31 @@ impl MinutePart {
                         s.first = v.first.clone();
                     }
                 }
+                None if full => self.overflow += 1,
                 None => {
                     self.served.insert(k.clone(), v.clone());
                 }
             }
         }
         for (k, v) in &o.costs {
-            let c = self.costs.entry(k.clone()).or_default();
+            let Some(c) = room::entry(&mut self.costs, k, MAX_MERGED, &mut self.overflow) else {
+                continue;
+            };
             c.unpriced += v.unpriced;
             c.compared += v.compared;
             c.computed += v.computed;
             c.reported += v.reported;
         }
         for (k, v) in &o.spend {
-            *self.spend.entry(k.clone()).or_default() += v;
+            if let Some(sum) = room::entry(&mut self.spend, k, MAX_MERGED, &mut self.overflow) {
+                *sum += v;
+            }
         }
         for (k, v) in &o.elevation {
-            let e = self.elevation.entry(k.clone()).or_default();
+            let Some(e) = room::entry(&mut self.elevation, k, MAX_MERGED, &mut self.overflow)
+            else {
+                continue;
+            };
             e.users += v.users;
             e.raise_milli += v.raise_milli;
             e.raised += v.raised;

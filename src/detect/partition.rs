@@ -285,6 +285,15 @@ impl PartitionState {
         Some(seen)
     }
 
+    /// The records go on at another offset, below those before: the topic was cut or made anew. What is
+    /// known of users and events stays; the places up to which it is applied mean nothing any more.
+    pub fn rewind(&mut self, to: i64) {
+        for (_, state) in self.users.sorted() {
+            state.as_of = state.as_of.min(to);
+            state.dirty = true;
+        }
+    }
+
     /// Ends a batch: rows of the users that had to leave memory go to the effects.
     pub fn end_batch(&mut self, out: &mut Effects) {
         for (user, state) in std::mem::take(&mut self.evicted) {

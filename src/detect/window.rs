@@ -1,6 +1,6 @@
 //! Finds duplicates within a partition. Home: partition.
 //!
-//! By (gateway, boot, lane, seq) where given, else by `id`, against the last [`MAX_ENTRIES`] events
+//! By (gateway, boot, lane, seq) where given, else by (gateway, `id`), against the last [`MAX_ENTRIES`] events
 //! or the last [`MAX_AGE_MS`] of append time, whichever is fewer. A duplicate beyond that, or in
 //! another partition, counts; the leader reports overlaps of sequences.
 
@@ -46,7 +46,8 @@ impl Window {
         self.expire(append);
         let entry = match event.seq {
             Some(seq) => Entry::Seq(self.lane(event), seq),
-            None => Entry::Id(hash16("event", &[event.id.as_bytes()]).0),
+            // Counters of two gateways are not the same events.
+            None => Entry::Id(hash16("event", &[event.gateway.as_bytes(), event.id.as_bytes()]).0),
         };
         if !self.seen.insert(entry) {
             return true;
@@ -198,5 +199,35 @@ impl Window {
             window.order.push_back((entry, Time(time)));
         }
         Ok(window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::{Decoder, RawRecord};
+
+    fn event(gateway: &str, id: &str) -> Box<Event> {
+        let text = format!(
+            r#"{{"v":1,"id":"{id}","gateway":"{gateway}","at":"2026-11-21T07:00:00Z","operation":"chat","model":{{"requested":"m"}},"status":200}}"#
+        );
+        let raw = RawRecord {
+            topic: "t",
+            partition: 0,
+            offset: 0,
+            append: Time(0),
+            key: None,
+            value: Some(text.as_bytes()),
+            headers: &[],
+        };
+        Decoder::sealed().decode(&raw).expect("an event")
+    }
+
+    #[test]
+    fn counters_of_two_gateways_are_different_events() {
+        let mut w = Window::default();
+        assert!(!w.is_duplicate(&event("a", "1"), Time(0)));
+        assert!(!w.is_duplicate(&event("b", "1"), Time(0)));
+        assert!(w.is_duplicate(&event("a", "1"), Time(0)));
     }
 }

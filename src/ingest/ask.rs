@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::Message as _;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -21,6 +22,8 @@ use crate::event::TopicPartition;
 
 /// How long one answer may take.
 pub(super) const ASK: Duration = Duration::from_secs(2);
+/// How long a tool asks for the ends of a partition before it gives up.
+const ENDS: Duration = Duration::from_secs(10);
 /// How long a probe waits for the first record of a partition.
 const PROBE: Duration = Duration::from_secs(3);
 /// How long the client may take to say that an unreadable response was too large.
@@ -98,6 +101,58 @@ pub(super) enum Probe {
     Unknown,
 }
 
+/// Kafka's timestamp of the first record at or behind an offset, with a client of its own. `None`:
+/// nothing came.
+pub(super) fn first_ts(config: &IngestConfig, tp: &TopicPartition, offset: i64) -> Option<i64> {
+    let consumer = asker(config.reader().set("group.id", "veilwatch-probe")).ok()?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(offset))
+        .ok()?;
+    consumer.assign(&list).ok()?;
+    let deadline = Instant::now() + PROBE;
+    while Instant::now() < deadline {
+        if let Some(Ok(m)) = consumer.poll(Duration::from_millis(50)) {
+            return Some(m.timestamp().to_millis().unwrap_or(0));
+        }
+    }
+    None
+}
+
+/// Whether nothing but markers of transactions stands from an offset to the end of its partition: a client
+/// of its own comes to the end without a record.
+pub(super) fn is_end(config: &IngestConfig, tp: &TopicPartition, offset: i64) -> bool {
+    let mut reader = config.reader();
+    reader
+        .set("group.id", "veilwatch-probe")
+        .set("enable.partition.eof", "true");
+    let mut list = TopicPartitionList::new();
+    let placed = list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(offset));
+    let Ok(consumer) = asker(&reader) else {
+        return false;
+    };
+    if placed.is_err() || consumer.assign(&list).is_err() {
+        return false;
+    }
+    let deadline = Instant::now() + PROBE;
+    while Instant::now() < deadline {
+        match consumer.poll(Duration::from_millis(50)) {
+            Some(Err(KafkaError::PartitionEOF(_))) => return true,
+            Some(Ok(_)) => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Where a partition begins and ends in Kafka now.
+///
+/// # Errors
+/// No broker answers, or the partition does not exist.
+pub fn ends(config: &IngestConfig, tp: &TopicPartition) -> Result<(i64, i64), String> {
+    let asker = asker(&config.reader()).map_err(|e| e.to_string())?;
+    watermarks(&asker, tp, Instant::now() + ENDS)
+}
+
 /// Reads the record at an offset with a client and a connection of its own.
 pub(super) fn probe(config: &IngestConfig, tp: &TopicPartition, offset: i64) -> Probe {
     let Ok(consumer) = asker(config.reader().set("group.id", "veilwatch-probe")) else {
@@ -127,4 +182,35 @@ pub(super) fn probe(config: &IngestConfig, tp: &TopicPartition, offset: i64) -> 
         }
     }
     Probe::Unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::broker::EmbeddedBroker;
+    use crate::ingest::publish::Publisher;
+    use crate::ingest::{TopicConfig, TopicMode};
+
+    #[test]
+    fn the_end_is_where_nothing_comes() {
+        let broker = EmbeddedBroker::start(&[("t".into(), 1)]).expect("broker");
+        let topic = TopicConfig {
+            name: "t".into(),
+            mode: TopicMode::Sealed,
+        };
+        let config = IngestConfig::new(broker.address(), "test", vec![topic]);
+        let p = Publisher::new(config.client()).expect("publisher");
+        for _ in 0..3 {
+            p.send_waiting("t", Some(0), b"k", b"{}").expect("sent");
+        }
+        p.flush(Duration::from_secs(20)).expect("flushed");
+        let tp = TopicPartition {
+            topic: "t".into(),
+            partition: 0,
+        };
+        assert!(is_end(&config, &tp, 3));
+        assert!(!is_end(&config, &tp, 2));
+        assert_eq!(ends(&config, &tp), Ok((0, 3)));
+        assert!(first_ts(&config, &tp, 1).is_some_and(|ts| ts > 0));
+    }
 }

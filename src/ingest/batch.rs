@@ -95,6 +95,8 @@ pub struct Batch {
     pub hi: i64,
     /// Whether everything in it is applied already: it only rebuilds detector state.
     pub replay: bool,
+    /// Whether its timestamps are the producers' (`CreateTime`) and not the broker's.
+    pub create_time: bool,
     entries: Vec<Entry>,
     headers: Vec<(Span, Span)>,
     arena: Vec<u8>,
@@ -128,6 +130,7 @@ impl Batch {
             lo,
             hi: lo,
             replay,
+            create_time: false,
             entries: Vec::new(),
             headers: Vec::new(),
             arena: Vec::new(),
@@ -188,6 +191,35 @@ impl Batch {
         self.arena.get(at..at + s.len as usize).unwrap_or_default()
     }
 
+    /// The same records in batches of at most `most`.
+    pub fn split(self, most: usize) -> Vec<Self> {
+        if self.len() <= most {
+            return vec![self];
+        }
+        let new = |lo| {
+            let mut b = Self::new(self.tp.clone(), self.claim, self.mode, lo, self.replay);
+            b.create_time = self.create_time;
+            b
+        };
+        let mut out = Vec::new();
+        let mut open = new(self.lo);
+        for r in self.records() {
+            if open.len() >= most.max(1) {
+                let next = new(open.hi);
+                out.push(std::mem::replace(&mut open, next));
+            }
+            let fetched = Fetched {
+                offset: r.offset,
+                ts_ms: r.ts.0,
+                key: r.key,
+                value: r.value,
+            };
+            open.push(&fetched, r.headers.iter().map(|(k, v)| (*k, Some(*v))));
+        }
+        out.push(open);
+        out
+    }
+
     /// Number of records.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -244,6 +276,35 @@ fn matters(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn split_batches_are_the_same_records_end_to_end() {
+        let tp = TopicPartition {
+            topic: "t".into(),
+            partition: 0,
+        };
+        let mut b = Batch::new(tp, Uuid::nil(), TopicMode::Sealed, 5, false);
+        for offset in [6, 7, 9, 12, 13] {
+            let r = Fetched {
+                offset,
+                ts_ms: offset,
+                key: Some(b"k"),
+                value: None,
+            };
+            b.push(&r, [("vw-sig", Some(&b"s"[..]))].into_iter());
+        }
+        let last = b.last();
+        let parts = b.split(2);
+        let ends: Vec<_> = parts.iter().map(|p| (p.lo, p.hi, p.len())).collect();
+        assert_eq!(ends, [(5, 8, 2), (8, 13, 2), (13, 14, 1)]);
+        assert_eq!(parts[2].last(), last);
+        assert!(
+            parts
+                .iter()
+                .flat_map(|p| p.records().map(|r| r.headers.len()).collect::<Vec<_>>())
+                .all(|n| n == 1)
+        );
+    }
 
     #[test]
     fn records_come_back_as_they_went_in() {

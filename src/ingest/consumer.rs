@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::{Message as _, Timestamp};
 
 use super::batch::Fetched;
 use super::context::{Context, NoClaim, Shared, assign};
@@ -199,18 +199,14 @@ impl<K: Claims> Poller<K> {
                 .filter_map(move |i| h.try_get(i))
                 .map(|h| (h.key, h.value))
         });
+        slot.create_time = matches!(m.timestamp(), Timestamp::CreateTime(_));
         match slot.take(&record, headers) {
             Taken::Yes | Taken::Stale => {}
-            Taken::Truncated if self.shared.config.accept_truncation => {
-                tracing::warn!(
-                    topic,
-                    partition,
-                    "topic was truncated or recreated: going on, as configured"
-                );
-            }
             Taken::Truncated => {
-                slot.halt("truncated");
-                slot.pause_wanted = true;
+                let (tp, next) = (slot.tp.clone(), slot.next);
+                drop(slots);
+                self.shared.cut(&tp, next);
+                return;
             }
         }
         let (records, bytes) = (slot.open.len(), slot.open.bytes());
@@ -445,7 +441,7 @@ impl<K: Claims> Poller<K> {
         let mut stuck = Vec::new();
         for s in self.shared.slots().iter_mut() {
             let waiting = s.is_pending() && s.next >= s.floor;
-            if s.halted.is_some() || s.paused || waiting || s.next >= s.high {
+            if s.halted.is_some() || s.paused || waiting || s.is_at_end() {
                 continue;
             }
             if s.progress.elapsed() > limit {

@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::ask::{self, Asker, note_oversize, watermarks};
+use super::ask::{self, Asker, first_ts, note_oversize, watermarks};
 use super::slot::Slot;
 use super::{Claims, Delivery, Inbox, IngestConfig, errors};
 use crate::event::TopicPartition;
@@ -164,7 +164,10 @@ impl<K: Claims> Shared<K> {
                 claim,
             });
             if beyond && self.config.accept_truncation {
-                slot.skip_to(low, "truncated");
+                let to = self
+                    .behind_cut(&tp, (low, high), slot.last_ts)?
+                    .unwrap_or(high);
+                slot.skip_to(to, "truncated");
             } else if beyond {
                 slot.halt("truncated");
             } else if halted {
@@ -180,6 +183,73 @@ impl<K: Claims> Shared<K> {
         #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
         metrics().assigned.set(&[], self.slots().len() as f64);
         Ok(starts)
+    }
+
+    /// Where to go on in a topic that is not the one we read: at its first record if it was made anew,
+    /// which is after the last record we applied; `None` if only its end was cut, since what is left of
+    /// it was applied before and must not count twice.
+    fn behind_cut(
+        &self,
+        tp: &TopicPartition,
+        (low, high): (i64, i64),
+        last_ts: i64,
+    ) -> Result<Option<i64>, NoClaim> {
+        if low >= high {
+            return Ok(Some(low));
+        }
+        let Some(first) = first_ts(&self.config, tp, low) else {
+            return Err(NoClaim::Unanswered(format!(
+                "{} partition {} was cut or made anew, and its first record does not come: cannot tell which",
+                tp.topic, tp.partition
+            )));
+        };
+        // Without a last record (an operator moved the place) only the end is safe.
+        let anew = last_ts != 0 && first > last_ts;
+        tracing::warn!(
+            topic = %tp.topic,
+            partition = tp.partition,
+            "topic was {}: going on, as configured",
+            if anew { "made anew" } else { "cut" }
+        );
+        Ok(anew.then_some(low))
+    }
+
+    /// A partition that stands at `next` was found to be cut or made anew: goes on as configured, or
+    /// halts.
+    pub(super) fn cut(&self, tp: &TopicPartition, next: i64) {
+        let last_ts = {
+            let slots = self.slots();
+            slots.iter().find(|s| s.tp == *tp).map(|s| s.last_ts)
+        };
+        let Some(last_ts) = last_ts else { return };
+        // Asked without the lock: the poll thread needs it.
+        let to = if self.config.accept_truncation {
+            watermarks(&self.asker, tp, Instant::now() + AGAIN)
+                .map_err(NoClaim::Unanswered)
+                .and_then(|marks| {
+                    let anew = self.behind_cut(tp, marks, last_ts)?;
+                    Ok(anew.unwrap_or(next.min(marks.1)))
+                })
+                .inspect_err(|_| tracing::warn!(topic = %tp.topic, partition = tp.partition, "halted instead"))
+                .ok()
+        } else {
+            None
+        };
+        let mut slots = self.slots();
+        let found = slots
+            .iter_mut()
+            .find(|s| s.tp == *tp && s.halted.is_none() && s.next == next);
+        let Some(s) = found else { return };
+        match to {
+            Some(to) => {
+                s.skip_to(to, "truncated");
+                s.restart_wanted = true;
+            }
+            None => {
+                s.halt("truncated");
+                s.pause_wanted = true;
+            }
+        }
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Context<K>>, tpl: &TopicPartitionList) {

@@ -36,6 +36,8 @@ pub(super) struct Slot<C> {
     pub(super) floor: i64,
     /// Records below are read only to compare the fingerprint.
     pub(super) deliver_from: i64,
+    /// Kafka's timestamp of the last record that was applied or delivered; 0 where none is known.
+    pub(super) last_ts: i64,
     /// The last applied record, until it was seen again.
     pub(super) verify: Option<Fingerprint>,
     /// The batch being filled.
@@ -55,6 +57,10 @@ pub(super) struct Slot<C> {
     pub(super) hinted: i64,
     /// Kafka's end of the partition, when asked last.
     pub(super) high: i64,
+    /// Below this no record stands behind `next`: only markers of transactions, which no client delivers.
+    pub(super) end: i64,
+    /// Whether timestamps are the producers'.
+    pub(super) create_time: bool,
     /// The watching thread wants the partition paused.
     pub(super) pause_wanted: bool,
     /// It wants a new start at `next`.
@@ -92,6 +98,7 @@ impl<C> Slot<C> {
             next: from,
             floor: claim.next_offset,
             deliver_from,
+            last_ts: claim.last.map_or(0, |l| l.ts_ms),
             verify: claim.last.filter(|_| from < claim.next_offset),
             inbox,
             paused: false,
@@ -102,6 +109,8 @@ impl<C> Slot<C> {
             stalls: 0,
             hinted: claim.next_offset,
             high: 0,
+            end: 0,
+            create_time: false,
             pause_wanted: false,
             restart_wanted: false,
             readable: false,
@@ -114,7 +123,8 @@ impl<C> Slot<C> {
         r: &Fetched<'_>,
         headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)>,
     ) -> Taken {
-        if r.offset < self.next {
+        // Until the new start is made, what comes is from where the partition stood before.
+        if r.offset < self.next || self.restart_wanted {
             return Taken::Stale;
         }
         self.next = r.offset + 1;
@@ -135,6 +145,8 @@ impl<C> Slot<C> {
             self.flush();
             self.open = Batch::new(self.tp.clone(), self.claim, self.mode, self.floor, false);
         }
+        self.last_ts = r.ts_ms;
+        self.open.create_time = self.create_time;
         self.open.push(r, headers);
         Taken::Yes
     }
@@ -165,7 +177,8 @@ impl<C> Slot<C> {
             return;
         }
         let lo = self.open.lo.max(self.floor);
-        if lo != hi {
+        // A cut is told also where no offset is lost: records before it were exchanged.
+        if lo != hi || reason == "truncated" {
             self.inbox.push(Delivery::Gap {
                 tp: self.tp.clone(),
                 claim: self.claim,
@@ -174,6 +187,7 @@ impl<C> Slot<C> {
         }
         self.floor = hi;
         self.deliver_from = hi;
+        self.hinted = self.hinted.min(hi);
         self.open = Batch::new(self.tp.clone(), self.claim, self.mode, hi, false);
     }
 
@@ -187,6 +201,11 @@ impl<C> Slot<C> {
             offset: self.next.max(self.open.lo),
             reason,
         });
+    }
+
+    /// Whether every record up to Kafka's end was delivered.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.next.max(self.end) >= self.high
     }
 
     /// Whether anything of the partition waits to be applied.
@@ -274,6 +293,20 @@ mod tests {
             deliveries(&mut s),
             vec![(10, 11, 1, false), (11, 50, 0, false), (50, 51, 1, false)]
         );
+    }
+
+    #[test]
+    fn markers_behind_the_last_record_are_the_end_until_a_record_comes() {
+        let mut s = slot(10, 10, 10, None);
+        s.take(&record(10), std::iter::empty());
+        s.high = 12;
+        assert!(!s.is_at_end(), "11 may be a record");
+        s.end = 12;
+        assert!(s.is_at_end());
+        s.high = 14;
+        assert!(!s.is_at_end(), "12 and 13 are not known");
+        s.take(&record(13), std::iter::empty());
+        assert!(s.is_at_end());
     }
 
     #[test]

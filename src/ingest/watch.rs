@@ -21,6 +21,12 @@ use crate::telemetry::metrics;
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause between two rounds of questions.
 const ROUND: Duration = Duration::from_secs(1);
+/// Pause between two questions how many partitions the topics have.
+const COUNT: Duration = Duration::from_secs(30);
+/// How long a partition stands still below its end before somebody looks what is there.
+const STILL: Duration = Duration::from_secs(2);
+/// Partitions looked behind in one round.
+const ENDS_AT_ONCE: usize = 4;
 /// How long a suspicion lasts. librdkafka tells the same error of a connection once in 30 s.
 const SUSPICION: Duration = Duration::from_secs(60);
 
@@ -139,6 +145,7 @@ struct Suspicion {
 /// The watching thread's loop.
 pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
     let mut suspicion = Suspicion::default();
+    let mut counted = None;
     while !stop.load(Ordering::Relaxed) {
         // Polling serves the callbacks of the client that asks.
         let _ = shared.asker.poll(Duration::ZERO);
@@ -147,6 +154,10 @@ pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
             let slots = shared.slots();
             slots.iter().map(|s| (s.tp.clone(), s.next)).collect()
         };
+        if counted.is_none_or(|at: Instant| at.elapsed() >= COUNT) {
+            counted = Some(Instant::now());
+            count_partitions(shared);
+        }
         let (mut answers, mut lost) = (0, false);
         for (tp, next) in &list {
             if stop.load(Ordering::Relaxed) {
@@ -170,6 +181,7 @@ pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
             };
             shared.health.set("kafka", answering, detail);
         }
+        find_ends(shared, stop);
         if look && answers < list.len() {
             shared.look.store(true, Ordering::Relaxed);
         } else if look && !lost {
@@ -186,6 +198,46 @@ pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
     }
 }
 
+/// Looks behind partitions that stand still below their end: a transaction leaves a marker there which is
+/// no record. Few in a round, since each is read with a client of its own.
+fn find_ends<K: Claims>(shared: &Shared<K>, stop: &AtomicBool) {
+    let list: Vec<(TopicPartition, i64, i64)> = {
+        let slots = shared.slots();
+        let still = slots.iter().filter(|s| {
+            let idle = s.halted.is_none() && !s.paused && !s.is_pending();
+            idle && s.next >= s.floor && !s.is_at_end() && s.progress.elapsed() >= STILL
+        });
+        let places = still.map(|s| (s.tp.clone(), s.next, s.high));
+        places.take(ENDS_AT_ONCE).collect()
+    };
+    for (tp, next, high) in list {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        if ask::is_end(&shared.config, &tp, next) {
+            let mut slots = shared.slots();
+            let slot = slots.iter_mut().find(|s| s.tp == tp && s.next == next);
+            if let Some(s) = slot {
+                s.end = s.end.max(high);
+            }
+        }
+    }
+}
+
+/// Passes on how many partitions each topic has. A topic that is missing or has an error is left as it
+/// was: the answer may be of a moment.
+fn count_partitions<K: Claims>(shared: &Shared<K>) {
+    for topic in &shared.config.topics {
+        let Ok(m) = shared.asker.fetch_metadata(Some(&topic.name), ASK) else {
+            return;
+        };
+        let found = m.topics().iter().find(|t| t.name() == topic.name);
+        if let Some(t) = found.filter(|t| t.error().is_none() && !t.partitions().is_empty()) {
+            shared.claims.partitions(&topic.name, t.partitions().len());
+        }
+    }
+}
+
 fn report<K: Claims>(shared: &Shared<K>, tp: &TopicPartition, high: i64, asked: Instant) {
     let mut slots = shared.slots();
     let Some(s) = slots.iter_mut().find(|s| s.tp == *tp) else {
@@ -196,7 +248,7 @@ fn report<K: Claims>(shared: &Shared<K>, tp: &TopicPartition, high: i64, asked: 
     #[expect(clippy::cast_precision_loss, reason = "a gauge of records")]
     metrics().lag.set(&[&tp.topic, &part], lag as f64);
     s.high = high;
-    if s.next >= high && !s.is_pending() && s.halted.is_none() {
+    if s.is_at_end() && !s.is_pending() && s.halted.is_none() {
         s.progress = Instant::now();
         // Holes at the end (transaction markers) leave `applied` below `high`; what was delivered
         // is what counts.
@@ -227,12 +279,9 @@ fn place<K: Claims>(
     if next < low {
         s.skip_to(low, "retention");
         s.restart_wanted = true;
-    } else if next > high && shared.config.accept_truncation {
-        s.skip_to(low, "truncated");
-        s.restart_wanted = true;
     } else if next > high {
-        s.halt("truncated");
-        s.pause_wanted = true;
+        drop(slots);
+        shared.cut(tp, next);
     } else {
         return false;
     }

@@ -80,6 +80,7 @@ async fn lead(mut leader: LeaderTask, live: Arc<Live>, mut stopped: Stopped) {
                 let m = metrics();
                 super::commit::found(&tick.findings, tick.changes);
                 m.partial_merges.add(&[], tick.partial);
+                m.leader_resets.add(&[], tick.resets);
                 m.log_drops.add(&["minute part"], tick.damaged_parts);
                 m.log_drops.add(&["campaign"], tick.forgotten_campaigns);
                 for t in &tick.troubles {

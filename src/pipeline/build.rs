@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::live::{Live, Settings};
 use crate::account::{Books, Budget, Prices};
 use crate::config::rules::RuleFiles;
-use crate::config::{Config, core};
+use crate::config::{Config, SignatureSetting, core};
 use crate::decide::{Routes, Titles};
+use crate::decode::signature::Signatures;
 use crate::deliver::Named;
 use crate::detect::prompt_leak::{Watched, WatchedText};
 use crate::detect::{DetectConfig, Facts};
@@ -86,6 +87,7 @@ impl Parts {
                     ..core::detect(&config.detect, Facts::from_rules(&rules))
                 }),
                 sealer: sealer.transpose()?,
+                signatures: Arc::new(signatures(&config.signatures)?),
             })),
             routes: core::routes(&config.routing, &config.sinks, Titles::of_rules(&rules)),
             sinks: sinks.collect::<Result<_, _>>()?,
@@ -157,6 +159,15 @@ impl Parts {
     }
 }
 
+/// The keys of gateways that sign.
+fn signatures(s: &SignatureSetting) -> Result<Signatures, BuildError> {
+    let keys = s.keys.as_ref().map_or("", |k| k.reveal());
+    Signatures::parse(keys, s.required).map_err(|what| BuildError::Setting {
+        key: "ingest.gateway_keys_file".into(),
+        what,
+    })
+}
+
 /// The store's configuration.
 pub fn store_config(config: &Config) -> StoreConfig {
     let mut s = StoreConfig::new(config.store.url.reveal());
@@ -169,6 +180,8 @@ pub fn store_config(config: &Config) -> StoreConfig {
         std::process::id()
     );
     s.hold = config.detect.hold;
+    let topics = config.ingest.topics.iter();
+    s.topics = topics.map(|t| SmolStr::new(&t.name)).collect();
     let days = |d: u32| u16::try_from(d).unwrap_or(u16::MAX);
     s.keep.events = days(config.store.retention.events);
     s.keep.dead_letters = days(config.store.retention.events);
@@ -212,5 +225,30 @@ pub fn rules(files: &RuleFiles) -> Result<RuleSet, BuildError> {
                 .first()
                 .map_or_else(String::new, rule::diagnostic::Diagnostic::line),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Source, no_env};
+
+    #[test]
+    fn the_store_knows_which_topics_count() {
+        let text = r#"
+[ingest]
+brokers = "127.0.0.1:9092"
+topics = [{ name = "one" }, { name = "two" }]
+[store]
+url = "postgres://u@127.0.0.1/x"
+"#;
+        let dir = std::path::Path::new(".");
+        let config = Config::parse(&Source {
+            text,
+            dir,
+            env: &no_env(),
+        })
+        .expect("a configuration");
+        assert_eq!(store_config(&config).topics, ["one", "two"]);
     }
 }

@@ -4,7 +4,7 @@
 //! replay after a crash fits the recovery target. Partitions take turns: each starts its count at
 //! another point, and a transaction carries few, so that no batch carries all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::event::TopicPartition;
@@ -23,6 +23,8 @@ pub(super) struct Schedule {
     pub(super) records: u64,
     /// Partitions that commit alone after their next claim.
     pub(super) solo: BTreeSet<TopicPartition>,
+    /// Partitions whose batches are cut to so many records: more took Postgres too long.
+    pub(super) limits: BTreeMap<TopicPartition, usize>,
     next_phase: u32,
 }
 
@@ -52,6 +54,7 @@ impl Schedule {
             every,
             records: 0,
             solo: BTreeSet::new(),
+            limits: BTreeMap::new(),
             next_phase: 0,
         }
     }
@@ -82,6 +85,16 @@ impl Schedule {
     }
 }
 
+/// Sizes that batches are cut to, one after the other, while they take Postgres too long.
+const SMALLER: [usize; 4] = [256, 32, 4, 1];
+
+/// The next smaller size; `None` behind the smallest.
+pub(super) fn smaller(than: Option<usize>) -> Option<usize> {
+    SMALLER
+        .into_iter()
+        .find(|n| than.is_none_or(|than| *n < than))
+}
+
 impl Turn {
     /// Whether this partition writes its checkpoint now; then its count starts anew.
     pub(super) fn take(&mut self, last: &mut Last) -> bool {
@@ -102,6 +115,15 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_become_smaller_down_to_one_record() {
+        let mut sizes = vec![smaller(None)];
+        while let Some(Some(n)) = sizes.last() {
+            sizes.push(smaller(Some(*n)));
+        }
+        assert_eq!(sizes, [Some(256), Some(32), Some(4), Some(1), None]);
+    }
 
     #[test]
     fn partitions_take_turns_and_none_is_forgotten() {

@@ -30,6 +30,30 @@ pub(super) struct Claimed {
     pub(super) chain: [u8; 32],
     /// Fingerprint of the last applied record.
     pub(super) last: Fingerprint,
+    /// Append times of applied records are at most this.
+    pub(super) watermark: Time,
+    /// Database time.
+    pub(super) clock: Clock,
+    /// Records to be passed that made a detector panic before.
+    pub(super) poisoned: Vec<i64>,
+}
+
+/// Database time, as of one answer and counted on since: equal for all processes, while a machine's own
+/// clock may be wrong.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    /// What the database said.
+    pub(super) said: Time,
+    /// When.
+    pub(super) at: Instant,
+}
+
+impl Clock {
+    /// The time now; not ahead of the database's.
+    pub(super) fn now(&self) -> Time {
+        let since = i64::try_from(self.at.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.said.plus_ms(since)
+    }
 }
 
 impl std::fmt::Debug for Claimed {
@@ -62,6 +86,10 @@ impl Claims for PostgresClaims {
             out.push(self.runtime.block_on(self.one(tp, *earliest, deadline))?);
         }
         Ok(out)
+    }
+
+    fn partitions(&self, topic: &str, n: usize) {
+        self.store.partitions_are(topic, n);
     }
 }
 
@@ -97,6 +125,10 @@ impl PostgresClaims {
         earliest: i64,
     ) -> Result<ingest::Claimed<Claimed>, crate::store::StoreError> {
         let c = self.store.claim(tp, earliest).await?;
+        let clock = Clock {
+            said: c.now,
+            at: Instant::now(),
+        };
         let restored = c.checkpoint.as_ref().and_then(|k| self.restore(tp, k));
         let (start, append, mut state) = match restored {
             Some(r) => r,
@@ -110,6 +142,10 @@ impl PostgresClaims {
         for (new, old) in self.store.load_aliases().await? {
             state.load_alias(new, old);
         }
+        let poisoned = self
+            .store
+            .panicked(tp, start, c.next_offset, c.watermark)
+            .await?;
         let last = Fingerprint {
             ts_ms: c.last_ts_ms,
             crc: c.last_crc,
@@ -130,6 +166,9 @@ impl PostgresClaims {
                 append,
                 chain: c.chain_head,
                 last,
+                watermark: c.watermark,
+                clock,
+                poisoned,
             },
         })
     }

@@ -16,7 +16,12 @@ use crate::telemetry::{Health, metrics};
 /// First pause after Postgres failed; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// An answer about a partition's end counts so long: the watermark it allows is one second old.
+/// Commits in a row, each of several tries, that the server ended because they took too long, before the
+/// work is cut smaller. Two rule out a moment's load.
+const MAX_SLOW: u32 = 2;
+/// Answers in a row that asking again does not change, before the worker gives up.
+const MAX_REFUSED: u32 = 5;
+/// An answer about a partition's end counts so long: an older one would move the watermark little.
 const FRESH: Duration = Duration::from_millis(500);
 
 /// Batches that are committed together.
@@ -34,6 +39,8 @@ pub(super) struct Done {
     pub(super) lost: Vec<Lost>,
     /// Postgres refuses the content, and would again.
     pub(super) unwritable: Vec<(TopicPartition, Uuid)>,
+    /// … because it is too much at once.
+    pub(super) too_much: bool,
 }
 
 /// Commits groups in order until the worker is gone.
@@ -73,6 +80,7 @@ pub(super) async fn run(
                         .into_iter()
                         .map(|(tp, claim, _)| (tp, claim))
                         .collect(),
+                    too_much: error.is_too_slow(),
                 }
             }
         };
@@ -89,6 +97,7 @@ async fn until_answered(
     health: &Health,
 ) -> Result<Commit, StoreError> {
     let mut pause = FIRST_PAUSE;
+    let mut slow = 0;
     loop {
         match store.commit(batches.clone()).await {
             Ok(c) => {
@@ -97,6 +106,10 @@ async fn until_answered(
                 return Ok(c);
             }
             Err(e) if e.is_transient() => {
+                slow = if e.is_too_slow() { slow + 1 } else { 0 };
+                if slow >= MAX_SLOW {
+                    return Err(e);
+                }
                 metrics().batches.inc(&["retried"]);
                 metrics().postgres_up.set(&[], 0.0);
                 health.set("postgres", false, e.to_string());
@@ -120,6 +133,7 @@ fn settle(
         committed: Vec::new(),
         lost: Vec::new(),
         unwritable: Vec::new(),
+        too_much: false,
     };
     for (tp, claim, hi) in names {
         match commit.fenced.iter().find(|(t, _)| *t == tp) {
@@ -195,15 +209,23 @@ async fn mark_halted(store: &Store, halted: Vec<(TopicPartition, Uuid, &'static 
 }
 
 /// Reads users' rows of several partitions at once; trouble on the way only delays.
+///
+/// # Errors
+/// One that does not heal: the process must end.
 pub(super) async fn load_users(
     store: &Store,
     wanted: &[(TopicPartition, Vec<Pseudonym>)],
-) -> Vec<Vec<StoredUser>> {
+) -> Result<Vec<Vec<StoredUser>>, StoreError> {
     let mut pause = FIRST_PAUSE;
+    let mut refused = 0;
     loop {
         match store.load_users(wanted).await {
-            Ok(rows) => return rows,
+            Ok(rows) => return Ok(rows),
             Err(error) => {
+                refused += u32::from(!error.is_transient());
+                if refused > MAX_REFUSED {
+                    return Err(error);
+                }
                 metrics().postgres_up.set(&[], 0.0);
                 tracing::warn!(%error, "cannot read users' rows, will retry");
                 tokio::time::sleep(pause).await;
@@ -213,7 +235,7 @@ pub(super) async fn load_users(
     }
 }
 
-/// Says in Postgres that a partition has nothing more, while the answer from Kafka is fresh. False:
+/// Says in Postgres that a partition has nothing more, as of when Kafka was asked. False:
 /// the row has another claim or offset (another owner, or a database that went back in time).
 pub(super) async fn idle_watermark(
     store: &Store,
@@ -225,7 +247,7 @@ pub(super) async fn idle_watermark(
     if asked.elapsed() > FRESH {
         return true;
     }
-    match store.idle_watermark(tp, claim, next).await {
+    match store.idle_watermark(tp, claim, next, asked).await {
         Ok(ours) => ours,
         Err(error) => {
             tracing::debug!(%error, "idle watermark not moved");

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use super::build::{BuildError, rules};
 use crate::config::rules::{RuleFiles, Stamp};
 use crate::decode::Decoder;
+use crate::decode::signature::Signatures;
 use crate::detect::{DetectConfig, Facts};
 use crate::event::SmolStr;
 use crate::ingest::TopicMode;
@@ -34,18 +35,21 @@ pub struct Settings {
     pub detect: Arc<DetectConfig>,
     /// Seals texts of trusted sources.
     pub sealer: Option<Arc<Sealer>>,
+    /// Keys of gateways that sign their records.
+    pub signatures: Arc<Signatures>,
 }
 
 impl Settings {
     /// A decoder for a source, and the id of the key of its audit leaves.
     pub(super) fn decoder(&self, mode: TopicMode) -> (Decoder, SmolStr) {
-        match (&self.sealer, mode) {
+        let (decoder, kid) = match (&self.sealer, mode) {
             (Some(sealer), TopicMode::Trusted) => {
                 let kid = SmolStr::new(sealer.keys().active_content().kid().as_str());
                 (Decoder::trusted(sealer.clone()), kid)
             }
             _ => (Decoder::sealed(), SmolStr::default()),
-        }
+        };
+        (decoder.with_signatures(self.signatures.clone()), kid)
     }
 
     /// The same with other rules.
@@ -60,6 +64,7 @@ impl Settings {
         Ok(Self {
             detect: Arc::new(detect),
             sealer,
+            signatures: self.signatures.clone(),
         })
     }
 }
@@ -115,10 +120,14 @@ pub(super) async fn follow(
     loop {
         let at_once = tokio::select! {
             _ = stopped.wait_for(|s| *s) => return,
-            () = tokio::time::sleep(LOOK), if files.on_disk() => false,
+            () = tokio::time::sleep(LOOK) => false,
             () = asked.notified() => true,
         };
+        // Also where nothing is on disk: once a reload was asked for, the component must go on reporting.
         health.beat(COMPONENT);
+        if !at_once && !files.on_disk() {
+            continue;
+        }
         let now: Option<Stamp> = files.stamp_now().ok();
         let settled = now == before;
         before.clone_from(&now);
@@ -147,5 +156,50 @@ pub(super) async fn follow(
                 health.set(COMPONENT, true, format!("the old ones stay: {why}"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn compiled_in_rules_go_on_reporting_after_a_reload() {
+        let live = Arc::new(Live::new(Settings {
+            detect: Arc::new(DetectConfig::default()),
+            sealer: None,
+            signatures: Arc::default(),
+        }));
+        let (asked, health) = (Arc::new(tokio::sync::Notify::new()), Health::default());
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let task = tokio::spawn(follow(
+            live,
+            RuleFiles::default(),
+            asked.clone(),
+            health.clone(),
+            stopped,
+        ));
+        asked.notify_one();
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while health.age(COMPONENT).is_none() {
+            assert!(std::time::Instant::now() < until, "never reloaded");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Its heartbeat comes again without another reload.
+        let mut oldest = Duration::ZERO;
+        loop {
+            let age = health.age(COMPONENT).expect("known");
+            if age < oldest {
+                break;
+            }
+            oldest = age;
+            assert!(
+                age < Duration::from_secs(30),
+                "no heartbeat after the reload"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stop.send(true).expect("stopped");
+        task.await.expect("ended");
     }
 }

@@ -9,13 +9,13 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use super::checkpoint::{Last, Schedule, Turn};
-use super::claims::Claimed as ClaimedState;
+use super::claims::{Claimed as ClaimedState, Clock};
 use super::live::Settings;
 use super::report;
 use crate::account::{self, Books};
 use crate::decode::{Decoder, RawRecord, audit};
 use crate::detect::resident::Fast;
-use crate::detect::{Checkpoint, PartitionState, UserRow};
+use crate::detect::{Checkpoint, Effects, PartitionState, UserRow};
 use crate::event::{Event, Position, Pseudonym, SmolStr, Time, TopicPartition};
 use crate::ingest::{Batch, Claimed, Fingerprint, Gap, TopicMode};
 use crate::store::claim::StoredUser;
@@ -26,7 +26,10 @@ use crate::telemetry::metrics;
 /// is cut, or one forged time would stop the partition's clock for ever.
 const MAX_AHEAD_MS: i64 = 5 * 60_000;
 /// The reason of a record that made a detector panic.
-const PANICKED: &str = "detector_panic";
+pub(super) const PANICKED: &str = "detector_panic";
+
+/// Commits with cut batches until whole ones are tried again.
+const SMALL_FOR: u32 = 256;
 
 /// Something to be done for a partition, in order.
 #[derive(Debug)]
@@ -90,12 +93,19 @@ pub(super) struct Partition {
     append: Time,
     chain: audit::Link,
     last: Fingerprint,
+    /// Append times of applied records are at most this.
+    watermark: Time,
+    clock: Clock,
+    /// Whose timestamps these are was noted in Postgres.
+    pub(super) noted: bool,
     /// First offset that is not committed.
     pub(super) applied: i64,
     /// First offset that was not handed to the commit task.
     handed: i64,
     /// Commit alone: a group with this partition was refused.
     pub(super) solo: bool,
+    /// Its batches are cut small for so many more commits.
+    pub(super) small_for: Option<u32>,
     /// Rows that a replay pushed out of memory; the next batch carries them.
     carried: Vec<UserRow>,
     /// Rows on their way to Postgres, by the group that carries them.
@@ -112,6 +122,7 @@ impl Partition {
         schedule: &mut Schedule,
     ) -> Self {
         let solo = schedule.solo.remove(&tp);
+        let small_for = schedule.limits.get(&tp).map(|_| SMALL_FOR);
         let (decoder, kid) = settings.decoder(mode);
         let mut state = claim.state.state;
         state.configure(Arc::clone(&settings.detect));
@@ -124,10 +135,14 @@ impl Partition {
             append: claim.state.append,
             chain: claim.state.chain,
             last: claim.state.last,
+            watermark: claim.state.watermark,
+            clock: claim.state.clock,
+            noted: false,
             state,
             applied: claim.next_offset,
             handed: claim.next_offset,
             solo,
+            small_for,
             carried: Vec::new(),
             unwritten: HashMap::default(),
             written: schedule.join(),
@@ -180,7 +195,7 @@ impl Partition {
         };
         (d.lo, d.hi, d.replay, d.last) = (batch.lo, batch.hi, batch.replay, batch.last());
         d.events.reserve(batch.len());
-        let latest = now().plus_ms(MAX_AHEAD_MS);
+        let latest = self.latest(&batch);
         let mut leaves = vec![audit::GENESIS; if batch.replay { 0 } else { batch.len() }];
         let at = Cell::new(batch.lo);
         lanes.clear();
@@ -247,21 +262,32 @@ impl Partition {
         Ok(d)
     }
 
+    /// No append time is after this. A broker's clock may differ a little; a producer's must not drag the
+    /// partition's time along, or all others' events are late. What is replayed was appended when it was
+    /// applied, whatever the clock says now.
+    fn latest(&self, batch: &Batch) -> Time {
+        match (batch.create_time, batch.replay) {
+            (false, _) => now().plus_ms(MAX_AHEAD_MS),
+            (true, false) => self.clock.now(),
+            (true, true) => self.clock.now().min(self.watermark),
+        }
+    }
+
     /// Users whose rows must be read before this batch is observed; those on their way to Postgres
     /// are brought back at once.
     pub(super) fn missing_users(&mut self, d: &Decoded) -> Vec<Pseudonym> {
         let mut missing = self.state.missing_users(d.events.iter().map(|(_, e)| &**e));
         missing.retain(|u| match self.unwritten.get(u) {
             Some((_, row)) => {
-                self.state
-                    .load_user(*u, Some((row.as_of, &row.state)), false);
+                let as_of = applied_to(row.as_of, self.handed);
+                self.state.load_user(*u, Some((as_of, &row.state)), false);
                 false
             }
             None => match self.carried.iter().rposition(|r| r.user == *u) {
                 Some(i) => {
                     let row = self.carried.swap_remove(i);
-                    self.state
-                        .load_user(*u, Some((row.as_of, &row.state)), false);
+                    let as_of = applied_to(row.as_of, self.handed);
+                    self.state.load_user(*u, Some((as_of, &row.state)), false);
                     false
                 }
                 None => true,
@@ -279,7 +305,7 @@ impl Partition {
             if row.is_some_and(|r| r.copy) {
                 metrics().learning_copies.inc(&[&self.tp.topic]);
             }
-            let bytes = row.map(|r| (r.as_of, r.state.as_slice()));
+            let bytes = row.map(|r| (applied_to(r.as_of, self.handed), r.state.as_slice()));
             if !self
                 .state
                 .load_user(*user, bytes, row.is_some_and(|r| r.copy))
@@ -299,6 +325,9 @@ impl Partition {
         books: &Books,
         checkpoints: &mut Turn,
     ) -> Result<Option<PartitionBatch>, i64> {
+        if d.halt.is_some() {
+            return Ok(Some(self.stop(d)));
+        }
         let mut batch = account::Batch::default();
         let at = Cell::new(d.lo);
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -337,14 +366,14 @@ impl Partition {
                 .add(&[&self.tp.topic, gap.reason], report::width(gap));
             // Nobody has seen the record before the new place: there is nothing to compare.
             self.last = Fingerprint { ts_ms: 0, crc: 0 };
+            if gap.reason == "truncated" {
+                self.state.rewind(gap.hi);
+            }
             effects.findings.push(report::gap(&self.tp, gap, now()));
         }
-        if let Some((offset, reason)) = d.halt {
-            effects
-                .findings
-                .push(report::halt(&self.tp, offset, reason, now()));
-        }
-        let checkpoint = (d.records > 0 && checkpoints.take(&mut self.written))
+        // Checkpoints of before a cut must not be met again.
+        let cut = d.gap.is_some_and(|g| g.reason == "truncated");
+        let checkpoint = (cut || d.records > 0 && checkpoints.take(&mut self.written))
             .then(|| self.checkpoint(d.hi, &mut effects.user_rows));
         report::count(&self.tp, &effects.counters, &d.dead, d.records, d.bytes);
         Ok(Some(PartitionBatch {
@@ -365,6 +394,36 @@ impl Partition {
             ledger: applied.ledger,
             checkpoint,
         }))
+    }
+
+    /// The partition stops: only the finding is written. The state may be half changed, by a record that
+    /// made a detector panic; nothing of it may be kept, since a user's row from beyond the offset would
+    /// hide the steps up to it.
+    fn stop(&self, d: Decoded) -> PartitionBatch {
+        let mut effects = Effects::default();
+        let halt = d
+            .halt
+            .map(|(offset, reason)| report::halt(&self.tp, offset, reason, now()));
+        effects.findings.extend(halt);
+        effects.close();
+        PartitionBatch {
+            tp: d.tp,
+            claim_id: self.claim,
+            lo: d.lo,
+            hi: d.hi,
+            records: 0,
+            watermark: self.append,
+            last_ts_ms: self.last.ts_ms,
+            last_crc: self.last.crc,
+            chain_prev: self.chain,
+            chain_head: self.chain,
+            kid: self.kid.clone(),
+            dead_letters: Vec::new(),
+            gaps: Vec::new(),
+            effects,
+            ledger: Default::default(),
+            checkpoint: None,
+        }
     }
 
     fn checkpoint(&mut self, as_of: i64, rows: &mut Vec<UserRow>) -> Checkpoint {
@@ -388,6 +447,12 @@ impl Partition {
     pub(super) fn release_rows(&mut self, generation: u64) {
         self.unwritten.retain(|_, (g, _)| *g > generation);
     }
+}
+
+/// The place up to which a user's row is applied. One beyond what was handed over is from before the
+/// topic was cut or made anew, and means nothing here.
+fn applied_to(as_of: i64, handed: i64) -> i64 {
+    if as_of > handed { 0 } else { as_of }
 }
 
 fn gap_row(gap: &Gap) -> GapRow {
@@ -454,18 +519,30 @@ mod tests {
                 append: Time(0),
                 chain: [0; 32],
                 last: Fingerprint { ts_ms: 0, crc: 0 },
+                poisoned: Vec::new(),
+                watermark: Time(0),
+                clock: Clock {
+                    said: now(),
+                    at: std::time::Instant::now(),
+                },
             },
         };
         let settings = Settings {
             detect: Arc::new(DetectConfig::default()),
             sealer: None,
+            signatures: Arc::default(),
         };
         Partition::new(tp(), TopicMode::Sealed, &settings, claim, schedule)
     }
 
     fn event(id: &str) -> String {
+        event_of(id, None)
+    }
+
+    fn event_of(id: &str, user: Option<Pseudonym>) -> String {
+        let user = user.map_or_else(String::new, |u| format!(r#""user":"{u}","#));
         let text = format!(
-            r#"{{"v":1,"id":"{id}","gateway":"g","at":"2026-11-21T07:00:00Z","operation":"chat","model":{{"requested":"gpt-4o"}},"status":200}}"#
+            r#"{{"v":1,"id":"{id}",{user}"gateway":"g","at":"2026-11-21T07:00:00Z","operation":"chat","model":{{"requested":"gpt-4o"}},"status":200}}"#
         );
         let raw = RawRecord {
             topic: "t",
@@ -493,6 +570,98 @@ mod tests {
             batch.push(&record, std::iter::empty());
         }
         batch
+    }
+
+    #[test]
+    fn a_producer_with_a_fast_clock_does_not_make_the_others_late() {
+        let mut schedule = Schedule::new(1_000_000, Duration::from_secs(3_600));
+        let books = Books::new(Prices::shipped(), &[]);
+        let mut lanes = audit::Lanes::default();
+        let mut p = partition(&mut schedule);
+        let start = now();
+        let mut b = Batch::new(tp(), Uuid::nil(), TopicMode::Sealed, 0, false);
+        b.create_time = true;
+        // Two minutes ahead, then the present again.
+        for (n, ahead) in [120_000, 0, 0].into_iter().enumerate() {
+            let value = event(&format!("e{n}"));
+            let record = Fetched {
+                offset: i64::try_from(n).expect("small"),
+                ts_ms: start.plus_ms(ahead).0,
+                key: None,
+                value: Some(value.as_bytes()),
+            };
+            b.push(&record, std::iter::empty());
+        }
+        let d = p
+            .decode(Work::Batch(b), &BTreeSet::new(), &mut lanes)
+            .expect("decodes");
+        let b = p
+            .observe(d, &books, &mut schedule.begin())
+            .expect("passes")
+            .expect("a batch");
+        assert!(
+            b.watermark <= now(),
+            "{} ms ahead",
+            b.watermark.since_ms(now())
+        );
+        assert!(b.watermark >= start, "it moves with the records");
+    }
+
+    #[test]
+    fn f42_a_halt_keeps_nothing_of_the_batch_that_panicked() {
+        let mut schedule = Schedule::new(1_000_000, Duration::from_secs(3_600));
+        let books = Books::new(Prices::shipped(), &[]);
+        let mut lanes = audit::Lanes::default();
+        let mut p = partition(&mut schedule);
+        // More users than stay in memory, and at the end a record that panics: some were pushed out.
+        let crowd = crate::detect::resident::MAX_USERS + 500;
+        let mut full = Batch::new(tp(), Uuid::nil(), TopicMode::Sealed, 0, false);
+        for n in 0..=crowd {
+            let id = if n == crowd {
+                "veilwatch-panic".to_owned()
+            } else {
+                format!("e{n}")
+            };
+            let mac = u128::try_from(n).expect("small").to_be_bytes();
+            let user = Pseudonym {
+                kid: crate::event::Kid::parse("k1").expect("kid"),
+                mac,
+            };
+            let value = event_of(&id, Some(user));
+            let record = Fetched {
+                offset: i64::try_from(n).expect("small"),
+                ts_ms: now().0,
+                key: None,
+                value: Some(value.as_bytes()),
+            };
+            full.push(&record, std::iter::empty());
+        }
+        let none = BTreeSet::new();
+        let d = p
+            .decode(Work::Batch(full), &none, &mut lanes)
+            .expect("decodes");
+        let missing = p.missing_users(&d);
+        p.load_users(&missing, &[]);
+        p.observe(d, &books, &mut schedule.begin())
+            .expect_err("panics");
+        let halt = Work::Halt {
+            tp: tp(),
+            claim: Uuid::nil(),
+            offset: 0,
+            reason: "panics",
+        };
+        let d = p.decode(halt, &none, &mut lanes).expect("a halt");
+        let b = p
+            .observe(d, &books, &mut schedule.begin())
+            .expect("stops")
+            .expect("a batch");
+        assert_eq!((b.lo, b.hi, b.effects.findings.len()), (0, 0, 1));
+        assert!(
+            b.effects.user_rows.is_empty(),
+            "{} rows",
+            b.effects.user_rows.len()
+        );
+        assert!(b.ledger.is_empty() && b.effects.minute_parts.is_empty());
     }
 
     #[test]

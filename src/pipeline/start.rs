@@ -19,6 +19,8 @@ use crate::telemetry::{Health, metrics};
 
 /// Of the shutdown deadline, kept for leaving the group and closing connections.
 const CLOSING: Duration = Duration::from_secs(4);
+/// Pause between two looks whether every part still runs.
+const WATCH: Duration = Duration::from_millis(100);
 /// Pause between two looks at partitions that an operator may have freed.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -50,7 +52,7 @@ pub enum StartError {
 pub struct Running {
     consumer: ingest::Handle,
     workers: Vec<std::thread::JoinHandle<()>>,
-    background: tokio::task::JoinSet<()>,
+    background: tokio::sync::Mutex<tokio::task::JoinSet<()>>,
     stop: tokio::sync::watch::Sender<bool>,
     store: Store,
     deadline: Duration,
@@ -76,6 +78,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
         .map_err(|e| StartError::Ingest(e.to_string()))??;
     for (topic, partitions) in &topics {
         tracing::info!(topic, partitions, "consuming");
+        store.partitions_are(topic, *partitions);
     }
     health.set("kafka", false, "joining the group");
 
@@ -121,7 +124,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     Ok(Running {
         consumer,
         workers,
-        background,
+        background: tokio::sync::Mutex::new(background),
         stop,
         store,
         deadline: config.pipeline.shutdown,
@@ -178,6 +181,7 @@ fn workers(
             panics: Vec::new(),
             lanes: Default::default(),
             generation: 0,
+            broken: false,
             foreign_wait,
         };
         let spawned = std::thread::Builder::new()
@@ -221,12 +225,37 @@ async fn look_at_halted(
     }
 }
 
-impl Running {
-    /// Waits until the consumer ends by itself, which it does only when it cannot go on.
-    pub async fn failed(&self) {
-        while !self.consumer.is_finished() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+/// Waits for the first part that ends.
+async fn first_ended(
+    consumer: impl Fn() -> bool,
+    workers: &[std::thread::JoinHandle<()>],
+    background: &mut tokio::task::JoinSet<()>,
+) -> String {
+    loop {
+        if consumer() {
+            return "the consumer ended".to_owned();
         }
+        if let Some(worker) = workers.iter().find(|w| w.is_finished()) {
+            return format!("{} ended", worker.thread().name().unwrap_or("a worker"));
+        }
+        tokio::select! {
+            ended = background.join_next(), if !background.is_empty() => {
+                let panicked = ended.is_some_and(|e| e.is_err());
+                let how = if panicked { "panicked" } else { "ended" };
+                return format!("a background task {how}");
+            }
+            () = tokio::time::sleep(WATCH) => {}
+        }
+    }
+}
+
+impl Running {
+    /// Waits until a part ends by itself, which it does only when it cannot go on, and says which. A
+    /// process with a part missing would look alive and do nothing: it must end, and be started anew.
+    pub async fn failed(&self) -> String {
+        let mut background = self.background.lock().await;
+        let consumer = || self.consumer.is_finished();
+        first_ended(consumer, &self.workers, &mut background).await
     }
 
     /// Reads the rule files again, now.
@@ -245,11 +274,12 @@ impl Running {
         let Self {
             consumer,
             workers,
-            mut background,
+            background,
             stop,
             store,
             ..
         } = self;
+        let mut background = background.into_inner();
         consumer.stop();
         let ended = tokio::task::spawn_blocking(move || {
             let ended = consumer.join();
@@ -274,5 +304,42 @@ impl Running {
         }
         let _ = tokio::time::timeout(Duration::from_millis(500), store.close()).await;
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(stop: mpsc::Receiver<()>) -> std::thread::JoinHandle<()> {
+        let thread = std::thread::Builder::new().name("worker-0".into());
+        thread
+            .spawn(move || {
+                let _ = stop.recv();
+            })
+            .expect("a thread")
+    }
+
+    #[tokio::test]
+    async fn any_part_that_ends_ends_the_whole() {
+        let (stop, stopped) = mpsc::channel();
+        let workers = [sleeper(stopped)];
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(std::future::pending());
+        let wait = Duration::from_millis(250);
+        let all_run = first_ended(|| false, &workers, &mut tasks);
+        assert!(tokio::time::timeout(wait, all_run).await.is_err());
+        assert_eq!(
+            first_ended(|| true, &workers, &mut tasks).await,
+            "the consumer ended"
+        );
+        tasks.spawn(async { panic!("as asked") });
+        let why = first_ended(|| false, &workers, &mut tasks).await;
+        assert_eq!(why, "a background task panicked");
+        drop(stop);
+        assert_eq!(
+            first_ended(|| false, &workers, &mut tasks).await,
+            "worker-0 ended"
+        );
     }
 }

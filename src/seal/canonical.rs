@@ -23,7 +23,7 @@ pub fn identity(domain: Domain, value: &str) -> Zeroizing<String> {
                 v.into_owned()
             }
         }
-        Domain::Source | Domain::Value => plain(value).into_owned(),
+        Domain::Source | Domain::Name | Domain::Value => plain(value).into_owned(),
     })
 }
 

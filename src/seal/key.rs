@@ -42,6 +42,8 @@ pub enum Domain {
     Args,
     /// A source of context.
     Source,
+    /// A name or id that does not fit its field as it is.
+    Name,
     /// A value found in a text: `type ‖ 0x00 ‖ value without separators`.
     Value,
 }
@@ -56,6 +58,7 @@ impl Domain {
             Self::Net => "net",
             Self::Args => "args",
             Self::Source => "source",
+            Self::Name => "name",
             Self::Value => "value",
         }
     }

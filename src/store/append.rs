@@ -232,7 +232,9 @@ pub(super) async fn state(
               ORDER BY u.user_id COLLATE \"C\", u.topic COLLATE \"C\", u.part
              ON CONFLICT (user_id, topic, part) DO UPDATE
                SET as_of = excluded.as_of, at_ms = excluded.at_ms, state = excluded.state
-             WHERE excluded.as_of >= s.as_of",
+             WHERE excluded.as_of >= s.as_of
+                OR s.as_of > (SELECT p.next_offset FROM vw.stream_partition p
+                               WHERE p.topic = s.topic AND p.part = s.part)",
         )
         .bind(users.iter().map(|(_, u)| u.user.to_string()).collect::<Vec<_>>())
         .bind(users.iter().map(|(b, _)| b.tp.topic.as_str()).collect::<Vec<_>>())

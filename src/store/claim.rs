@@ -1,6 +1,7 @@
 //! Taking over a partition: from here on the previous owner's batches change nothing.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -11,6 +12,10 @@ use crate::event::{Pseudonym, SmolStr, Time, TopicPartition};
 
 /// Domain of the genesis head of a chain, so that two partitions' heads differ from the start.
 const GENESIS: &str = "veilwatch audit chain v1";
+
+/// How far an idle watermark stays behind database time, milliseconds: what the clocks of brokers and
+/// database may differ by.
+const BEHIND_MS: i64 = 1_000;
 
 /// What a new owner of a partition starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub struct Claim {
     pub chain_head: [u8; 32],
     /// Append time of the last applied record.
     pub watermark: Time,
+    /// Database time of the claim.
+    pub now: Time,
     /// Timestamp of record `next_offset - 1`, 0 where none was applied.
     pub last_ts_ms: i64,
     /// Fingerprint of record `next_offset - 1`.
@@ -96,7 +103,8 @@ impl Store {
              VALUES ($1, $2, $3, $4, $5, $6, $6)
              ON CONFLICT (topic, part) DO UPDATE
                SET claim_id = excluded.claim_id, epoch = s.epoch + 1, owner = excluded.owner, claimed_at = now()
-             RETURNING claim_id, epoch, next_offset, chain, watermark, last_ts_ms, last_crc, halted",
+             RETURNING claim_id, epoch, next_offset, chain, watermark, last_ts_ms, last_crc, halted,
+                       (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
         )
         .bind(tp.topic.as_str())
         .bind(tp.partition)
@@ -141,6 +149,7 @@ impl Store {
             next_offset,
             chain_head,
             watermark: Time(row.get(4)),
+            now: Time(row.get(8)),
             last_ts_ms: row.get(5),
             last_crc: row.get(6),
             halted: row.get(7),
@@ -221,17 +230,29 @@ impl Store {
             .collect())
     }
 
-    /// The owner of an idle partition that stands at its high watermark says so: database time − 1 s,
-    /// so that minutes close. False: the partition has another owner, or moved.
+    /// The owner of an idle partition that stood at its high watermark when Kafka was `asked` says so:
+    /// the database time of that moment − 1 s, so that minutes close. What was appended while this waited
+    /// for a connection or a lock is not passed. False: the partition has another owner, or moved.
     pub async fn idle_watermark(
         &self,
         tp: &TopicPartition,
         claim_id: Uuid,
         next_offset: i64,
+        asked: Instant,
     ) -> Result<bool, StoreError> {
+        let sql = StoreError::statement;
+        let what = "could not advance an idle watermark";
+        // The time is read at once, the row may be locked for long.
+        let mut conn = self.pool().acquire().await.map_err(sql(what))?;
+        let now: i64 =
+            sqlx::query_scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+                .fetch_one(&mut *conn)
+                .await
+                .map_err(sql(what))?;
+        let elapsed = i64::try_from(asked.elapsed().as_millis()).unwrap_or(i64::MAX);
         let done = sqlx::query(
             "UPDATE vw.stream_partition
-                SET watermark = greatest(watermark, (extract(epoch FROM clock_timestamp()) * 1000)::bigint - 1000),
+                SET watermark = greatest(watermark, $5),
                     applied_at = now()
               WHERE topic = $1 AND part = $2 AND claim_id = $3 AND next_offset = $4",
         )
@@ -239,10 +260,33 @@ impl Store {
         .bind(tp.partition)
         .bind(claim_id)
         .bind(next_offset)
+        .bind(now.saturating_sub(elapsed).saturating_sub(BEHIND_MS))
+        .execute(&mut *conn)
+        .await
+        .map_err(sql(what))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Notes whose timestamps a partition's records carry: producers' clocks make minutes less complete, and
+    /// the view `completeness` says so.
+    pub async fn note_timestamps(
+        &self,
+        tp: &TopicPartition,
+        create_time: bool,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE vw.stream_partition SET create_time = $3
+              WHERE topic = $1 AND part = $2 AND create_time IS DISTINCT FROM $3",
+        )
+        .bind(tp.topic.as_str())
+        .bind(tp.partition)
+        .bind(create_time)
         .execute(self.pool())
         .await
-        .map_err(StoreError::statement("could not advance an idle watermark"))?;
-        Ok(done.rows_affected() == 1)
+        .map_err(StoreError::statement(
+            "could not note the kind of timestamps",
+        ))?;
+        Ok(())
     }
 
     /// Marks a partition as halted (a record that cannot be fetched, a truncated topic), or not. Under

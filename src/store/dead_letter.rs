@@ -2,8 +2,12 @@
 
 use sqlx::Row as _;
 
-use super::{Store, StoreError, count, time};
+use super::{Store, StoreError, count, day, time};
 use crate::event::{Time, TopicPartition};
+
+/// How far before the watermark a replay may reach, milliseconds: checkpoints are minutes apart, an idle
+/// partition's watermark may be far ahead of its last record.
+const REPLAYED_MS: i64 = 7 * 86_400_000;
 
 /// What to list.
 #[derive(Debug, Clone, Default)]
@@ -76,6 +80,33 @@ fn stored(r: &sqlx::postgres::PgRow) -> StoredDeadLetter {
 }
 
 impl Store {
+    /// Offsets from `lo` to below `hi` whose records made a detector panic: a replay over them must leave
+    /// them out. `near` is the partition's watermark: dead letters of long before are not looked through.
+    pub async fn panicked(
+        &self,
+        tp: &TopicPartition,
+        lo: i64,
+        hi: i64,
+        near: Time,
+    ) -> Result<Vec<i64>, StoreError> {
+        if lo >= hi {
+            return Ok(Vec::new());
+        }
+        sqlx::query_scalar(
+            "SELECT off FROM vw.dead_letter
+              WHERE day >= $5 AND topic = $1 AND part = $2 AND off >= $3 AND off < $4 AND reason = 'detector_panic'
+              ORDER BY off LIMIT 1000",
+        )
+        .bind(tp.topic.as_str())
+        .bind(tp.partition)
+        .bind(lo)
+        .bind(hi)
+        .bind(day(near.minus_ms(REPLAYED_MS)))
+        .fetch_all(self.pool())
+        .await
+        .map_err(StoreError::statement("could not read the dead letters of a replay"))
+    }
+
     /// Lists dead letters, newest first.
     pub async fn dead_letters(
         &self,

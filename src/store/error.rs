@@ -173,12 +173,21 @@ impl StoreError {
     /// The same batch may succeed if it is tried again: deadlock, serialisation, lock and statement
     /// timeouts, lost connections, a server that starts, stops or is full.
     pub fn is_transient(&self) -> bool {
+        self.is_too_slow() || self.is_passing()
+    }
+
+    /// The server ended a statement or transaction that took too long. Once is load; the same work again
+    /// and again is too much at once.
+    pub fn is_too_slow(&self) -> bool {
+        self.code().is_some_and(|c| matches!(c, "57014" | "25P04"))
+    }
+
+    fn is_passing(&self) -> bool {
         if self.is_connection() {
             return true;
         }
         self.code().is_some_and(|c| {
-            matches!(c, "40001" | "40P01" | "55P03" | "57014" | "25P03" | "25P04")
-                || c.starts_with("53")
+            matches!(c, "40001" | "40P01" | "55P03" | "25P03") || c.starts_with("53")
         })
     }
 }

@@ -2,30 +2,42 @@
 //!
 //! One process in the fleet holds the lease. A minute closes when the watermark of every partition is
 //! 10 s past its end. A partition that is behind holds it at most [`StoreConfig::hold`], then it is
-//! left out whole: the merge is partial, and its parts are merged later, once, without firing.
+//! left out whole: the merge is partial, and its parts are merged later, once, without firing. One that
+//! stays left out is a finding of its own: the merged-minute detectors are blind without it.
 //!
-//! Each merge is one transaction: compare-and-set on the lease (claim and `merged_through`), parts
-//! marked, findings and incidents written, the new state stored. If it fails, the state in memory is
-//! thrown away and read again.
+//! A merge reads what is closed in one short transaction, works without one, and writes in another: it
+//! begins with the compare-and-set on the lease (claim and `merged_through`), marks the parts, writes
+//! findings, incidents and the new state. If it fails, the state in memory is thrown away and read again.
 
 mod house;
+mod merge;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::PgConnection;
 use tokio::task::JoinHandle;
+
+use merge::{Work, mark_merged, read_parts};
 
 use super::lease::{self, Lease, LeaseName};
 use super::maintain::Trouble;
+use super::present::Mark;
 use super::retest::Retest;
-use super::{Counters, Store, StoreConfig, StoreError, Uuid, incident, value};
-use crate::detect::{CLOSE_AFTER_MS, DetectConfig, Finding, Leader, Part, ValueKey, ValueRow};
-use crate::event::{SmolStr, Time, TopicPartition};
+use super::{Counters, Store, StoreError, Uuid, incident, value};
+use crate::detect::blind;
+use crate::detect::{CLOSE_AFTER_MS, DetectConfig, Finding, Leader, ValueKey, ValueRow};
+use crate::event::{Time, TopicPartition};
 
 /// Most minutes with parts in one transaction: catching up must not outlast the lease.
 const MINUTES_AT_ONCE: i64 = 30;
+/// Statements of values judged with one minute. What is left after hours of partial minutes is judged with
+/// the next ones: the transaction must end within the server's limits.
+const JUDGE_ROUNDS: usize = 8;
+/// Pause between two findings about one partition that stays left out: well below the time after which
+/// their incident resolves.
+const REMIND: Duration = Duration::from_hours(6);
 
 /// What a tick did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +58,8 @@ pub struct LeaderTick {
     pub findings: incident::Fates,
     /// Incident changes written: the notifier has work.
     pub changes: u64,
+    /// The stored state could not be read: baselines learn anew.
+    pub resets: u64,
     /// More minutes are closed already: call again at once.
     pub more: bool,
     /// What failed of the housekeeping; it is tried again in a minute.
@@ -74,13 +88,20 @@ struct Held {
     leader: Leader,
     /// When the most advanced partition was first seen past these minutes: (minute, when).
     passed: VecDeque<(i64, Instant)>,
+    /// Partitions that the last minutes were merged without.
+    left_out: BTreeMap<TopicPartition, LeftOut>,
+    /// Its state could not be read.
+    reset: bool,
 }
 
-/// How far a partition is.
-#[derive(Debug, Clone)]
-struct Mark {
-    tp: TopicPartition,
-    watermark: Time,
+/// A stretch of minutes without a partition.
+#[derive(Debug)]
+struct LeftOut {
+    first: i64,
+    since: Instant,
+    /// How often it was told, and when last.
+    told: u32,
+    told_at: Instant,
 }
 
 impl Mark {
@@ -145,7 +166,7 @@ impl LeaderTask {
     /// # Errors
     /// Transient ones: call again. The state is read afresh.
     pub async fn tick(&mut self) -> Result<LeaderTick, StoreError> {
-        let mut held = match self.held.take() {
+        let held = match self.held.take() {
             Some(held) => held,
             None => match self.take_over().await? {
                 Some(held) => {
@@ -163,10 +184,7 @@ impl LeaderTask {
         let store = self.store.clone();
         let done = self
             .store
-            .unabortable(async move {
-                let tick = store.merge(&mut held).await?;
-                Ok((held, tick))
-            })
+            .unabortable(async move { store.merge(held).await })
             .await;
         let (held, mut tick) = match done {
             Ok(done) => done,
@@ -192,20 +210,26 @@ impl LeaderTask {
         let Some(lease) = self.store.take_lease(LeaseName::Leader, self.claim).await? else {
             return Ok(None);
         };
+        let mut reset = false;
         let leader = if lease.state.is_empty() {
             Leader::new(Arc::clone(&self.detect))
         } else {
-            Leader::restore(Arc::clone(&self.detect), lease.fmt, &lease.state).map_err(|e| {
-                StoreError::Corrupt {
-                    what: "the leader's state",
-                    said: e.to_string(),
-                }
-            })?
+            let restored = Leader::restore(Arc::clone(&self.detect), lease.fmt, &lease.state);
+            restored.unwrap_or_else(|error| {
+                // The same bytes would be refused for ever. Sequences and baselines begin anew, as
+                // learning; what is decided in partitions and rows goes on.
+                reset = true;
+                Counters::add(&self.store.counters().leader_resets, 1);
+                tracing::error!(%error, format = lease.fmt, "the leader's state cannot be read: its baselines learn anew");
+                Leader::new(Arc::clone(&self.detect))
+            })
         };
         Ok(Some(Held {
             lease,
             leader,
             passed: VecDeque::new(),
+            left_out: BTreeMap::new(),
+            reset,
         }))
     }
 }
@@ -224,27 +248,51 @@ impl Held {
             self.passed.push_back((first, Instant::now()));
         }
     }
+
+    /// Notes whom a minute is merged without; those left out for longer than `after` are findings,
+    /// again each [`REMIND`] so that the incident does not resolve by itself.
+    fn note_left_out(&mut self, minute: i64, marks: &[&Mark], after: Duration) -> Vec<Finding> {
+        self.left_out
+            .retain(|tp, _| marks.iter().any(|m| m.tp == *tp));
+        let mut out = Vec::new();
+        for mark in marks {
+            let now = Instant::now();
+            let l = self.left_out.entry(mark.tp.clone()).or_insert(LeftOut {
+                first: minute,
+                since: now,
+                told: 0,
+                told_at: now,
+            });
+            let due = l.told == 0 || l.told_at.elapsed() >= REMIND;
+            if due && l.since.elapsed() >= after {
+                out.push(blind::finding(&mark.tp, l.first, minute, l.told));
+                (l.told, l.told_at) = (l.told + 1, now);
+            }
+        }
+        out
+    }
 }
 
 impl Store {
-    async fn merge(&self, held: &mut Held) -> Result<LeaderTick, StoreError> {
+    async fn merge(&self, mut held: Held) -> Result<(Held, LeaderTick), StoreError> {
         let what = "could not merge minutes";
         let sql = StoreError::statement;
         let mut tx = self.pool().begin().await.map_err(sql(what))?;
         lease::renew(&mut tx, &held.lease).await?;
-        let marks = marks(&mut tx, self.config()).await?;
+        let marks = self.watermarks(&mut tx).await?;
         held.note_passed(&marks);
         let merged = held.lease.merged_through;
         let mut tick = LeaderTick {
             leads: true,
             merged_through: merged,
+            resets: u64::from(std::mem::take(&mut held.reset)),
             ..LeaderTick::default()
         };
         let Some(closed) = closed(&marks, &held.passed, self.config().hold)
             .filter(|through| merged.is_none_or(|m| *through > m))
         else {
             tx.commit().await.map_err(sql(what))?;
-            return Ok(tick);
+            return Ok((held, tick));
         };
         // Minutes that have parts, and the last closed one: the pure half walks the empty ones.
         let mut minutes: Vec<i64> = sqlx::query_scalar(
@@ -262,39 +310,46 @@ impl Store {
             if merged.is_none() && minutes.is_empty() {
                 // Nothing was ever written: there is no minute to begin with.
                 tx.commit().await.map_err(sql(what))?;
-                return Ok(tick);
+                return Ok((held, tick));
             }
             minutes.push(closed);
         }
-        let last = minutes.last().copied().unwrap_or(closed);
-        let parts = take_parts(&mut tx, &marks, last).await?;
+        let through = minutes.last().copied().unwrap_or(closed);
+        let parts = read_parts(&mut tx, &marks, through).await?;
+        tx.commit().await.map_err(sql(what))?;
+
+        // Without a transaction, and not on a thread that others wait for: this may take a while, and the
+        // server ends a transaction that is idle for long.
+        let work = Work {
+            minutes,
+            marks,
+            parts,
+            partial_after: self.config().partial_after,
+        };
+        let (mut held, merged) = tokio::task::spawn_blocking(move || work.merge(held))
+            .await
+            .map_err(|e| StoreError::Task(e.to_string()))?;
+        tick.more |= merged.more;
+
+        let mut tx = self.pool().begin().await.map_err(sql(what))?;
+        lease::renew(&mut tx, &held.lease).await?;
+        mark_merged(&mut tx, &merged.parts).await?;
         let mut findings: Vec<Finding> = Vec::new();
-        let discarded = held.leader.discarded();
-        let sequences = held.leader.audit().forgotten;
-        let mut rest = parts;
-        for (i, &minute) in minutes.iter().enumerate() {
-            let left_out: Vec<&Mark> = marks.iter().filter(|m| m.minute() < minute).collect();
-            let partial = !left_out.is_empty();
-            // Late and left-out parts of earlier minutes come with the first call.
-            let (now, later): (Vec<_>, Vec<_>) = rest
-                .into_iter()
-                .partition(|(m, _)| *m == minute || (i == 0 && *m < minute));
-            rest = later;
-            let now: Vec<Part> = now.into_iter().map(|(_, part)| part).collect();
-            findings.extend(held.leader.merge_minute(minute, &now, partial));
-            if partial {
-                tick.partial += 1;
-                note_partial(&mut tx, minute, &left_out).await?;
+        let mut last = through;
+        for m in merged.minutes {
+            findings.extend(m.findings);
+            if m.left_out.is_empty() {
+                findings.extend(judge(&mut tx, &held.leader, m.minute).await?);
             } else {
-                findings.extend(judge(&mut tx, &held.leader, minute).await?);
+                tick.partial += 1;
+                note_partial(&mut tx, m.minute, &m.left_out).await?;
             }
+            tick.minutes += 1;
+            last = m.minute;
         }
-        tick.minutes = minutes.len() as u64;
-        let (damaged, forgotten) = held.leader.discarded();
-        tick.damaged_parts = damaged - discarded.0;
-        tick.forgotten_campaigns = forgotten - discarded.1;
+        (tick.damaged_parts, tick.forgotten_campaigns) = merged.discarded;
+        let sequences = merged.forgotten_sequences;
         let applied = incident::apply(&mut tx, findings, false).await?;
-        let sequences = held.leader.audit().forgotten.saturating_sub(sequences);
         let checkpoint = held.leader.checkpoint();
         sqlx::query(
             "UPDATE vw.lease SET merged_through = $2, fmt = $3, state = $4 WHERE name = $1",
@@ -313,86 +368,18 @@ impl Store {
         tick.merged_through = Some(last);
         tick.findings = applied.fates;
         tick.changes = applied.changes;
-        Ok(tick)
+        Ok((held, tick))
     }
-}
-
-/// How far every partition of the configured topics is.
-async fn marks(conn: &mut PgConnection, config: &StoreConfig) -> Result<Vec<Mark>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT topic, part, watermark FROM vw.stream_partition
-          WHERE cardinality($1::text[]) = 0 OR topic = ANY ($1) ORDER BY topic, part",
-    )
-    .bind(
-        config
-            .topics
-            .iter()
-            .map(SmolStr::as_str)
-            .collect::<Vec<_>>(),
-    )
-    .fetch_all(conn)
-    .await
-    .map_err(StoreError::statement("could not read the watermarks"))?;
-    Ok(rows
-        .iter()
-        .map(|r| Mark {
-            tp: TopicPartition {
-                topic: SmolStr::new(r.get::<&str, _>(0)),
-                partition: r.get(1),
-            },
-            watermark: Time(r.get(2)),
-        })
-        .collect())
-}
-
-/// Marks and reads, in one statement, the parts through a minute; parts of a partition that has not
-/// passed their minute stay for later.
-async fn take_parts(
-    conn: &mut PgConnection,
-    marks: &[Mark],
-    through: i64,
-) -> Result<Vec<(i64, Part)>, StoreError> {
-    let rows = sqlx::query(
-        "UPDATE vw.minute_part p SET merged = true
-          WHERE NOT p.merged AND p.minute <= $1
-            AND NOT EXISTS (SELECT 1 FROM unnest($2::text[], $3::int[], $4::bigint[]) AS u (topic, part, through)
-                             WHERE u.topic = p.topic AND u.part = p.part AND u.through < p.minute)
-         RETURNING p.minute, p.topic, p.part, p.late, p.lo, p.blob",
-    )
-    .bind(through)
-    .bind(marks.iter().map(|m| m.tp.topic.as_str()).collect::<Vec<_>>())
-    .bind(marks.iter().map(|m| m.tp.partition).collect::<Vec<_>>())
-    .bind(marks.iter().map(Mark::minute).collect::<Vec<_>>())
-    .fetch_all(conn)
-    .await
-    .map_err(StoreError::statement("could not read minute parts"))?;
-    let mut parts: Vec<(i64, bool, i64, Part)> = rows
-        .iter()
-        .map(|r| {
-            let from = TopicPartition {
-                topic: SmolStr::new(r.get::<&str, _>(1)),
-                partition: r.get(2),
-            };
-            let part = Part {
-                from,
-                bytes: r.get(5),
-            };
-            (r.get(0), r.get(3), r.get(4), part)
-        })
-        .collect();
-    // The order of rows is the plan's; merging must not depend on it.
-    parts.sort_by(|a, b| (a.0, a.1, &a.3.from, a.2).cmp(&(b.0, b.1, &b.3.from, b.2)));
-    Ok(parts.into_iter().map(|(m, _, _, part)| (m, part)).collect())
 }
 
 async fn note_partial(
     conn: &mut PgConnection,
     minute: i64,
-    left_out: &[&Mark],
+    left_out: &[TopicPartition],
 ) -> Result<(), StoreError> {
     let names: Vec<String> = left_out
         .iter()
-        .map(|m| format!("{}/{}", m.tp.topic, m.tp.partition))
+        .map(|tp| format!("{}/{}", tp.topic, tp.partition))
         .collect();
     sqlx::query(
         "INSERT INTO vw.partial_minute (minute, left_out) VALUES ($1, $2)
@@ -413,13 +400,16 @@ async fn judge(
     leader: &Leader,
     minute: i64,
 ) -> Result<Vec<Finding>, StoreError> {
-    let due = value::due(conn, minute).await?;
-    if due.is_empty() {
-        return Ok(Vec::new());
+    let mut findings = Vec::new();
+    for _ in 0..JUDGE_ROUNDS {
+        let due = value::due(conn, minute).await?;
+        if due.is_empty() {
+            break;
+        }
+        let mut rows: Vec<(ValueKey, ValueRow)> = due.into_iter().collect();
+        findings.extend(leader.judge_values(minute, &mut rows));
+        value::write(conn, &rows.into_iter().collect()).await?;
     }
-    let mut rows: Vec<(ValueKey, ValueRow)> = due.into_iter().collect();
-    let findings = leader.judge_values(minute, &mut rows);
-    value::write(conn, &rows.into_iter().collect()).await?;
     Ok(findings)
 }
 
@@ -430,7 +420,7 @@ mod tests {
     fn mark(partition: i32, ms: i64) -> Mark {
         Mark {
             tp: TopicPartition {
-                topic: SmolStr::new("t"),
+                topic: crate::event::SmolStr::new("t"),
                 partition,
             },
             watermark: Time(ms),

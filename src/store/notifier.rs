@@ -133,28 +133,19 @@ impl Store {
         let sql = StoreError::statement;
         let mut tx = self.pool().begin().await.map_err(sql(what))?;
         lease::renew(&mut tx, &held.lease).await?;
-        let row = sqlx::query(
-            "SELECT clock_timestamp(), (SELECT min(watermark) FROM vw.stream_partition
-               WHERE cardinality($1::text[]) = 0 OR topic = ANY ($1))",
-        )
-        .bind(
-            self.config()
-                .topics
-                .iter()
-                .map(SmolStr::as_str)
-                .collect::<Vec<_>>(),
-        )
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(sql(what))?;
-        let now = time(row.get(0));
+        let marks = self.watermarks(&mut tx).await?;
+        let watermark = marks.iter().map(|m| m.watermark).min();
+        let now = sqlx::query_scalar("SELECT clock_timestamp()")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(sql(what))?;
+        let now = time(now);
         let mut tick = NotifierTick {
             leads: true,
             ..NotifierTick::default()
         };
-        if let Some(watermark) = row.get::<Option<i64>, _>(1) {
-            tick.resolved =
-                incident::resolve_due(&mut tx, Time(watermark), RESOLVE_AT_ONCE).await?;
+        if let Some(watermark) = watermark {
+            tick.resolved = incident::resolve_due(&mut tx, watermark, RESOLVE_AT_ONCE).await?;
         }
         let (ids, changes) = untaken(&mut tx).await?;
         let silences = active_silences(&mut tx).await?;

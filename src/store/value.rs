@@ -9,6 +9,9 @@ use super::{StoreError, day};
 use crate::detect::{ValueDelta, ValueKey, ValueRow};
 use crate::event::{Kid, Time};
 
+/// Most values read in one statement, so that it stays far below the server's time-out.
+pub(super) const DUE_AT_ONCE: i64 = 5_000;
+
 /// Locks the rows of the keys in order, merges what the batch adds, and notes which minutes have a
 /// candidate to judge. Gives the candidates that did not fit their rows.
 pub(super) async fn merge(
@@ -105,17 +108,19 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Locks and reads the values that have a candidate in a minute up to `through`, in lock order, and
-/// marks those minutes as judged. The values are locked before the marks, as a batch does.
+/// Locks and reads values that have a candidate in a minute up to `through`, at most [`DUE_AT_ONCE`], in
+/// lock order, and marks those minutes as judged. The values are locked before the marks, as a batch does.
 pub(super) async fn due(
     conn: &mut PgConnection,
     through: i64,
 ) -> Result<BTreeMap<ValueKey, ValueRow>, StoreError> {
     let what = "could not read the values to judge";
     let keys = sqlx::query(
-        "SELECT DISTINCT kid, mac FROM vw.value_pending WHERE NOT judged AND minute <= $1",
+        "SELECT DISTINCT kid, mac FROM vw.value_pending WHERE NOT judged AND minute <= $1
+          ORDER BY kid, mac LIMIT $2",
     )
     .bind(through)
+    .bind(DUE_AT_ONCE)
     .fetch_all(&mut *conn)
     .await
     .map_err(StoreError::statement(what))?;

@@ -40,6 +40,11 @@ impl Health {
         }
     }
 
+    /// How long ago a component reported last; `None` for one that never did.
+    pub fn age(&self, name: &str) -> Option<Duration> {
+        self.lock().get(name).map(|c| c.beat.elapsed())
+    }
+
     /// Forgets a component, such as a halted partition that was skipped.
     pub fn clear(&self, name: &str) {
         self.lock().remove(name);

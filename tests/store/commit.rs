@@ -323,3 +323,26 @@ async fn several_numbers_within_one_batch_are_all_kept() {
         "1resolved 2resolved 3open"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_new_owner_knows_which_records_made_a_detector_panic() {
+    let db = Db::new().await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let mut b = a.batch(9);
+    let panicked = |offset| DeadLetterRow {
+        reason: SmolStr::new("detector_panic"),
+        ..dead_letter(offset)
+    };
+    b.dead_letters = vec![panicked(2), dead_letter(3), panicked(5), panicked(8)];
+    a.commit(&db.store, b).await;
+    let near = a.watermark.plus_ms(3_600_000);
+    let found = db.store.panicked(&a.tp, 3, 9, near).await.expect("asked");
+    assert_eq!(found, [5, 8]);
+    assert!(
+        db.store
+            .panicked(&tp(1), 0, 9, near)
+            .await
+            .expect("asked")
+            .is_empty()
+    );
+}

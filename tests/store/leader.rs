@@ -1,10 +1,12 @@
 //! The leader: closes minutes, holds them, leaves partitions out, is taken over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use veilwatch::detect::part::MinutePart;
+use std::sync::atomic::Ordering;
+use veilwatch::detect::part::{LaneKey, LaneSeen, MinutePart};
 use veilwatch::detect::value::Candidate;
 use veilwatch::detect::{DetectConfig, ValueRow};
+
 use veilwatch::store::{LeaderTask, LeaderTick};
 
 use super::*;
@@ -68,14 +70,14 @@ async fn a_minute_closes_when_every_watermark_has_passed() {
     for o in [&a, &b] {
         let done = db
             .store
-            .idle_watermark(&o.tp, o.claim.claim_id, o.next)
+            .idle_watermark(&o.tp, o.claim.claim_id, o.next, Instant::now())
             .await
             .expect("idle");
         assert!(done);
     }
     assert!(
         !db.store
-            .idle_watermark(&a.tp, a.claim.claim_id, 99)
+            .idle_watermark(&a.tp, a.claim.claim_id, 99, Instant::now())
             .await
             .expect("idle")
     );
@@ -125,6 +127,128 @@ async fn a_dead_partition_holds_without_limit_if_so_configured() {
     for _ in 0..3 {
         assert_eq!(leader.tick().await.expect("tick").minutes, 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_watermark_is_of_the_moment_kafka_was_asked() {
+    let db = Db::new().await;
+    let a = Owner::claim(&db.store, 0).await;
+    let mut other = db.pool.begin().await.expect("begun");
+    sqlx::query("SELECT 1 FROM vw.stream_partition FOR UPDATE")
+        .execute(&mut *other)
+        .await
+        .expect("locked");
+    let asked = Instant::now();
+    let at = db
+        .number("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+        .await;
+    let (store, tp, claim) = (db.store.clone(), a.tp.clone(), a.claim.claim_id);
+    let next = a.next;
+    let moved = tokio::spawn(async move { store.idle_watermark(&tp, claim, next, asked).await });
+    // What is appended while the statement waits must not be passed.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    other.commit().await.expect("unlocked");
+    assert!(moved.await.expect("joined").expect("idle"));
+    let watermark = db.number("SELECT watermark FROM vw.stream_partition").await;
+    assert!(watermark <= at - 999, "{} ms too far", watermark - at);
+    assert!(watermark > at - 60_000, "it moved");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_be_read_begins_anew() {
+    let db = Db::new().await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let m = NOON.minute();
+    minute(&db, &mut a, m, 10_001).await;
+    let mut first = leader(&db);
+    assert_eq!(first.tick().await.expect("tick").merged_through, Some(m));
+    first.give_up().await.expect("given up");
+    for spoil in ["fmt = 99", "state = '\\x01ff'"] {
+        db.run(&format!(
+            "UPDATE vw.lease SET {spoil} WHERE name = 'leader'"
+        ))
+        .await;
+        let m = db
+            .number("SELECT merged_through FROM vw.lease WHERE name = 'leader'")
+            .await
+            + 1;
+        minute(&db, &mut a, m, 10_001).await;
+        let before = db.store.counters().leader_resets.load(Ordering::Relaxed);
+        let mut next = leader(&db);
+        let tick = next.tick().await.expect("tick");
+        assert_eq!(
+            (tick.leads, tick.merged_through),
+            (true, Some(m)),
+            "{spoil}"
+        );
+        let after = db.store.counters().leader_resets.load(Ordering::Relaxed);
+        assert_eq!(after, before + 1, "{spoil}");
+        next.give_up().await.expect("given up");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_no_longer_exist_hold_nothing() {
+    let db = Db::with(|c| {
+        c.hold = None;
+        c.topics = vec![SmolStr::new("events")];
+    })
+    .await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let _beyond = Owner::claim(&db.store, 1).await;
+    let renamed = TopicPartition {
+        topic: SmolStr::new("old"),
+        partition: 0,
+    };
+    db.store.claim(&renamed, 0).await.expect("claim");
+    let m = NOON.minute();
+    minute(&db, &mut a, m, 10_001).await;
+    let mut leader = leader(&db);
+    // Whatever is applied now counts, whoever configured it.
+    assert_eq!(leader.tick().await.expect("tick").minutes, 0);
+    db.run("UPDATE vw.stream_partition SET applied_at = now() - interval '3 minutes' WHERE topic = 'old'")
+        .await;
+    assert_eq!(leader.tick().await.expect("tick").minutes, 0);
+    // The topic has one partition now: the other one's row is of before.
+    db.run("UPDATE vw.stream_partition SET applied_at = now() - interval '3 minutes'")
+        .await;
+    assert_eq!(leader.tick().await.expect("tick").minutes, 0);
+    db.store.partitions_are("events", 1);
+    let tick = leader.tick().await.expect("tick");
+    assert_eq!((tick.minutes, tick.partial), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minutes_that_stay_partial_are_a_finding() {
+    let db = Db::with(|c| {
+        c.hold = Some(Duration::ZERO);
+        c.partial_after = Duration::from_millis(300);
+    })
+    .await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let mut b = Owner::claim(&db.store, 1).await;
+    let m = NOON.minute();
+    let mut leader = leader(&db);
+    minute(&db, &mut a, m, 10_001).await;
+    assert_eq!(leader.tick().await.expect("tick").partial, 1);
+    assert_eq!(db.number("SELECT count(*) FROM findings").await, 0);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    for n in 1..4 {
+        minute(&db, &mut a, m + n, 10_001).await;
+        assert_eq!(leader.tick().await.expect("tick").partial, 1);
+    }
+    let told = "SELECT string_agg(rule || ' ' || subject, ',') FROM findings";
+    assert_eq!(db.text(told).await, "audit-partial partition:events/1");
+    // Once it has caught up, a new stretch is told anew.
+    minute(&db, &mut b, m + 4, 10_001).await;
+    minute(&db, &mut a, m + 4, 10_001).await;
+    assert_eq!(leader.tick().await.expect("tick").partial, 0);
+    minute(&db, &mut a, m + 5, 10_001).await;
+    leader.tick().await.expect("tick");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    minute(&db, &mut a, m + 6, 10_001).await;
+    leader.tick().await.expect("tick");
+    assert_eq!(db.number("SELECT count(*) FROM findings").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,4 +387,86 @@ async fn a_value_of_another_user_is_judged_once_when_its_minute_closes() {
             .await,
         0
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_for_each_event_stops_no_leader() {
+    let db = Db::with(|c| c.hold = None).await;
+    let mut owners = Vec::new();
+    for n in 0..6 {
+        owners.push(Owner::claim(&db.store, n).await);
+    }
+    let m = NOON.minute();
+    let mut leader = leader(&db);
+    for n in 0..4 {
+        for (i, o) in owners.iter_mut().enumerate() {
+            o.watermark = Time::from_minute(m + n + 1).plus_ms(10_001);
+            let mut part = MinutePart {
+                minute: m + n,
+                ..MinutePart::default()
+            };
+            for boot in 0..4_096 {
+                let key = LaneKey {
+                    gateway: SmolStr::new("gw1"),
+                    boot: SmolStr::new(format!("{n}-{i}-{boot}")),
+                    lane: 0,
+                };
+                let seen = LaneSeen {
+                    seen: vec![(0, 0)],
+                    declared: 0,
+                };
+                part.lanes.insert(key, seen);
+            }
+            let mut b = o.batch(1);
+            b.effects.minute_parts.insert((m + n, false), part.encode());
+            o.commit(&db.store, b).await;
+        }
+        let tick = leader.tick().await.expect("tick");
+        assert_eq!((tick.minutes, tick.partial), (1, 0));
+    }
+    assert_eq!(
+        db.number("SELECT count(*) FROM vw.minute_part WHERE NOT merged")
+            .await,
+        0
+    );
+    let told = "SELECT string_agg(DISTINCT rule || ' ' || subject, ',') FROM findings";
+    assert_eq!(db.text(told).await, "audit-many-boots gateway:gw1");
+    // What is kept is bounded, and what was forgotten is counted.
+    let bytes = db
+        .number("SELECT length(state) FROM vw.lease WHERE name = 'leader'")
+        .await;
+    assert!(bytes < 1_000_000, "{bytes} bytes");
+    let forgotten = &db.store.counters().forgotten_sequences;
+    assert!(forgotten.load(Ordering::Relaxed) > 3 * 4_096);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_values_than_one_statement_takes_are_judged_with_one_minute() {
+    let db = Db::new().await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let m = NOON.minute();
+    let mut b = a.batch(1);
+    for n in 0..6_000 {
+        let mut row = ValueRow::default();
+        row.received(Candidate {
+            end: NOON.plus_ms(30_000),
+            event: SmolStr::new("e1"),
+            user: user(2),
+            tenant: SmolStr::new("acme"),
+            rule: SmolStr::new("pii-us-ssn"),
+            version: 1,
+            entity: SmolStr::new("US_SSN"),
+            model: SmolStr::new("gpt"),
+            gateway: SmolStr::new("gw1"),
+            shadow: false,
+        });
+        b.effects.values.insert(user(10_000 + n).into(), row);
+    }
+    a.commit(&db.store, b).await;
+    let pending = "SELECT count(*) FROM vw.value_pending WHERE NOT judged";
+    assert_eq!(db.number(pending).await, 6_000);
+    minute(&db, &mut a, m, 10_001).await;
+    let mut leader = leader(&db);
+    assert_eq!(leader.tick().await.expect("tick").minutes, 1);
+    assert_eq!(db.number(pending).await, 0);
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::{Alarm, Baseline, RAISE_CLIP, RESOLVE_AFTER_MS, RULE, VERSION, grade};
 use crate::detect::part::{self, MinutePart, Spender};
 use crate::detect::wire::{Damaged, Reader, Writer};
-use crate::detect::{DetectConfig, DetectorId, Finding, finding_id};
+use crate::detect::{DetectConfig, DetectorId, Finding, finding_id, room};
 use crate::event::{Severity, SmolStr, Stage, Time};
 
 /// Spenders above the user that have a baseline; beyond it the longest unused is forgotten.
@@ -59,16 +59,18 @@ impl Above {
         out: &mut Vec<Finding>,
     ) {
         let end = Time::from_minute(part.minute + 1).minus_ms(1);
+        let known = &self.spenders;
+        let new = part.spend.keys().filter(|w| !known.contains_key(w)).count();
+        room::make(
+            &mut self.spenders,
+            new,
+            MAX_SPENDERS,
+            |w| part.spend.contains_key(w),
+            |s| s.last,
+        );
         for (who, weight) in &part.spend {
-            if !self.spenders.contains_key(who) && self.spenders.len() >= MAX_SPENDERS {
-                let oldest = self
-                    .spenders
-                    .iter()
-                    .min_by_key(|(n, s)| (s.last, (*n).clone()))
-                    .map(|(n, _)| n.clone());
-                if let Some(n) = oldest {
-                    self.spenders.remove(&n);
-                }
+            if self.spenders.len() >= MAX_SPENDERS && !self.spenders.contains_key(who) {
+                continue;
             }
             let s = self
                 .spenders
