@@ -73,9 +73,9 @@ pub struct Head {
     pub number: i32,
     /// Where it stands.
     pub state: State,
-    /// The worst of its findings.
+    /// The worst of its findings since it opened or reopened.
     pub severity: Severity,
-    /// The furthest of its findings' stages.
+    /// The furthest of their stages.
     pub stage: Stage,
     /// `end` of the finding that opened it.
     #[serde(with = "millis")]
@@ -310,11 +310,14 @@ fn join(head: &mut Head, f: &Finding) -> Option<Change> {
     }
     head.last_end = head.last_end.max(f.end);
     head.resolve_at = head.resolve_at.max(f.end.plus_ms(f.resolve_after_ms));
-    head.severity = head.severity.max(f.severity);
-    head.stage = head.stage.max(f.stage);
     let kind = if after_the_end {
+        // It begins anew: how bad it was the last time is no news about this time.
+        head.severity = f.severity;
+        head.stage = f.stage;
         ChangeKind::Reopened
     } else if worse {
+        head.severity = head.severity.max(f.severity);
+        head.stage = head.stage.max(f.stage);
         ChangeKind::Escalated
     } else {
         return None;
@@ -557,6 +560,23 @@ mod tests {
             let n = u64::try_from(findings.len()).expect("len");
             assert_eq!(fates.new + fates.folded, n, "{name}");
         }
+    }
+
+    #[test]
+    fn a_reopened_incident_is_as_bad_as_the_finding_that_reopened_it() {
+        // An hourly budget: the first hour ended past 100 %, the second is past 50 %.
+        let (changes, head, _) = run(&[
+            f(0, Severity::High, Stage::Page),
+            f(HOUR + 600_000, Severity::Low, Stage::Ticket),
+        ]);
+        assert_eq!(changes[1], (ChangeKind::Reopened, 1));
+        assert_eq!((head.severity, head.stage), (Severity::Low, Stage::Ticket));
+        // Within one hour it only rises.
+        let (_, head, _) = run(&[
+            f(0, Severity::High, Stage::Page),
+            f(600_000, Severity::Low, Stage::Ticket),
+        ]);
+        assert_eq!((head.severity, head.stage), (Severity::High, Stage::Page));
     }
 
     #[test]
