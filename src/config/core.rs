@@ -16,7 +16,7 @@ use crate::decide::route::{
 use crate::detect::access::Allowed;
 use crate::detect::config::Keep;
 use crate::detect::{DetectConfig, Facts};
-use crate::event::SmolStr;
+use crate::event::{SmolStr, hash16};
 
 /// The budgets. The settings were checked when they were read; one that is not understood here
 /// would be a mistake of this program and is left out.
@@ -72,8 +72,12 @@ pub fn routes(routing: &Routing, sinks: &[SinkSetting], titles: Titles) -> Route
     routes.inhibit = routing.inhibit.iter().map(inhibit).collect();
     if !routing.routes.is_empty() {
         routes.root.sinks.clear();
-        let all = routing.routes.iter().enumerate();
-        routes.root.children = all.map(|(i, r)| route(i, r)).collect();
+        let mut names = Vec::new();
+        for r in &routing.routes {
+            names.push(route_name(r, &names));
+        }
+        let all = routing.routes.iter().zip(names);
+        routes.root.children = all.map(|(r, name)| route(name, r)).collect();
     }
     routes
 }
@@ -104,14 +108,36 @@ fn matchers(table: &BTreeMap<String, String>) -> Vec<Matcher> {
         .collect()
 }
 
-fn route(i: usize, r: &RouteSetting) -> Route {
+/// A route's stable name: its own, or what it matches. Groups are stored under it, so that a route keeps
+/// its open groups when others are put before it or its sinks and times change.
+fn route_name(r: &RouteSetting, taken: &[SmolStr]) -> SmolStr {
+    if let Some(name) = &r.name {
+        return SmolStr::new(name);
+    }
+    let mut parts: Vec<&[u8]> = vec![r.min_stage.as_str().as_bytes()];
+    for (field, value) in &r.matchers {
+        parts.extend([field.as_bytes(), value.as_bytes()]);
+    }
+    let hash = hash16("route", &parts).to_string();
+    let name = smol_str::format_smolstr!("route-{}", &hash[..8]);
+    // Several that match the same are told apart by their order.
+    (1..)
+        .map(|n| match n {
+            1 => name.clone(),
+            n => smol_str::format_smolstr!("{name}-{n}"),
+        })
+        .find(|name| !taken.contains(name))
+        .unwrap_or(name.clone())
+}
+
+fn route(name: SmolStr, r: &RouteSetting) -> Route {
     let mut group_by = fields(&r.group_by);
     let alone = group_by.is_empty();
     if alone {
         group_by.push(Field::Key);
     }
     Route {
-        name: smol_str::format_smolstr!("route-{i}"),
+        name,
         matchers: matchers(&r.matchers),
         sinks: r.sinks.iter().map(SmolStr::new).collect(),
         group_by,
@@ -174,6 +200,36 @@ mod tests {
     use super::*;
     use crate::config::{Config, Source, no_env};
     use std::path::Path;
+
+    fn named(deliver: &str) -> Vec<SmolStr> {
+        let text = format!(
+            "[ingest]\nbrokers = \"127.0.0.1:9092\"\ntopics = [{{ name = \"e\", mode = \"sealed\" }}]\n\
+             [store]\nurl = \"postgres://u@127.0.0.1/v\"\n[[deliver.sink]]\nname = \"a\"\nkind = \"stdout\"\n{deliver}"
+        );
+        let c = Config::parse(&Source {
+            text: &text,
+            dir: Path::new("."),
+            env: &no_env(),
+        })
+        .expect("config");
+        let r = routes(&c.routing, &c.sinks, Titles::default());
+        r.root.children.into_iter().map(|r| r.name).collect()
+    }
+
+    #[test]
+    fn a_route_keeps_its_name_when_others_come_and_sinks_change() {
+        let leak = "[[deliver.route]]\nmatch = { detector = \"leak\" }\nsinks = [\"a\"]\n";
+        let rest = "[[deliver.route]]\nsinks = [\"a\"]\n";
+        let before = named(&format!("{leak}{rest}"));
+        let top = "[[deliver.route]]\nmatch = { severity = \"critical\" }\nsinks = [\"a\"]\n";
+        let quiet = leak.replace("[\"a\"]", "[]") + "repeat_interval = \"1h\"\n";
+        assert_eq!(before, named(&format!("{top}{quiet}{rest}"))[1..]);
+        let own = "[[deliver.route]]\nname = \"on-call\"\nsinks = [\"a\"]\n";
+        let names = named(&format!("{own}{leak}{leak}"));
+        assert_eq!(names[0], "on-call");
+        assert_eq!(names[1], before[0]);
+        assert_eq!(names[2], format!("{}-2", before[0]), "told apart");
+    }
 
     #[test]
     fn a_written_configuration_reaches_the_core() {

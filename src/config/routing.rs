@@ -29,6 +29,8 @@ pub struct Routing {
 /// One `[[deliver.route]]`, tried in order; the first that matches takes it unless `continue`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteSetting {
+    /// What the route is called; without one, its matchers name it.
+    pub name: Option<String>,
     /// Matchers over [`FIELDS`]; a trailing `*` matches any ending.
     pub matchers: BTreeMap<String, String>,
     /// Sinks by name.
@@ -99,7 +101,15 @@ pub(super) fn read(s: &Section<'_, '_>, sinks: &[SinkSetting]) -> Routing {
         );
     }
     for t in s.sections("route") {
-        routing.routes.push(route(&t, sinks));
+        let r = route(&t, sinks);
+        if r.name.is_some() && routing.routes.iter().any(|o| o.name == r.name) {
+            t.problem(
+                "name",
+                "is another route's name too",
+                "give each route a name of its own, or none",
+            );
+        }
+        routing.routes.push(r);
         t.finish();
     }
     for t in s.sections("inhibit") {
@@ -189,7 +199,18 @@ fn route(s: &Section<'_, '_>, sinks: &[SinkSetting]) -> RouteSetting {
         }
         None => None,
     };
+    let name = s.str("name");
+    if let Some(name) = &name
+        && !(1..=64).contains(&name.len())
+    {
+        s.problem(
+            "name",
+            "is empty or longer than 64 bytes",
+            "write a short word",
+        );
+    }
     RouteSetting {
+        name,
         matchers,
         sinks: names,
         group_by,
@@ -300,6 +321,10 @@ mod tests {
             (
                 "[[deliver.inhibit]]\nsource = { rule = \"y\" }\ntarget = { rule = \"x\" }\nequal = [\"colour\"]\n",
                 "is not a field",
+            ),
+            (
+                "[[deliver.route]]\nname = \"x\"\nsinks = [\"a\"]\n[[deliver.route]]\nname = \"x\"\nsinks = []\n",
+                "another route's name",
             ),
             ("[deliver]\nrunbooks = \"nowhere\"\n", "runbooks"),
             ("[deliver]\nstorm_limit = 0\n", "storm_limit"),

@@ -8,17 +8,29 @@
 //! within a group, or in a digest; nothing critical waits for anything milder; what was told is also
 //! told to be over.
 //!
-//! [`tell`] says what a change brings, [`later`] what time brings.
+//! [`place`] says which group answers for which sink, [`tell`] what a change brings, [`later`] what
+//! time brings, [`storm`] what is too much, [`message`] what a row says.
 
+mod group;
 mod later;
+mod message;
+mod place;
+mod storm;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use group::Waiting;
+pub use group::{Group, Member};
 use serde::{Deserialize, Serialize};
+pub use storm::Storm;
 
+use super::route::DEFAULT_REPEAT_MS;
 use super::{Change, ChangeKind, Head, Route, Routes, Silence, State, Titles};
 use crate::event::{Hash16, Severity, SmolStr, Stage, Time};
+
+/// Other incidents of a group that a message names; the rest is counted.
+pub const MEMBERS: usize = 10;
 
 /// What an outbox row says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -97,8 +109,21 @@ pub struct Notification {
     pub runbook: String,
     /// Ready to paste.
     pub silence_command: String,
-    /// Other incidents told with this one, one line each.
+    /// Other incidents told with this one, one line each; at most [`MEMBERS`].
     pub members: Vec<String>,
+    /// How many more are open than are named.
+    #[serde(default)]
+    pub more: u32,
+    /// How many of the group are over and were left out.
+    #[serde(default)]
+    pub over: u32,
+    /// The severity that this receiver was told last, where it was another.
+    #[serde(default)]
+    pub was: Option<Severity>,
+    /// Until when the receiver may take it as going on unless told otherwise, milliseconds since the
+    /// epoch; none once it is over.
+    #[serde(default)]
+    pub until_ms: Option<i64>,
 }
 
 /// A row for one sink.
@@ -184,62 +209,8 @@ pub struct FateRow {
     pub detail: SmolStr,
 }
 
-/// One incident in a group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// As of its last change.
-    pub head: Head,
-    /// Whether receivers know that it is open.
-    pub told: bool,
-    /// The severity they know.
-    pub told_severity: Option<Severity>,
-    /// Since when, for escalation; none while receivers do not know it.
-    #[serde(default, with = "super::millis_option")]
-    pub told_since: Option<Time>,
-    /// Whether the route's escalation has happened.
-    pub escalated: bool,
-}
-
-/// A change that waits for its group's turn.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Waiting {
-    #[serde(with = "super::hex")]
-    key: Hash16,
-    number: i32,
-    version: i64,
-    kind: ChangeKind,
-}
-
-/// Incidents told together: one per (route, group key).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// The route's name.
-    pub route: SmolStr,
-    /// In the order they joined; the first is the lead.
-    pub members: Vec<Member>,
-    waiting: Vec<Waiting>,
-    #[serde(with = "super::millis_option")]
-    due: Option<Time>,
-    #[serde(with = "super::millis_option")]
-    told_at: Option<Time>,
-    /// The escalation's sinks were told, so they must be told the end too.
-    #[serde(default)]
-    above: bool,
-    seq: i64,
-}
-
-/// A sink's storm window.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Storm {
-    #[serde(with = "super::millis")]
-    start: Time,
-    /// By severity: a flood of mild ones uses up nothing of what worse ones may send.
-    #[serde(default)]
-    sent: BTreeMap<Severity, u32>,
-    digested: u32,
-    groups: BTreeSet<String>,
-    worst: Option<Severity>,
-}
+/// An incident: key and number.
+type Id = (Hash16, i32);
 
 /// The notifier's state: rows in production, memory in replay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -248,6 +219,8 @@ pub struct Board {
     pub groups: BTreeMap<Hash16, Group>,
     /// By sink.
     pub storms: BTreeMap<SmolStr, Storm>,
+    /// The groups that hold an incident: a change must reach them all, whatever the routes say now.
+    holders: BTreeMap<Id, BTreeSet<Hash16>>,
 }
 
 /// What one call decided.
@@ -262,6 +235,21 @@ pub struct Notified {
 }
 
 impl Board {
+    /// The state that was stored.
+    pub fn new(groups: BTreeMap<Hash16, Group>, storms: BTreeMap<SmolStr, Storm>) -> Self {
+        let mut holders: BTreeMap<Id, BTreeSet<Hash16>> = BTreeMap::new();
+        for (key, group) in &groups {
+            for m in &group.members {
+                holders.entry(m.id()).or_default().insert(*key);
+            }
+        }
+        Self {
+            groups,
+            storms,
+            holders,
+        }
+    }
+
     /// When the last waiting group is told.
     pub fn waiting_until(&self) -> Option<Time> {
         self.groups.values().filter_map(|g| g.due).max()
@@ -271,70 +259,27 @@ impl Board {
     pub fn next_due(&self, routes: &Routes) -> Option<Time> {
         let groups = self.groups.values().flat_map(|g| {
             let route = routes.get(&g.route);
-            let repeat = route.and_then(|r| g.repeat_due(r));
+            let repeat = g.repeat_due(repeat_interval(route));
             let escalate = route.and_then(|r| g.escalate_due(r));
             [g.due, repeat, escalate].into_iter().flatten()
         });
-        let storms = self
-            .storms
-            .values()
-            .filter(|s| s.digested > 0)
-            .map(|s| s.start.plus_ms(routes.storm_window_ms));
+        let storms = self.storms.values().filter_map(|s| s.due(routes));
         groups.chain(storms).min()
     }
-}
 
-impl Member {
-    /// When an unacknowledged page escalates.
-    fn escalate_due(&self, after_ms: i64) -> Option<Time> {
-        let waits = self.told
-            && !self.escalated
-            && self.head.state == State::Open
-            && self.head.stage == Stage::Page;
-        self.told_since
-            .filter(|_| waits)
-            .map(|t| t.plus_ms(after_ms))
+    fn release(&mut self, id: Id, group: Hash16) {
+        if let Some(groups) = self.holders.get_mut(&id) {
+            groups.remove(&group);
+            if groups.is_empty() {
+                self.holders.remove(&id);
+            }
+        }
     }
 }
 
-impl Group {
-    fn repeat_due(&self, route: &Route) -> Option<Time> {
-        let open = |m: &Member| m.told && m.head.state == State::Open;
-        let told_at = self.told_at?;
-        self.members
-            .iter()
-            .any(open)
-            .then(|| told_at.plus_ms(route.repeat_interval_ms.max(1)))
-    }
-    fn escalate_due(&self, route: &Route) -> Option<Time> {
-        let e = route.escalate.as_ref()?;
-        let due = |m: &Member| m.escalate_due(e.after_ms);
-        self.members.iter().filter_map(due).min()
-    }
-    /// Whether looking at the group now would change nothing: nothing waits, every open member was
-    /// told, and neither a repeat nor an escalation is due.
-    fn sleeps(&self, routes: &Routes, now: Time) -> bool {
-        let Some(route) = routes.get(&self.route) else {
-            return false;
-        };
-        let later = |due: Option<Time>| due.is_none_or(|due| due > now);
-        self.waiting.is_empty()
-            && self.due.is_none()
-            && self
-                .members
-                .iter()
-                .all(|m| m.told || m.head.state != State::Open)
-            && later(self.repeat_due(route))
-            && later(self.escalate_due(route))
-            && !self.is_over()
-    }
-    fn is_over(&self) -> bool {
-        self.waiting.is_empty()
-            && self
-                .members
-                .iter()
-                .all(|m| m.head.state == State::Resolved && !m.told)
-    }
+/// How often a group is told again; those whose route is gone, as often as where nothing is said.
+fn repeat_interval(route: Option<&Route>) -> i64 {
+    route.map_or(DEFAULT_REPEAT_MS, |r| r.repeat_interval_ms)
 }
 
 /// Groups as they were before they were looked at; none where there was no group.
@@ -370,8 +315,9 @@ pub fn notify_and_tell(
         open: Vec::new(),
         before: Before::new(),
     };
+    n.rehouse(board);
     for (change, head) in changes {
-        n.take(board, change, head);
+        n.place(board, head, Some(change));
     }
     n.open = open_heads(routes, board);
     // Most groups have been told and wait for nothing: they are left where they are.
@@ -381,22 +327,26 @@ pub fn notify_and_tell(
         .filter(|(_, g)| !g.sleeps(routes, now))
         .map(|(key, _)| *key)
         .collect();
+    // Of a route that is no longer configured: what was told is told to be over, and nothing else.
+    let gone = Route::catch_all("", Vec::new());
     for key in keys {
         n.remember(board, key);
         let Some(mut group) = board.groups.remove(&key) else {
             continue;
         };
-        let Some(route) = routes.get(&group.route) else {
-            // The route was removed from the config: its groups end with it, and the incidents'
-            // next change finds its new route.
-            n.drop_waiting(&group);
-            continue;
-        };
+        let route = routes.get(&group.route).unwrap_or(&gone);
         n.unmute(route, &mut group);
         n.flush(route, &mut group);
         n.escalate(route, &mut group);
         n.repeat(route, &mut group);
-        if !group.is_over() {
+        for id in group.tidy() {
+            board.release(id, key);
+        }
+        if group.is_over() {
+            for m in &group.members {
+                board.release(m.id(), key);
+            }
+        } else {
             board.groups.insert(key, group);
         }
     }
@@ -432,51 +382,6 @@ struct Notifier<'a> {
     storms: BTreeMap<SmolStr, Storm>,
     open: Vec<Head>,
     before: Before,
-}
-
-impl Group {
-    fn has(&self, head: &Head) -> bool {
-        self.position(head.key, head.number).is_some()
-    }
-    fn position(&self, key: Hash16, number: i32) -> Option<usize> {
-        self.members
-            .iter()
-            .position(|m| (m.head.key, m.head.number) == (key, number))
-    }
-    /// Members whose end was told leave once all others have; the lead stays the lead until then.
-    fn update(&mut self, head: &Head) {
-        match self.position(head.key, head.number) {
-            Some(i) => self.members[i].head = head.clone(),
-            None => self.members.push(Member {
-                head: head.clone(),
-                told: false,
-                told_severity: None,
-                told_since: None,
-                escalated: false,
-            }),
-        }
-    }
-    /// The first that was told and is the receivers' name for the group; before anything was told,
-    /// the first that is open.
-    fn lead(&self) -> &Member {
-        self.members
-            .iter()
-            .find(|m| m.told_severity.is_some())
-            .or_else(|| self.members.iter().find(|m| m.head.state == State::Open))
-            .unwrap_or(&self.members[0])
-    }
-    fn lead_name(&self) -> String {
-        self.lead().head.key.to_string()
-    }
-}
-
-/// The sinks of a route; a route without sinks still accounts for its candidates, by its own name.
-fn sinks_of(route: &Route) -> Vec<SmolStr> {
-    if route.sinks.is_empty() {
-        vec![route.name.clone()]
-    } else {
-        route.sinks.clone()
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ impl Store {
             what: "the notifier's state",
             said,
         };
-        let mut board = Board::default();
+        let (mut groups, mut storms) = (BTreeMap::new(), BTreeMap::new());
         for r in &rows {
             let (id, json): (&str, &str) = (r.get(0), r.get(1));
             match id.split_once(':') {
@@ -26,12 +26,12 @@ impl Store {
                     let key = key.parse().map_err(|()| corrupt("a group's key".into()))?;
                     let group: Group =
                         serde_json::from_str(json).map_err(|e| corrupt(e.to_string()))?;
-                    board.groups.insert(key, group);
+                    groups.insert(key, group);
                 }
                 Some(("storm", sink)) => {
                     let storm: Storm =
                         serde_json::from_str(json).map_err(|e| corrupt(e.to_string()))?;
-                    board.storms.insert(SmolStr::new(sink), storm);
+                    storms.insert(SmolStr::new(sink), storm);
                 }
                 _ => {
                     return Err(corrupt(
@@ -40,7 +40,7 @@ impl Store {
                 }
             }
         }
-        Ok(board)
+        Ok(Board::new(groups, storms))
     }
 }
 
