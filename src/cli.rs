@@ -20,6 +20,7 @@ pub mod incident;
 pub mod key;
 pub mod lines;
 pub mod offsets;
+pub mod outbox;
 pub mod prices;
 pub mod quality;
 pub mod replay;
@@ -83,6 +84,8 @@ enum Verb {
     Budget(budget::Args),
     /// List, show, acknowledge, resolve and judge incidents.
     Incident(incident::Args),
+    /// List notifications that were not sent, and send them again.
+    Outbox(outbox::Args),
     /// Mute incidents for a time.
     Silence(silence::Args),
     /// Verify the audit chain.
@@ -133,6 +136,7 @@ pub fn main() -> ExitCode {
         Verb::Offsets(args) => offsets::run(args),
         Verb::Budget(args) => budget::run(args),
         Verb::Incident(args) => incident::run(args),
+        Verb::Outbox(args) => outbox::run(args),
         Verb::Silence(args) => silence::run(args),
         Verb::Audit(args) => audit::run(args),
         Verb::Hunt(args) => hunt::run(args),

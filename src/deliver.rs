@@ -7,7 +7,8 @@
 //!
 //! Invariants: a message is sent at least once and under one idempotency key, whatever crashes
 //! between sending and marking; a failing sink delays no other; a message that a sink refuses for good
-//! is parked and told about through the others ([`health`]), never dropped.
+//! is parked and told about through the others ([`health`]), never dropped, and queued again when the
+//! sink takes messages again.
 
 pub mod address;
 pub mod email;
@@ -15,6 +16,7 @@ pub mod health;
 pub mod http;
 pub mod outbox;
 pub mod render;
+pub mod stdout;
 pub mod worker;
 
 use std::sync::Arc;
@@ -53,17 +55,32 @@ pub enum Sink {
     /// JSON over HTTP: signed webhook, PagerDuty, Slack or Alertmanager.
     Http(http::Http),
     /// JSON lines on standard output.
-    Stdout,
+    Stdout(stdout::Lines),
+}
+
+/// What a sink that took a message made of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Receivers of the sink that did not get it.
+    pub missed: usize,
+    /// Why, one line; empty where none was missed.
+    pub why: String,
+    /// They may get it at another attempt, which tries them alone.
+    pub again: bool,
 }
 
 impl Sink {
     /// Sends one message, within [`SEND_TIMEOUT`].
-    pub async fn send(&self, message: &Message) -> Result<(), SendError> {
+    pub async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
+        let all = Accepted::default();
         let attempt = async {
             match self {
                 Self::Email(s) => s.send(message).await,
-                Self::Http(s) => s.send(message).await,
-                Self::Stdout => to_stdout(message),
+                Self::Http(s) => s.send(message).await.map(|()| all),
+                Self::Stdout(s) => {
+                    let line = render::webhook(message).to_string();
+                    s.send(line).await.map(|()| all)
+                }
             }
         };
         match tokio::time::timeout(SEND_TIMEOUT, attempt).await {
@@ -71,16 +88,6 @@ impl Sink {
             Err(_) => Err(SendError::retry(Reason::Timeout, "no answer within 10 s")),
         }
     }
-}
-
-fn to_stdout(message: &Message) -> Result<(), SendError> {
-    use std::io::Write as _;
-    let mut line = render::webhook(message).to_string();
-    line.push('\n');
-    let mut out = std::io::stdout().lock();
-    out.write_all(line.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| SendError::retry(Reason::Connection, format!("standard output: {}", e.kind())))
 }
 
 /// A sink under its configured name.

@@ -220,6 +220,58 @@ async fn smtp_answers_decide_about_trying_again() {
     assert_eq!(mailbox.mails().len(), 1);
 }
 
+#[tokio::test]
+async fn a_receiver_that_is_refused_keeps_the_mail_from_no_other() {
+    let mailbox = Mailbox::start(None).await.expect("mailbox");
+    let all = ["a@example.com", "left@example.com", "c@example.com"];
+    let settings = Settings {
+        smtp: format!("smtp://{}", mailbox.address()),
+        to: all.map(str::to_owned).to_vec(),
+        ..Settings::default()
+    };
+    let sink = Sink::Email(Email::new(&settings).expect("settings"));
+    let got = |mailbox: &Mailbox| {
+        let mails = mailbox.mails().into_iter();
+        let mut to: Vec<String> = mails.flat_map(|m| m.to).collect();
+        to.sort();
+        to
+    };
+    // A colleague's mailbox was deleted.
+    mailbox.refuse_receiver("left@example.com", 550);
+    let accepted = sink.send(&message("x")).await.expect("sent");
+    assert_eq!((accepted.missed, accepted.again), (1, false));
+    assert_eq!(
+        accepted.why, "receiver 2 of 3: auth: SMTP status 550",
+        "by place: addresses stay out of logs"
+    );
+    assert_eq!(got(&mailbox), ["a@example.com", "c@example.com"]);
+    // One is full for now: it alone is tried again, and gets the same mail.
+    mailbox.refuse_receiver("left@example.com", 452);
+    let accepted = sink.send(&message("y")).await.expect("sent");
+    assert_eq!((accepted.missed, accepted.again), (1, true));
+    mailbox.refuse_receiver("left@example.com", 0);
+    let accepted = sink.send(&message("y")).await.expect("sent");
+    assert_eq!((accepted.missed, accepted.again), (0, false));
+    assert_eq!(got(&mailbox).len(), 5, "two, and three: none twice");
+    // Full for days: it does not hold the incident's next mails back for ever.
+    mailbox.refuse_receiver("left@example.com", 452);
+    let mut attempts = 1;
+    while sink.send(&message("z")).await.expect("sent").again {
+        attempts += 1;
+    }
+    assert_eq!(attempts, 4);
+    // All refuse: nobody has it, and that is an error.
+    for to in all {
+        mailbox.refuse_receiver(to, 550);
+    }
+    let e = sink.send(&message("w")).await.expect_err("refused");
+    assert_eq!(e.disposition, Disposition::GiveUp);
+    // One of them only for now: worth another attempt.
+    mailbox.refuse_receiver("c@example.com", 451);
+    let e = sink.send(&message("w")).await.expect_err("refused");
+    assert!(matches!(e.disposition, Disposition::Retry { .. }), "{e}");
+}
+
 // --- a receiver that fails in chosen ways ---------------------------------------------------------
 
 #[derive(Clone)]
@@ -532,9 +584,44 @@ impl Outbox for Memory {
         }
         Ok(true)
     }
+    async fn healed(&self, sink: &str) -> Result<u64, Infallible> {
+        let now = Instant::now();
+        let mut rows = self.rows.lock().expect("lock");
+        let mut parked = 0;
+        for r in rows.values_mut().filter(|r| r.sink == sink) {
+            r.due = r.due.min(now);
+            if matches!(r.done, Some(Mark::Parked { .. })) {
+                (r.done, r.claim) = (None, None);
+                parked += 1;
+            }
+        }
+        Ok(parked)
+    }
+    async fn probe(&self, sink: &str) -> Result<bool, Infallible> {
+        let mut rows = self.rows.lock().expect("lock");
+        let parked = |r: &&mut Row| r.sink == sink && matches!(r.done, Some(Mark::Parked { .. }));
+        let one = rows.values_mut().find(parked);
+        Ok(one.map(|r| (r.done, r.claim) = (None, None)).is_some())
+    }
 }
 
 fn fleet(outbox: &Arc<Memory>, sinks: Vec<(&str, Sink)>, limits: Limits) -> Fleet {
+    // A sink that refuses is given up at once: tests have no minutes.
+    let backoff = Backoff {
+        first: Duration::from_millis(10),
+        longest: Duration::from_millis(40),
+        patience: Duration::ZERO,
+        ..Backoff::default()
+    };
+    fleet_of(outbox, sinks, limits, backoff)
+}
+
+fn fleet_of(
+    outbox: &Arc<Memory>,
+    sinks: Vec<(&str, Sink)>,
+    limits: Limits,
+    backoff: Backoff,
+) -> Fleet {
     let named: Vec<Named> = sinks
         .into_iter()
         .map(|(name, sink)| Named {
@@ -543,10 +630,6 @@ fn fleet(outbox: &Arc<Memory>, sinks: Vec<(&str, Sink)>, limits: Limits) -> Flee
             limits,
         })
         .collect();
-    let backoff = Backoff {
-        first: Duration::from_millis(10),
-        longest: Duration::from_millis(40),
-    };
     Fleet::start(outbox, &named, backoff)
 }
 
@@ -629,6 +712,120 @@ async fn f44_a_sink_that_refuses_is_parked_told_about_and_delays_no_other() {
         (1, true)
     );
     assert_eq!((counts["good"].sent, counts["good"].broken), (5, false));
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_redeployed_loses_no_page_and_alarms_nobody() {
+    let redeployed = Receiver::start(Some(secret())).await.expect("receiver");
+    redeployed.answer([404, 404, 404, 403]);
+    let good = Receiver::start(Some(secret())).await.expect("receiver");
+    let outbox = Memory::new(LONG);
+    for name in ["a", "b"] {
+        let notification = notification(name, Severity::Critical);
+        let id = format!("{}-0", notification.dedup_key);
+        outbox.put("hook", Message { id, notification });
+    }
+    let sinks = vec![
+        ("hook", webhook(&redeployed.url())),
+        ("good", webhook(&good.url())),
+    ];
+    let backoff = Backoff {
+        first: Duration::from_millis(10),
+        longest: Duration::from_millis(40),
+        ..Backoff::default()
+    };
+    let fleet = fleet_of(&outbox, sinks, Limits::default(), backoff);
+    outbox.until_done().await;
+    fleet.stop().await;
+    assert_eq!(outbox.done(), [Some(Mark::Sent), Some(Mark::Sent)]);
+    assert_eq!(redeployed.calls().len(), 6);
+    assert!(good.calls().is_empty(), "a few seconds are no news");
+}
+
+#[tokio::test]
+async fn what_was_parked_is_sent_when_the_sink_takes_messages_again() {
+    let server = Receiver::start(Some(secret())).await.expect("receiver");
+    server.answer([401; 3]);
+    let outbox = Memory::new(LONG);
+    for n in 0..3 {
+        let notification = notification(&n.to_string(), Severity::Critical);
+        let id = format!("{}-0", notification.dedup_key);
+        outbox.put("hook", Message { id, notification });
+    }
+    let limits = Limits {
+        concurrency: 1,
+        ..Limits::default()
+    };
+    let first = fleet(&outbox, vec![("hook", webhook(&server.url()))], limits);
+    outbox.until_done().await;
+    let parked = outbox.done();
+    assert!(
+        parked
+            .iter()
+            .all(|m| matches!(m, Some(Mark::Parked { .. }))),
+        "{parked:?}"
+    );
+    // The credentials are right now, and one new message finds that out. A milder one would wait for
+    // the next probe.
+    let notification = notification("new", Severity::Critical);
+    let id = format!("{}-0", notification.dedup_key);
+    outbox.put("hook", Message { id, notification });
+    assert!(server.wait_for(7, LONG).await, "three refused, four sent");
+    outbox.until_done().await;
+    first.stop().await;
+    assert_eq!(outbox.done(), vec![Some(Mark::Sent); 4]);
+}
+
+#[tokio::test]
+async fn a_new_process_tries_what_was_parked_before_it() {
+    let server = Receiver::start(Some(secret())).await.expect("receiver");
+    let outbox = Memory::new(LONG);
+    for n in 0..3 {
+        outbox.put("hook", message(&n.to_string()));
+    }
+    for row in outbox.rows.lock().expect("lock").values_mut() {
+        row.done = Some(Mark::Parked { why: "401".into() });
+    }
+    let fleet = fleet(
+        &outbox,
+        vec![("hook", webhook(&server.url()))],
+        Limits::default(),
+    );
+    assert!(server.wait_for(3, LONG).await);
+    outbox.until_done().await;
+    fleet.stop().await;
+    assert_eq!(outbox.done(), vec![Some(Mark::Sent); 3]);
+}
+
+#[tokio::test]
+async fn when_a_sink_heals_nothing_waits_for_its_pause_to_end() {
+    let server = Receiver::start(Some(secret())).await.expect("receiver");
+    server.answer([503; 6]);
+    let outbox = Memory::new(LONG);
+    for n in 0..6 {
+        outbox.put("hook", message(&n.to_string()));
+    }
+    let limits = Limits {
+        concurrency: 6,
+        ..Limits::default()
+    };
+    // After one failure each the rows wait for an hour.
+    let backoff = Backoff {
+        first: Duration::from_hours(1),
+        longest: Duration::from_hours(1),
+        ..Backoff::default()
+    };
+    let fleet = fleet_of(
+        &outbox,
+        vec![("hook", webhook(&server.url()))],
+        limits,
+        backoff,
+    );
+    assert!(server.wait_for(6, LONG).await);
+    outbox.put("hook", message("new"));
+    assert!(server.wait_for(13, LONG).await, "six refused, seven sent");
+    outbox.until_done().await;
+    fleet.stop().await;
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ fn route_name(r: &RouteSetting, taken: &[SmolStr]) -> SmolStr {
     let hash = hash16("route", &parts).to_string();
     let name = smol_str::format_smolstr!("route-{}", &hash[..8]);
     // Several that match the same are told apart by their order.
-    (1..)
+    (1..=taken.len() + 1)
         .map(|n| match n {
             1 => name.clone(),
             n => smol_str::format_smolstr!("{name}-{n}"),

@@ -7,6 +7,7 @@ use super::reader::Section;
 use super::routing::{self, Routing};
 use crate::deliver::email::{self, Email};
 use crate::deliver::http::{Http, PAGERDUTY_URL, Service, SigningKey};
+use crate::deliver::stdout::Lines;
 use crate::deliver::{Limits, Named, Sink};
 use crate::telemetry::Secret;
 
@@ -68,7 +69,7 @@ impl SinkSetting {
         let secret = || self.secret.clone().unwrap_or_else(|| Secret::new(""));
         let url = self.url.as_deref();
         let sink = match self.kind {
-            SinkKind::Stdout => Sink::Stdout,
+            SinkKind::Stdout => Sink::Stdout(Lines::stdout()),
             SinkKind::Slack => http(Service::Slack, url)?,
             SinkKind::Alertmanager => http(Service::Alertmanager, url)?,
             SinkKind::PagerDuty => {

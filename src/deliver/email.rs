@@ -4,24 +4,36 @@
 //! network. The one exception is loopback, where there is no network. Every body is Base64: lettre
 //! up to 0.11.23 passes a bare CR or LF of a body on to the server (RUSTSEC-2026-0561), and Base64 has
 //! none. Headers hold fixed words, numbers and names that went through [`render::inert`].
+//!
+//! Each receiver has a conversation of its own: a server that refuses one of several would refuse the
+//! mail to all, and a colleague who left would silence everybody's pages.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use lettre::address::Envelope;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
 use lettre::message::{Body, Mailbox, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::transport::smtp::{AsyncSmtpTransport, AsyncSmtpTransportBuilder, PoolConfig};
 use lettre::{AsyncTransport as _, Tokio1Executor};
+use tokio::task::JoinSet;
 
-use super::{Disposition, Message, Reason, SendError, render};
+use super::{Accepted, Disposition, Message, Reason, SendError, render};
 
 /// The right-hand side of message ids. Never resolved; constant, so that replicas agree.
 const ID_DOMAIN: &str = "veilwatch.invalid";
 /// Longest wait for one SMTP command. The whole send has ten seconds.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(8);
+/// Attempts for receivers that are refused for now while others have the mail: enough for a mailbox that
+/// is busy or greylists, too few to hold back what comes next for all.
+const ATTEMPTS: u32 = 4;
+/// Mails of which some receivers have theirs; beyond that the oldest is forgotten, and they may get it
+/// twice.
+const PARTLY: usize = 1_000;
 
 /// How to reach the mail server, as configured.
 #[derive(Debug, Clone, Default)]
@@ -77,10 +89,19 @@ impl SetupError {
 pub struct Email {
     from: Mailbox,
     to: Vec<Mailbox>,
-    builder: AsyncSmtpTransportBuilder,
+    builder: Box<AsyncSmtpTransportBuilder>,
     /// Made by the first send: its pool starts a task, and a configuration is also checked where no
     /// runtime is.
     transport: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
+    /// By message.
+    partly: Mutex<BTreeMap<String, Partly>>,
+}
+
+/// Who has a mail that not all have.
+#[derive(Debug, Default)]
+struct Partly {
+    have: BTreeSet<usize>,
+    attempts: u32,
 }
 
 impl std::fmt::Debug for Email {
@@ -146,19 +167,89 @@ impl Email {
         Ok(Self {
             from,
             to,
-            builder: transport,
+            builder: Box::new(transport),
             transport: OnceLock::new(),
+            partly: Mutex::default(),
         })
     }
 
-    /// Sends one message.
-    pub async fn send(&self, message: &Message) -> Result<(), SendError> {
-        let mail = self.build(message)?;
-        let transport = self.transport.get_or_init(|| self.builder.clone().build());
-        match transport.send(mail).await {
-            Ok(_) => Ok(()),
-            Err(e) => Err(failed(&e)),
+    /// Sends one message: to each receiver by itself.
+    ///
+    /// # Errors
+    /// Nobody got it.
+    pub async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
+        let mail: Arc<[u8]> = self.build(message)?.formatted().into();
+        let transport = self
+            .transport
+            .get_or_init(|| (*self.builder).clone().build());
+        let have = self.partly(&message.id, |p| {
+            p.attempts += 1;
+            p.have.clone()
+        });
+        let mut under_way = JoinSet::new();
+        for (n, to) in self
+            .to
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| !have.contains(n))
+        {
+            let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.email.clone()])
+                .map_err(|_| SendError::give_up(Reason::Message, "the envelope is empty"))?;
+            let (transport, mail) = (transport.clone(), Arc::clone(&mail));
+            under_way.spawn(async move {
+                let sent = transport.send_raw(&envelope, &mail).await;
+                (n, sent.map(drop).map_err(|e| failed(&e)))
+            });
         }
+        let mut missed: BTreeMap<usize, SendError> = BTreeMap::new();
+        while let Some(done) = under_way.join_next().await {
+            match done {
+                // Noted at once: this future may be dropped when its time is over.
+                Ok((n, Ok(()))) => {
+                    self.partly(&message.id, |p| p.have.insert(n));
+                }
+                Ok((n, Err(e))) => {
+                    missed.insert(n, e);
+                }
+                Err(_) => {
+                    return Err(SendError::retry(
+                        Reason::Connection,
+                        "the send was broken off",
+                    ));
+                }
+            }
+        }
+        let (some, attempts) = self.partly(&message.id, |p| (!p.have.is_empty(), p.attempts));
+        let heals = |e: &SendError| matches!(e.disposition, Disposition::Retry { .. });
+        let again = missed.values().any(heals) && attempts < ATTEMPTS;
+        if !some || !again {
+            lock(&self.partly).remove(&message.id);
+        }
+        let why = missed.iter().next().map_or_else(String::new, |(n, e)| {
+            format!("receiver {} of {}: {e}", n + 1, self.to.len())
+        });
+        match missed.len() {
+            0 => Ok(Accepted::default()),
+            missed if some => Ok(Accepted { missed, why, again }),
+            // Of several reasons, one that time heals: then it is tried again.
+            _ => {
+                let first = missed
+                    .values()
+                    .find(|e| heals(e))
+                    .or(missed.values().next());
+                Err(first.cloned().unwrap_or_else(|| {
+                    SendError::give_up(Reason::Message, "the sink names no receiver")
+                }))
+            }
+        }
+    }
+
+    fn partly<T>(&self, id: &str, f: impl FnOnce(&mut Partly) -> T) -> T {
+        let mut all = lock(&self.partly);
+        if all.len() >= PARTLY && !all.contains_key(id) {
+            all.pop_first();
+        }
+        f(all.entry(id.to_owned()).or_default())
     }
 
     /// The mail: plain text, threaded by incident, marked as written by a machine.
@@ -187,6 +278,10 @@ impl Email {
         )
         .map_err(|_| give_up("the mail cannot be built"))
     }
+}
+
+fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn raw(name: &'static str, value: &str) -> HeaderValue {

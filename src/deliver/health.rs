@@ -1,9 +1,11 @@
 //! Which sinks work, and what to tell when one does not.
 //!
-//! A sink is *broken* after an answer that time does not heal (credentials refused, a redirect, an
-//! address that is not allowed), or after [`FAILURES`] failures in a row. The worker then only
-//! probes it; the others are told once that it is broken and once that it works again. Shared by the
-//! workers of a process; each replica keeps its own, under one dedup key, so receivers fold them.
+//! A sink is *broken* once it has refused for [`REFUSED`] with answers that say something about the sink
+//! (credentials refused, nothing there, a redirect), after [`FAILURES`] failures in a row, or when it
+//! has asked for fewer messages for [`LIMITED`]. The worker then only probes one that refuses; the others
+//! are told once that it is broken and once that it works again. A redeployed receiver that answers 404
+//! for a few seconds is none of that. Shared by the workers of a process; each replica keeps its own,
+//! under one dedup key, so receivers fold them.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::{Disposition, Reason, SendError};
+use super::{Accepted, Disposition, Reason, SendError};
 use crate::decide::{Notification, NotificationKind};
 use crate::event::{Severity, Stage, Time, hash16};
 
@@ -19,7 +21,15 @@ use crate::event::{Severity, Stage, Time, hash16};
 /// receiver; more would hide an outage for many minutes (backoff doubles).
 const FAILURES: u32 = 5;
 /// Pause between probes of a sink that refuses for good.
-const PROBE: Duration = Duration::from_mins(1);
+pub(super) const PROBE: Duration = Duration::from_mins(1);
+/// How long a sink may refuse before it counts as broken: longer than a redeploy takes.
+const REFUSED: Duration = Duration::from_secs(15);
+/// How long a sink may ask for fewer messages before it counts as broken. An honest limit is a minute's;
+/// a mail server that is full for a day tells nobody.
+const LIMITED: Duration = Duration::from_mins(15);
+
+/// How long a receiver may take a notice as going on: it is told once.
+const DAY_MS: i64 = 86_400_000;
 
 /// Counts of one sink, for metrics and tests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +40,8 @@ pub struct Summary {
     pub failed: BTreeMap<&'static str, u64>,
     /// Refused for good.
     pub parked: u64,
+    /// Receivers that did not get a message which others of the sink got.
+    pub missed: u64,
     /// Sent, but the claim had lapsed meanwhile.
     pub overtaken: u64,
     /// Whether it is broken now.
@@ -41,6 +53,8 @@ pub struct Summary {
 pub struct Notice {
     /// The sink it is about.
     pub sink: String,
+    /// The sink itself can carry it: only some of its receivers are cut off.
+    pub by_itself: bool,
     /// What to say.
     pub notification: Notification,
 }
@@ -51,6 +65,14 @@ struct State {
     in_a_row: u32,
     since: Option<Time>,
     probe_after: Option<Instant>,
+    /// Since when it refuses for good, without a success.
+    refused: Option<Instant>,
+    /// Since when it asks for fewer messages, without a success.
+    limited: Option<Instant>,
+    /// Since when some of its receivers get nothing.
+    short: Option<Time>,
+    /// It took a message since the process started.
+    used: bool,
 }
 
 /// The state of all sinks of this process.
@@ -81,11 +103,11 @@ impl Health {
         let healed = self.with(sink, |s, notices| {
             s.summary.sent += 1;
             s.in_a_row = 0;
-            s.probe_after = None;
+            (s.probe_after, s.refused, s.limited) = (None, None, None);
             let healed = std::mem::take(&mut s.summary.broken);
             if healed {
                 let since = s.since.take().unwrap_or_else(now);
-                notices.push(notice(
+                notices.push(Notice::broken(
                     sink,
                     since,
                     NotificationKind::Resolved,
@@ -100,37 +122,84 @@ impl Health {
         healed
     }
 
-    /// Records a failure.
-    pub fn failed(&self, sink: &str, error: &SendError, at: Instant) {
-        let broke = self.with(sink, |s, notices| {
+    /// Whether this is the sink's first delivery in this process: what was parked before may go now.
+    pub fn first_use(&self, sink: &str) -> bool {
+        self.with(sink, |s, _| !std::mem::replace(&mut s.used, true))
+    }
+
+    /// Records who of a sink's receivers missed a message that others got.
+    pub fn reached(&self, sink: &str, accepted: &Accepted) {
+        // Those who may get it at another attempt have not missed it yet.
+        if accepted.again {
+            return;
+        }
+        let told = self.with(sink, |s, notices| {
+            s.summary.missed += accepted.missed as u64;
+            let (since, kind, why) = match (s.short, accepted.missed) {
+                (None, 1..) => {
+                    let since = now();
+                    s.short = Some(since);
+                    (since, NotificationKind::Firing, accepted.why.as_str())
+                }
+                (Some(since), 0) => {
+                    s.short = None;
+                    (
+                        since,
+                        NotificationKind::Resolved,
+                        "all receivers get them again",
+                    )
+                }
+                _ => return false,
+            };
+            notices.push(Notice::short(sink, since, kind, why));
+            true
+        });
+        if told {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Records a failure. True: the message is to be parked, since the sink refuses it, or has refused
+    /// everything for longer than `patience`.
+    pub fn failed(&self, sink: &str, error: &SendError, at: Instant, patience: Duration) -> bool {
+        let (park, broke) = self.with(sink, |s, notices| {
             s.in_a_row = s.in_a_row.saturating_add(1);
             let for_good = error.disposition == Disposition::GiveUp;
-            if for_good {
+            let refuses = for_good && error.reason.breaks_sink();
+            let limits = error.reason == Reason::RateLimited;
+            let lasts = |since: &mut Option<Instant>, yes: bool| {
+                yes.then(|| at.saturating_duration_since(*since.get_or_insert(at)))
+            };
+            let refused = lasts(&mut s.refused, refuses);
+            let limited = lasts(&mut s.limited, limits);
+            let park = for_good && refused.is_none_or(|t| t >= patience);
+            if park {
                 s.summary.parked += 1;
             } else {
                 *s.summary.failed.entry(error.reason.as_str()).or_default() += 1;
             }
-            if for_good && error.reason.breaks_sink() {
+            let dead = refused.is_some_and(|t| t >= REFUSED.min(patience));
+            if dead {
                 s.probe_after = Some(at + PROBE);
             }
-            let broken = (for_good && error.reason.breaks_sink()) || s.in_a_row >= FAILURES;
-            let broke = broken && !s.summary.broken && error.reason != Reason::RateLimited;
+            let broken = match limited {
+                Some(t) => t >= LIMITED,
+                None => dead || s.in_a_row >= FAILURES,
+            };
+            let broke = broken && !s.summary.broken;
             if broke {
                 s.summary.broken = true;
                 let since = now();
                 s.since = Some(since);
-                notices.push(notice(
-                    sink,
-                    since,
-                    NotificationKind::Firing,
-                    &error.to_string(),
-                ));
+                let why = error.to_string();
+                notices.push(Notice::broken(sink, since, NotificationKind::Firing, &why));
             }
-            broke
+            (park, broke)
         });
         if broke {
             self.changed.notify_one();
         }
+        park
     }
 
     /// Records that a claim had lapsed while its message was under way.
@@ -141,6 +210,11 @@ impl Health {
     /// Whether the sink refused for good and its next probe is not due.
     pub fn probing(&self, sink: &str, at: Instant) -> bool {
         self.with(sink, |s, _| s.probe_after.is_some_and(|t| t > at))
+    }
+
+    /// Whether the sink counts as broken.
+    pub fn broken(&self, sink: &str) -> bool {
+        self.with(sink, |s, _| s.summary.broken)
     }
 
     /// The counts of every sink that was used.
@@ -176,44 +250,71 @@ fn now() -> Time {
     Time(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-fn notice(sink: &str, since: Time, kind: NotificationKind, why: &str) -> Notice {
-    let key = hash16("sink broken", &[sink.as_bytes()]);
-    Notice {
-        sink: sink.to_owned(),
-        notification: Notification {
-            key: key.to_string(),
-            number: 1,
-            dedup_key: hash16(
-                "sink broken since",
-                &[sink.as_bytes(), &since.0.to_le_bytes()],
-            )
-            .to_string(),
-            kind,
-            severity: Severity::High,
-            stage: Stage::Page,
-            detector: "deliver".into(),
-            rule: "sink-broken".into(),
-            title: format!("sink {sink} does not take messages"),
-            tenant: "".into(),
-            subject: format!("sink:{sink}").into(),
-            user: None,
-            model: None,
-            gateway: None,
-            event: None,
-            members: Vec::new(),
-            more: 0,
-            over: 0,
-            was: None,
-            until_ms: None,
-            since_ms: since.0,
-            at_ms: now().0,
-            findings: 1,
-            reason: why.to_owned(),
-            runbook: "deploy/runbooks/deliver.md".to_owned(),
-            silence_command: format!(
-                "veilwatch silence add --for 2h --comment 'why' 'subject=sink:{sink}'"
-            ),
-        },
+impl Notice {
+    /// The sink takes nothing, or works again.
+    fn broken(sink: &str, since: Time, kind: NotificationKind, why: &str) -> Self {
+        let title = format!("sink {sink} does not take messages");
+        let notification = about(sink, "sink broken", title, since, kind, why);
+        Self {
+            sink: sink.to_owned(),
+            by_itself: false,
+            notification,
+        }
+    }
+
+    /// Some of its receivers get nothing, or all do again. The others of that sink can be told.
+    fn short(sink: &str, since: Time, kind: NotificationKind, why: &str) -> Self {
+        let title = format!("a receiver of sink {sink} does not get messages");
+        let notification = about(sink, "sink short", title, since, kind, why);
+        Self {
+            sink: sink.to_owned(),
+            by_itself: true,
+            notification,
+        }
+    }
+}
+
+fn about(
+    sink: &str,
+    what: &str,
+    title: String,
+    since: Time,
+    kind: NotificationKind,
+    why: &str,
+) -> Notification {
+    let dedup = hash16(
+        &format!("{what} since"),
+        &[sink.as_bytes(), &since.0.to_le_bytes()],
+    );
+    Notification {
+        key: hash16(what, &[sink.as_bytes()]).to_string(),
+        number: 1,
+        dedup_key: dedup.to_string(),
+        kind,
+        severity: Severity::High,
+        stage: Stage::Page,
+        detector: "deliver".into(),
+        rule: what.replace(' ', "-").into(),
+        title,
+        tenant: "".into(),
+        subject: format!("sink:{sink}").into(),
+        user: None,
+        model: None,
+        gateway: None,
+        event: None,
+        members: Vec::new(),
+        more: 0,
+        over: 0,
+        was: None,
+        until_ms: (kind != NotificationKind::Resolved).then(|| now().plus_ms(DAY_MS).0),
+        since_ms: since.0,
+        at_ms: now().0,
+        findings: 1,
+        reason: why.to_owned(),
+        runbook: "deploy/runbooks/deliver.md".to_owned(),
+        silence_command: format!(
+            "veilwatch silence add --for 2h --comment 'why' 'subject=sink:{sink}'"
+        ),
     }
 }
 
@@ -221,19 +322,25 @@ fn notice(sink: &str, since: Time, kind: NotificationKind, why: &str) -> Notice 
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_mins(5);
+
     #[test]
     fn f44_refused_credentials_break_the_sink_once_and_heal_once() {
         let h = Health::default();
         let t = Instant::now();
         let refused = SendError::give_up(Reason::Auth, "status 401");
-        h.failed("ops", &refused, t);
-        h.failed("ops", &refused, t);
+        assert!(!h.failed("ops", &refused, t, PATIENCE), "tried again");
+        assert!(h.take_notices().is_empty(), "it may be redeployed just now");
+        let t = t + REFUSED;
+        assert!(!h.failed("ops", &refused, t, PATIENCE));
+        assert!(!h.failed("ops", &refused, t, PATIENCE));
         let told = h.take_notices();
         assert_eq!(told.len(), 1, "told once, however often it is refused");
         assert_eq!(told[0].notification.kind, NotificationKind::Firing);
         assert!(h.probing("ops", t + Duration::from_secs(59)));
         assert!(!h.probing("ops", t + Duration::from_secs(61)));
         assert!(!h.probing("other", t));
+        assert!(h.failed("ops", &refused, t + PATIENCE, PATIENCE), "parked");
         assert!(h.succeeded("ops"));
         assert!(!h.succeeded("ops"));
         let healed = h.take_notices();
@@ -243,25 +350,62 @@ mod tests {
             healed[0].notification.dedup_key,
             told[0].notification.dedup_key
         );
+        assert!(
+            !h.failed("ops", &refused, t + PATIENCE, PATIENCE),
+            "patience begins anew"
+        );
     }
 
     #[test]
-    fn an_outage_breaks_it_after_a_few_failures_a_rate_limit_never() {
+    fn a_message_that_is_wrong_is_parked_at_once_and_breaks_nothing() {
+        let h = Health::default();
+        let wrong = SendError::give_up(Reason::Refused, "status 400");
+        assert!(h.failed("ops", &wrong, Instant::now(), PATIENCE));
+        assert!(h.take_notices().is_empty() && !h.probing("ops", Instant::now()));
+    }
+
+    #[test]
+    fn an_outage_breaks_it_after_a_few_failures_a_rate_limit_after_a_while() {
         let h = Health::default();
         let t = Instant::now();
         let busy = SendError::retry(Reason::RateLimited, "status 429");
-        for _ in 0..50 {
-            h.failed("chat", &busy, t);
+        for second in 0..LIMITED.as_secs() {
+            h.failed("chat", &busy, t + Duration::from_secs(second), PATIENCE);
         }
         assert!(h.take_notices().is_empty());
+        h.failed("chat", &busy, t + LIMITED, PATIENCE);
+        assert_eq!(h.take_notices().len(), 1, "nobody is told there");
         let down = SendError::retry(Reason::Connection, "refused");
         for _ in 0..FAILURES {
-            h.failed("mail", &down, t);
+            h.failed("mail", &down, t, PATIENCE);
         }
         assert_eq!(h.take_notices().len(), 1);
         assert!(
             !h.probing("mail", t),
             "an outage is retried by backoff, not by probes"
         );
+    }
+
+    #[test]
+    fn a_receiver_that_is_cut_off_is_told_of_once() {
+        let h = Health::default();
+        let missed = |missed, again| Accepted {
+            missed,
+            why: "receiver 2 of 3: auth: SMTP status 550".into(),
+            again,
+        };
+        h.reached("mail", &missed(1, true));
+        assert!(h.take_notices().is_empty(), "it may get it yet");
+        h.reached("mail", &missed(1, false));
+        h.reached("mail", &missed(1, false));
+        h.reached("mail", &missed(0, false));
+        let told = h.take_notices();
+        let kinds: Vec<_> = told.iter().map(|n| n.notification.kind).collect();
+        assert_eq!(
+            kinds,
+            [NotificationKind::Firing, NotificationKind::Resolved]
+        );
+        assert!(told.iter().all(|n| n.by_itself));
+        assert_eq!(h.summaries()["mail"].missed, 2);
     }
 }

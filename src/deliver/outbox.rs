@@ -68,4 +68,11 @@ pub trait Outbox: Send + Sync + 'static {
         claimed: &Claimed<Self::Ticket>,
         mark: &Mark,
     ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// The sink takes messages again: what waits for another attempt is due now, and parked messages
+    /// that are the last word about their incident are queued again. Returns how many of those.
+    fn healed(&self, sink: &str) -> impl Future<Output = Result<u64, Self::Error>> + Send;
+
+    /// Queues one parked message again, to see whether the sink takes it. False: none is parked.
+    fn probe(&self, sink: &str) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 }

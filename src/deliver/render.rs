@@ -12,6 +12,7 @@ use unicode_normalization::UnicodeNormalization as _;
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use super::Message;
+use crate::decide::notify::MEMBERS;
 use crate::decide::{Notification, NotificationKind};
 use crate::event::{Severity, Time};
 
@@ -21,8 +22,6 @@ const NAME: usize = 256;
 const SENTENCE: usize = 1000;
 /// Longest mail subject. Longer ones are cut by most readers anyway.
 const SUBJECT: usize = 160;
-/// Members of a group that are named; the rest are counted.
-const MEMBERS: usize = 10;
 /// PagerDuty's bound on a summary, in characters.
 const PAGERDUTY_SUMMARY: usize = 1024;
 /// Slack's bound on a header, in characters.
@@ -198,8 +197,13 @@ fn also(n: &Notification) -> String {
         .take(MEMBERS)
         .map(|m| inert(m, 60))
         .collect();
-    if n.members.len() > MEMBERS {
-        shown.push(format!("and {} more", n.members.len() - MEMBERS));
+    let beyond = u32::try_from(n.members.len().saturating_sub(MEMBERS)).unwrap_or(u32::MAX);
+    match n.more.saturating_add(beyond) {
+        0 => {}
+        more => shown.push(format!("and {more} more")),
+    }
+    if n.over > 0 {
+        shown.push(format!("{} are over", n.over));
     }
     shown.join("; ")
 }
@@ -256,6 +260,8 @@ pub fn webhook(message: &Message) -> Value {
             "gateway": name(n.gateway.as_ref()),
             "event": name(n.event.as_ref()),
             "members": n.members.iter().take(MEMBERS).map(|m| inert(m, 60)).collect::<Vec<_>>(),
+            "members_more": n.more,
+            "members_over": n.over,
             "since": Time(n.since_ms).to_string(),
             "findings": n.findings,
             "runbook": inert(&n.runbook, SENTENCE),
@@ -326,29 +332,42 @@ fn escape_slack(s: &str) -> String {
         .replace('>', "&gt;")
 }
 
-/// Alertmanager v2: labels are the identity, so only what does not change with the numbers.
+/// Alertmanager v2: labels are the identity, so only what does not change with the numbers. Severity
+/// does change, and Alertmanager's routes need it: when it has, the alert under the old one ends in the
+/// same message. An alert ends by itself after `endsAt`, else after five minutes: we repeat after hours.
 pub fn alertmanager(n: &Notification) -> Value {
-    let mut alert = json!({
-        "labels": {
-            "alertname": inert(&n.rule, NAME),
-            "severity": n.severity.as_str(),
-            "detector": inert(&n.detector, NAME),
-            "tenant": inert(&n.tenant, NAME),
-            "incident": inert(&n.dedup_key, NAME),
-        },
-        "annotations": {
-            "summary": subject(n),
-            "description": inert(&n.reason, SENTENCE),
-            "subject": inert(&n.subject, NAME),
-            "runbook_url": inert(&n.runbook, SENTENCE),
-            "silence": inert(&n.silence_command, SENTENCE),
-        },
-        "startsAt": Time(n.since_ms).to_string(),
-    });
-    if n.kind == NotificationKind::Resolved {
-        alert["endsAt"] = Value::String(Time(n.at_ms).to_string());
+    let over = n.kind == NotificationKind::Resolved;
+    let alert = |severity: Severity, ends_ms: Option<i64>| {
+        let mut alert = json!({
+            "labels": {
+                "alertname": inert(&n.rule, NAME),
+                "severity": severity.as_str(),
+                "detector": inert(&n.detector, NAME),
+                "tenant": inert(&n.tenant, NAME),
+                "incident": inert(&n.dedup_key, NAME),
+            },
+            "annotations": {
+                "summary": subject(n),
+                "description": inert(&n.reason, SENTENCE),
+                "subject": inert(&n.subject, NAME),
+                "runbook_url": inert(&n.runbook, SENTENCE),
+                "silence": inert(&n.silence_command, SENTENCE),
+            },
+            "startsAt": Time(n.since_ms).to_string(),
+        });
+        if let Some(ms) = ends_ms {
+            alert["endsAt"] = Value::String(Time(ms.max(n.since_ms)).to_string());
+        }
+        alert
+    };
+    let mut alerts = vec![alert(
+        n.severity,
+        if over { Some(n.at_ms) } else { n.until_ms },
+    )];
+    if let Some(was) = n.was.filter(|was| *was != n.severity) {
+        alerts.push(alert(was, Some(n.at_ms)));
     }
-    Value::Array(vec![alert])
+    Value::Array(alerts)
 }
 
 #[cfg(test)]

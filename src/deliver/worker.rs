@@ -2,8 +2,9 @@
 //!
 //! A worker sends at most [`Limits::concurrency`] messages at a time and [`Limits::per_minute`] a
 //! minute; critical messages are exempt from the rate and from a receiver's `Retry-After`, so that
-//! nothing of higher severity waits behind lower. Pauses after failures are random within bounds:
-//! replicas that failed together must not return together.
+//! nothing of higher severity waits behind lower, and never wait longer than [`Backoff::critical`].
+//! Pauses after failures are random within bounds: replicas that failed together must not return
+//! together. When a sink takes messages again, nothing waits for its pause to end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, info, info_span, warn};
 
-use super::{Claimed, Disposition, Health, Mark, Message, Named, Outbox, SendError, Sink};
+use super::health::PROBE;
+use super::{
+    Accepted, Claimed, Disposition, Health, Mark, Message, Named, Outbox, Reason, SendError, Sink,
+};
 use crate::decide::NotificationKind;
 use crate::event::Severity;
 use crate::telemetry::metrics;
@@ -48,6 +52,11 @@ pub struct Backoff {
     pub first: Duration,
     /// Never longer.
     pub longest: Duration,
+    /// Never longer for critical messages, whatever the receiver asks for.
+    pub critical: Duration,
+    /// How long a sink that refuses is tried again before its messages are parked. Shorter parks a page
+    /// while a receiver is redeployed; longer tries wrong credentials for nothing.
+    pub patience: Duration,
 }
 
 impl Default for Backoff {
@@ -55,6 +64,8 @@ impl Default for Backoff {
         Self {
             first: Duration::from_secs(1),
             longest: Duration::from_mins(15),
+            critical: Duration::from_mins(1),
+            patience: Duration::from_mins(5),
         }
     }
 }
@@ -68,6 +79,16 @@ impl Backoff {
         doubled
             .min(self.longest)
             .mul_f64(0.5 + dice.clamp(0.0, 1.0))
+    }
+
+    /// The pause of a message, with what the receiver asked for.
+    fn pause_of(&self, row: Severity, attempts: u32, after: Option<Duration>) -> Duration {
+        let pause = self.pause(attempts, fastrand::f64());
+        let pause = pause.max(after.unwrap_or_default());
+        match row {
+            Severity::Critical => pause.min(self.critical),
+            _ => pause,
+        }
     }
 }
 
@@ -131,6 +152,8 @@ impl<O: Outbox> Worker<O> {
         let mut held_until: Option<Instant> = None;
         let mut under_way: JoinSet<Option<Duration>> = JoinSet::new();
         let this = Arc::new(self);
+        // Of what was parked before the process started, one is tried; later, while the sink is broken.
+        let (mut probed, mut probe_at) = (false, Instant::now());
         while !*stop.borrow() {
             while let Some(done) = under_way.try_join_next() {
                 if let Ok(Some(pause)) = done {
@@ -159,6 +182,13 @@ impl<O: Outbox> Worker<O> {
                     }
                 }
             };
+            let probes = !probed || this.health.broken(&this.name);
+            if claimed.is_empty() && probe_at <= now && probes {
+                (probed, probe_at) = (true, now + PROBE);
+                if this.outbox.probe(&this.name).await.is_ok_and(|one| one) {
+                    continue;
+                }
+            }
             if claimed.is_empty() {
                 tokio::select! {
                     () = this.wake.notified() => {}
@@ -197,45 +227,87 @@ impl<O: Outbox> Worker<O> {
             }
         }
         let started = Instant::now();
-        let result = self.sink.send(&row.message).await;
+        let result = self.send(&row.message).await;
         metrics()
             .send_seconds
             .observe(&[&self.name], started.elapsed());
-        let (mark, hold) = self.judge(row.attempts, &result);
+        let (mark, hold, well) = self.judge(&row, &result);
         match self.outbox.mark(&row, &mark).await {
             Ok(true) => {}
             Ok(false) => self.health.overtaken(&self.name),
             // Unmarked: it is sent again under the same key when the claim lapses.
             Err(e) => warn!(sink = %self.name, error = %e, "result cannot be recorded"),
         }
+        if well {
+            match self.outbox.healed(&self.name).await {
+                Ok(0) => {}
+                Ok(n) => info!(sink = %self.name, messages = n, "parked messages are sent now"),
+                Err(e) => warn!(sink = %self.name, error = %e, "parked messages stay parked"),
+            }
+            self.wake.notify_waiters();
+        }
         hold
     }
 
-    fn judge(&self, attempts: u32, result: &Result<(), SendError>) -> (Mark, Option<Duration>) {
+    /// Sends in a task of its own: a message that makes the program panic is parked, not claimed again
+    /// every few seconds for ever.
+    async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
+        let (sink, message) = (Arc::clone(&self.sink), message.clone());
+        let task = tokio::spawn(async move { sink.send(&message).await });
+        task.await.unwrap_or_else(|_| {
+            Err(SendError::give_up(
+                Reason::Message,
+                "building the message panicked",
+            ))
+        })
+    }
+
+    /// What to record, how long all are to wait, and whether the sink has just begun to work.
+    fn judge(
+        &self,
+        row: &Claimed<O::Ticket>,
+        result: &Result<Accepted, SendError>,
+    ) -> (Mark, Option<Duration>, bool) {
         let now = Instant::now();
+        let severity = row.message.notification.severity;
         match result {
-            Ok(()) => {
-                if self.health.succeeded(&self.name) {
+            Ok(accepted) => {
+                let healed = self.health.succeeded(&self.name);
+                if healed {
                     info!(sink = %self.name, "sink works again");
                 }
-                (Mark::Sent, None)
+                self.health.reached(&self.name, accepted);
+                if accepted.missed > 0 {
+                    warn!(sink = %self.name, missed = accepted.missed, detail = accepted.why,
+                        again = accepted.again, "some receivers did not get the message");
+                    let missed = accepted.missed as u64;
+                    metrics().sends.add(&[&self.name, "missed"], missed);
+                }
+                let well = self.health.first_use(&self.name) || healed;
+                let mark = if accepted.again {
+                    let pause = self.backoff.pause_of(severity, row.attempts, None);
+                    let why = accepted.why.clone();
+                    Mark::Failed { pause, why }
+                } else {
+                    Mark::Sent
+                };
+                (mark, None, well)
             }
             Err(e) => {
                 let why = e.to_string();
-                self.health.failed(&self.name, e, now);
-                if e.disposition == Disposition::GiveUp {
+                let patience = self.backoff.patience;
+                if self.health.failed(&self.name, e, now, patience) {
                     warn!(sink = %self.name, reason = e.reason.as_str(), detail = %e.detail, "message parked");
-                    return (Mark::Parked { why }, None);
+                    return (Mark::Parked { why }, None, false);
                 }
-                let mut pause = self.backoff.pause(attempts, fastrand::f64());
-                let mut hold = None;
-                if let Disposition::Retry { after: Some(after) } = e.disposition {
-                    pause = pause.max(after);
-                    hold = Some(after);
-                }
+                let hold = match e.disposition {
+                    Disposition::Retry { after } => after,
+                    Disposition::GiveUp => None,
+                };
+                let pause = self.backoff.pause_of(severity, row.attempts, hold);
                 warn!(sink = %self.name, reason = e.reason.as_str(), detail = %e.detail,
-                    attempt = attempts + 1, pause_ms = pause.as_millis(), "delivery failed, will retry");
-                (Mark::Failed { pause, why }, hold)
+                    attempt = row.attempts + 1, pause_ms = pause.as_millis(), "delivery failed, will retry");
+                (Mark::Failed { pause, why }, hold, false)
             }
         }
     }
@@ -260,7 +332,7 @@ pub async fn tell_of_broken_sinks(
     while !*stop.borrow() {
         for notice in health.take_notices() {
             for Named { name, sink, .. } in &sinks {
-                if **name == *notice.sink {
+                if **name == *notice.sink && !notice.by_itself {
                     continue;
                 }
                 let message = Message {
@@ -273,7 +345,7 @@ pub async fn tell_of_broken_sinks(
                 };
                 for attempt in 0..3 {
                     match sink.send(&message).await {
-                        Ok(()) => break,
+                        Ok(_) => break,
                         Err(e) => {
                             warn!(sink = %name, error = %e, "cannot tell that another sink is broken");
                             if e.disposition == Disposition::GiveUp {
@@ -304,6 +376,20 @@ mod tests {
         assert_eq!(b.pause(0, 0.0), Duration::from_millis(500));
         assert_eq!(b.pause(0, 1.0), Duration::from_millis(1500));
         assert_eq!(b.pause(u32::MAX, 1.0), Duration::from_secs(1350));
+    }
+
+    #[test]
+    fn a_critical_message_waits_a_minute_at_most() {
+        let b = Backoff::default();
+        let hour = Some(Duration::from_hours(1));
+        for attempts in 0..50 {
+            for after in [None, hour] {
+                let pause = b.pause_of(Severity::Critical, attempts, after);
+                assert!(pause <= Duration::from_mins(1), "{pause:?}");
+            }
+        }
+        assert_eq!(b.pause_of(Severity::High, 0, hour), Duration::from_hours(1));
+        assert!(b.pause_of(Severity::High, 50, None) > Duration::from_mins(7));
     }
 
     #[test]

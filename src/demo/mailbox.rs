@@ -83,6 +83,8 @@ struct Shared {
     mails: Mutex<Vec<Mail>>,
     /// Answers to the next receivers named instead of 250, for tests.
     refusals: Mutex<Vec<u16>>,
+    /// Answers to receivers by name, each time, for tests.
+    unwanted: Mutex<std::collections::BTreeMap<String, u16>>,
     arrived: Notify,
 }
 
@@ -134,6 +136,14 @@ impl Mailbox {
     pub fn refuse(&self, codes: &[u16]) {
         lock(&self.shared.refusals).extend(codes);
     }
+    /// Refuses a receiver with this code, whenever it is named; 0 accepts it again.
+    pub fn refuse_receiver(&self, address: &str, code: u16) {
+        let mut unwanted = lock(&self.shared.unwanted);
+        unwanted.remove(address);
+        if code > 0 {
+            unwanted.insert(address.to_owned(), code);
+        }
+    }
     /// Waits until at least `n` mails have arrived, at most `limit`. True if they have.
     pub async fn wait_for(&self, n: usize, limit: Duration) -> bool {
         let enough = async {
@@ -174,7 +184,11 @@ struct Collect {
 }
 
 impl Handler for Collect {
-    fn rcpt(&mut self, _to: &str) -> Response {
+    fn rcpt(&mut self, to: &str) -> Response {
+        let to = to.trim_matches(['<', '>']);
+        if let Some(code) = lock(&self.shared.unwanted).get(to) {
+            return Response::custom(*code, "as you wish".to_owned());
+        }
         let mut refusals = lock(&self.shared.refusals);
         if refusals.is_empty() {
             return mailin::response::OK;

@@ -1,17 +1,17 @@
 //! What one process of the fleet does for all: merge closed minutes, decide notifications; and what
 //! every process does: deliver, and say how it goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::build::Parts;
 use super::live::Live;
 use crate::deliver::{Backoff, Claimed, Fleet, Mark, Message, Outbox};
 use crate::event::{Severity, SmolStr};
 use crate::store::leader::LeaderTask;
-use crate::store::notifier::NotifierTask;
+use crate::store::notifier::{NotifierTask, NotifierTick};
 use crate::store::{Store, StoreError, outbox};
 use crate::telemetry::{Health, metrics};
 
@@ -23,6 +23,8 @@ const NOTIFIER_TICK: Duration = Duration::from_millis(500);
 /// Least time from one tick of the notifier to the next: under load every transaction wakes it, and one
 /// tick serves them all.
 const NOTIFIER_GAP: Duration = Duration::from_millis(100);
+/// How long the notifier may fail before the process is not ready: a failover takes less.
+const NOTIFIER_FAILS: Duration = Duration::from_secs(30);
 /// Pause after Postgres failed.
 const AWAY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the outbox for the metrics.
@@ -48,6 +50,7 @@ impl Parts {
             notifier,
             store.clone(),
             fleet.wake.clone(),
+            health.clone(),
             stopped.clone(),
         ));
         tasks.spawn(wake_sinks(
@@ -113,14 +116,31 @@ async fn notify(
     mut notifier: NotifierTask,
     store: Store,
     wake: Arc<tokio::sync::Notify>,
+    health: Health,
     mut stopped: Stopped,
 ) {
     let mut changes = None;
+    let mut failing: Option<Instant> = None;
     loop {
         let next = tokio::time::Instant::now() + NOTIFIER_GAP;
         let pause = match notifier.tick().await {
             Ok(tick) => {
+                failing = None;
+                health.set("notifier", true, said(&tick));
                 let m = metrics();
+                for (what, n) in &tick.unreadable {
+                    m.unreadable.add(&[what], *n);
+                    tracing::warn!(
+                        what,
+                        rows = n,
+                        "the notifier cannot read rows and leaves them alone; \
+                        a newer version may have written them"
+                    );
+                }
+                for (sink, n) in &tick.expired {
+                    m.sends.add(&[sink, "expired"], *n);
+                    tracing::warn!(%sink, messages = n, "nobody took messages for days, given up");
+                }
                 m.notifier.set(&[], f64::from(u8::from(tick.leads)));
                 for ((sink, fate), n) in &tick.fates {
                     m.fates.add(&[sink, fate.as_str()], *n);
@@ -136,6 +156,12 @@ async fn notify(
                 }
             }
             Err(error) => {
+                let since = *failing.get_or_insert_with(Instant::now);
+                if since.elapsed() >= NOTIFIER_FAILS {
+                    health.set("notifier", false, error.to_string());
+                } else {
+                    health.beat("notifier");
+                }
                 tracing::warn!(%error, "notifier: will retry");
                 changes = None;
                 AWAY
@@ -162,6 +188,15 @@ async fn notify(
     }
 }
 
+/// What `/readyz` says of the notifier.
+fn said(tick: &NotifierTick) -> String {
+    match (tick.leads, tick.skipped) {
+        (false, _) => "another process decides".to_owned(),
+        (true, 0) => "deciding".to_owned(),
+        (true, n) => format!("deciding; leaves alone {n} rows that it cannot read"),
+    }
+}
+
 /// Other processes may hold the notifier: their rows wake our sinks too.
 async fn wake_sinks(store: Store, wake: Arc<tokio::sync::Notify>, mut stopped: Stopped) {
     loop {
@@ -181,26 +216,48 @@ async fn wake_sinks(store: Store, wake: Arc<tokio::sync::Notify>, mut stopped: S
 }
 
 async fn report(store: Store, health: Health, mut stopped: Stopped) {
-    const STATES: [&str; 6] = ["pending", "claimed", "sent", "parked", "expired", "grouped"];
-    let mut told = BTreeMap::new();
+    let (mut told, mut known) = (BTreeMap::new(), BTreeSet::new());
     while !stops(&mut stopped, tokio::time::sleep(REPORT)).await {
         publish(&store, &mut told);
-        match store.outbox_backlog().await {
-            Ok(sinks) => {
+        // Whether Postgres answers is asked with the smallest question: a slow count is no outage.
+        match store.ping().await {
+            Ok(()) => {
                 metrics().postgres_up.set(&[], 1.0);
                 health.set("postgres", true, "answering");
-                for s in sinks {
-                    for (state, n) in STATES.iter().zip(s.by_state) {
-                        #[expect(clippy::cast_precision_loss, reason = "a gauge of rows")]
-                        metrics().outbox.set(&[&s.sink, state], n as f64);
-                    }
-                }
             }
             Err(error) => {
                 metrics().postgres_up.set(&[], 0.0);
                 health.set("postgres", false, error.to_string());
+                continue;
             }
         }
+        match store.outbox_backlog().await {
+            Ok(sinks) => show(&sinks, &mut known),
+            Err(error) => tracing::warn!(%error, "the outbox cannot be counted, will retry"),
+        }
+    }
+}
+
+/// Sets the gauges of the outbox; `known` are the sinks that ever had rows, which may have none now.
+fn show(sinks: &[outbox::SinkBacklog], known: &mut BTreeSet<SmolStr>) {
+    let m = metrics();
+    let nothing = |sink: &SmolStr| outbox::SinkBacklog {
+        sink: sink.clone(),
+        ..outbox::SinkBacklog::default()
+    };
+    let gone = known.iter().filter(|k| sinks.iter().all(|s| s.sink != **k));
+    let gone: Vec<outbox::SinkBacklog> = gone.map(nothing).collect();
+    known.extend(sinks.iter().map(|s| s.sink.clone()));
+    for s in sinks.iter().chain(&gone) {
+        for (state, n) in [
+            ("pending", s.pending),
+            ("claimed", s.claimed),
+            ("parked", s.parked),
+        ] {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge of rows")]
+            m.outbox.set(&[&s.sink, state], n as f64);
+        }
+        m.outbox_age.set(&[&s.sink], s.oldest_seconds);
     }
 }
 
@@ -277,5 +334,13 @@ impl Outbox for StoreOutbox {
                 self.0.outbox_park(&c.ticket, why).await
             }
         }
+    }
+
+    async fn healed(&self, sink: &str) -> Result<u64, StoreError> {
+        self.0.outbox_heal(sink).await
+    }
+
+    async fn probe(&self, sink: &str) -> Result<bool, StoreError> {
+        self.0.outbox_probe(sink).await
     }
 }

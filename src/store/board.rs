@@ -9,38 +9,33 @@ use crate::decide::notify::{Before, Board, Group, Storm};
 use crate::event::{Hash16, SmolStr};
 
 impl Store {
-    pub(super) async fn load_board(&self) -> Result<Board, StoreError> {
+    /// The state, and how many rows could not be read: their incidents' next changes begin anew.
+    pub(super) async fn load_board(&self) -> Result<(Board, u64), StoreError> {
         let rows = sqlx::query("SELECT id, state::text FROM vw.notify_group")
             .fetch_all(self.pool())
             .await
             .map_err(StoreError::statement("could not read the notifier's state"))?;
-        let corrupt = |said: String| StoreError::Corrupt {
-            what: "the notifier's state",
-            said,
-        };
         let (mut groups, mut storms) = (BTreeMap::new(), BTreeMap::new());
+        let mut unreadable = 0;
         for r in &rows {
             let (id, json): (&str, &str) = (r.get(0), r.get(1));
             match id.split_once(':') {
-                Some(("group", key)) => {
-                    let key = key.parse().map_err(|()| corrupt("a group's key".into()))?;
-                    let group: Group =
-                        serde_json::from_str(json).map_err(|e| corrupt(e.to_string()))?;
-                    groups.insert(key, group);
-                }
-                Some(("storm", sink)) => {
-                    let storm: Storm =
-                        serde_json::from_str(json).map_err(|e| corrupt(e.to_string()))?;
-                    storms.insert(SmolStr::new(sink), storm);
-                }
-                _ => {
-                    return Err(corrupt(
-                        "a row is neither a group nor a storm window".into(),
-                    ));
-                }
+                Some(("group", key)) => match (key.parse(), serde_json::from_str::<Group>(json)) {
+                    (Ok(key), Ok(group)) if !group.members.is_empty() => {
+                        groups.insert(key, group);
+                    }
+                    _ => unreadable += 1,
+                },
+                Some(("storm", sink)) => match serde_json::from_str::<Storm>(json) {
+                    Ok(storm) => {
+                        storms.insert(SmolStr::new(sink), storm);
+                    }
+                    Err(_) => unreadable += 1,
+                },
+                _ => unreadable += 1,
             }
         }
-        Ok(Board::new(groups, storms))
+        Ok((Board::new(groups, storms), unreadable))
     }
 }
 

@@ -196,20 +196,24 @@ async fn insert_findings(
     Ok((findings.len() as u64).saturating_sub(done.rows_affected()))
 }
 
-/// Resolves the incidents whose moment every watermark has passed. At most `limit`.
+/// Resolves the incidents whose moment every watermark has passed. At most `limit`. Those that cannot be
+/// read are left alone and join `skip`.
 pub(super) async fn resolve_due(
     conn: &mut PgConnection,
     watermark: Time,
     limit: i64,
+    skip: &mut BTreeSet<Hash16>,
 ) -> Result<u64, StoreError> {
     let sql = format!(
         "SELECT {HEAD} FROM vw.incident_head WHERE key IN
-           (SELECT key FROM vw.incident_head WHERE state < 2 AND number > 0 AND resolve_at < $1 ORDER BY resolve_at LIMIT $2)
+           (SELECT key FROM vw.incident_head WHERE state < 2 AND number > 0 AND resolve_at < $1 AND key <> ALL ($3)
+             ORDER BY resolve_at LIMIT $2)
           ORDER BY wide, key FOR UPDATE"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(stamp(watermark))
         .bind(limit)
+        .bind(skip.iter().map(|k| uuid(*k)).collect::<Vec<_>>())
         .fetch_all(&mut *conn)
         .await
         .map_err(StoreError::statement(
@@ -217,7 +221,10 @@ pub(super) async fn resolve_due(
         ))?;
     let mut changed = Vec::new();
     for r in &rows {
-        let mut head = head::head(r)?;
+        let Ok(mut head) = head::head(r) else {
+            skip.insert(hash16(r.get(0)));
+            continue;
+        };
         // Under the lock it may have moved on.
         if let Some(change) = head.resolve(watermark) {
             changed.push(Changed {

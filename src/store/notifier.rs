@@ -4,26 +4,34 @@
 //! outbox rows, one fate for each (change, sink), the groups it changed and its own changes (repeats,
 //! escalations). It takes changes by state, not by a mark it passed: a lower id may commit later. It
 //! also resolves incidents whose moment every watermark has passed.
+//!
+//! A row that this version cannot read (a newer one wrote it, a byte was damaged) is left alone and
+//! counted; the others are decided on. A silence that cannot be read mutes nobody.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgRow};
 use sqlx::{PgConnection, Row as _};
 
 use super::board::save_board;
 use super::lease::{self, Lease, LeaseName};
+use super::outbox::expire_unsent;
 use super::silence::active_silences;
 use super::{
     Store, StoreError, Uuid, clean, hash16, head, incident, severity, severity_column, stage,
     stage_column, stamp, time, uuid,
 };
 use crate::decide::notify::{Board, FateRow, OutboxRow};
-use crate::decide::{self, Change, ChangeKind, Head, Notified, Routes};
-use crate::event::{SmolStr, Time};
+use crate::decide::{self, Change, ChangeKind, Head, NotificationKind, Notified, Routes};
+use crate::event::{Hash16, SmolStr, Time};
 
 /// Most changes decided on in one transaction.
 const CHANGES_AT_ONCE: i64 = 1_000;
+/// Unreadable rows that are remembered, so as not to be read each time; beyond that all are read again.
+const SKIPPED: usize = 10_000;
+/// Pause between two looks for messages that nobody took.
+const EXPIRE: Duration = Duration::from_mins(1);
 /// Most incidents resolved in one transaction.
 const RESOLVE_AT_ONCE: i64 = 500;
 /// Channel that tells the sinks' workers of new rows.
@@ -48,6 +56,12 @@ pub struct NotifierTick {
     pub more: bool,
     /// When to call again even if nothing changes (database time).
     pub next_due: Option<Time>,
+    /// Rows that turned out unreadable in this call, by what they are.
+    pub unreadable: BTreeMap<&'static str, u64>,
+    /// All rows left alone because they cannot be read.
+    pub skipped: u64,
+    /// Messages that nobody took for days and that were given up, by sink.
+    pub expired: Vec<(SmolStr, u64)>,
 }
 
 /// The notifier of this process; call [`NotifierTask::tick`] when woken, and about once a second.
@@ -57,12 +71,55 @@ pub struct NotifierTask {
     routes: Routes,
     held: Option<Held>,
     claim: Option<Uuid>,
+    /// Groups that could not be read when the lease was taken, until a tick has told of them.
+    new_groups: u64,
 }
 
 #[derive(Debug)]
 struct Held {
     lease: Lease,
     board: Board,
+    skip: Skip,
+    expired_at: Option<Instant>,
+}
+
+/// Rows that cannot be read and are left alone, so that they hold nothing else back.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Skip {
+    pub(super) changes: BTreeSet<i64>,
+    pub(super) heads: BTreeSet<Hash16>,
+    pub(super) groups: u64,
+    pub(super) silences: BTreeSet<i64>,
+}
+
+impl Skip {
+    fn counts(&self) -> [(&'static str, u64); 4] {
+        [
+            ("change", self.changes.len() as u64),
+            ("incident", self.heads.len() as u64),
+            ("group", self.groups),
+            ("silence", self.silences.len() as u64),
+        ]
+    }
+    /// What came since `before`.
+    fn since(&self, before: &Self) -> BTreeMap<&'static str, u64> {
+        let pairs = self.counts().into_iter().zip(before.counts());
+        pairs
+            .map(|((what, is), (_, was))| (what, is.saturating_sub(was)))
+            .filter(|(_, n)| *n > 0)
+            .collect()
+    }
+    fn bound(&mut self) {
+        if self.changes.len() > SKIPPED {
+            self.changes.clear();
+        }
+        if self.heads.len() > SKIPPED {
+            self.heads.clear();
+        }
+        if self.silences.len() > SKIPPED {
+            self.silences.clear();
+        }
+    }
 }
 
 impl NotifierTask {
@@ -73,6 +130,7 @@ impl NotifierTask {
             routes,
             held: None,
             claim: None,
+            new_groups: 0,
         }
     }
 
@@ -97,8 +155,17 @@ impl NotifierTask {
                 return Ok(NotifierTick::default());
             };
             self.claim = Some(lease.claim_id);
-            let board = self.store.load_board().await?;
-            Held { lease, board }
+            let (board, groups) = self.store.load_board().await?;
+            self.new_groups = groups;
+            Held {
+                lease,
+                board,
+                skip: Skip {
+                    groups,
+                    ..Skip::default()
+                },
+                expired_at: None,
+            }
         };
         let (store, routes) = (self.store.clone(), self.routes.clone());
         let done = self
@@ -109,8 +176,12 @@ impl NotifierTask {
             })
             .await;
         match done {
-            Ok((held, tick)) => {
+            Ok((held, mut tick)) => {
                 self.held = Some(held);
+                let groups = std::mem::take(&mut self.new_groups);
+                if groups > 0 {
+                    tick.unreadable.insert("group", groups);
+                }
                 Ok(tick)
             }
             Err(StoreError::LeaseLost(_)) => Ok(NotifierTick::default()),
@@ -131,6 +202,7 @@ impl Store {
     async fn notify(&self, routes: &Routes, held: &mut Held) -> Result<NotifierTick, StoreError> {
         let what = "could not decide on notifications";
         let sql = StoreError::statement;
+        let mut skip = held.skip.clone();
         let mut tx = self.pool().begin().await.map_err(sql(what))?;
         lease::renew(&mut tx, &held.lease).await?;
         let marks = self.watermarks(&mut tx).await?;
@@ -145,10 +217,11 @@ impl Store {
             ..NotifierTick::default()
         };
         if let Some(watermark) = watermark {
-            tick.resolved = incident::resolve_due(&mut tx, watermark, RESOLVE_AT_ONCE).await?;
+            tick.resolved =
+                incident::resolve_due(&mut tx, watermark, RESOLVE_AT_ONCE, &mut skip.heads).await?;
         }
-        let (ids, changes) = untaken(&mut tx).await?;
-        let silences = active_silences(&mut tx).await?;
+        let (ids, changes) = untaken(&mut tx, &mut skip.changes).await?;
+        let silences = active_silences(&mut tx, &mut skip.silences).await?;
         let storms = held.board.storms.clone();
         let (notified, before) =
             decide::notify_and_tell(routes, &silences, &mut held.board, &changes, now);
@@ -156,6 +229,10 @@ impl Store {
         tick.queued = notified.outbox.len() as u64;
         tick.more = i64::try_from(ids.len()).unwrap_or(0) == CHANGES_AT_ONCE
             || tick.resolved == RESOLVE_AT_ONCE.unsigned_abs();
+        if held.expired_at.is_none_or(|at| at.elapsed() >= EXPIRE) {
+            tick.expired = expire_unsent(&mut tx).await?;
+            held.expired_at = Some(Instant::now());
+        }
         write(&mut tx, &notified).await?;
         save_board(&mut tx, &before, &storms, &held.board).await?;
         if !ids.is_empty() {
@@ -178,6 +255,10 @@ impl Store {
             *tick.fates.entry((f.sink.clone(), f.fate)).or_default() += 1;
         }
         tick.next_due = held.board.next_due(routes);
+        tick.unreadable = skip.since(&held.skip);
+        tick.skipped = skip.counts().iter().map(|(_, n)| n).sum();
+        skip.bound();
+        held.skip = skip;
         Ok(tick)
     }
 
@@ -237,39 +318,53 @@ impl Waker {
 }
 
 /// Changes that nobody decided on, oldest first, each with its head as of the change.
-async fn untaken(conn: &mut PgConnection) -> Result<(Vec<i64>, Vec<(Change, Head)>), StoreError> {
+async fn untaken(
+    conn: &mut PgConnection,
+    skip: &mut BTreeSet<i64>,
+) -> Result<(Vec<i64>, Vec<(Change, Head)>), StoreError> {
     let rows = sqlx::query(
         "SELECT id, key, number, version, kind, at, severity, stage, reason, head::text
-           FROM vw.incident_change WHERE NOT taken ORDER BY id LIMIT $1",
+           FROM vw.incident_change WHERE NOT taken AND id <> ALL ($2) ORDER BY id LIMIT $1",
     )
     .bind(CHANGES_AT_ONCE)
+    .bind(skip.iter().copied().collect::<Vec<_>>())
     .fetch_all(conn)
     .await
     .map_err(StoreError::statement("could not read incident changes"))?;
     let mut ids = Vec::with_capacity(rows.len());
     let mut changes = Vec::with_capacity(rows.len());
     for r in &rows {
-        let corrupt = |said: String| StoreError::Corrupt {
-            what: "an incident change",
-            said,
-        };
-        ids.push(r.get(0));
-        let change = Change {
-            key: hash16(r.get(1)),
-            number: r.get(2),
-            version: r.get(3),
-            kind: ChangeKind::parse(r.get(4))
-                .ok_or_else(|| corrupt("its kind is unknown".into()))?,
-            at: time(r.get(5)),
-            severity: severity(r.get(6))?,
-            stage: stage(r.get(7))?,
-            reason: r.get(8),
-        };
-        let head: Head = serde_json::from_str(r.get::<Option<&str>, _>(9).unwrap_or("null"))
-            .map_err(|e| corrupt(e.to_string()))?;
-        changes.push((change, head));
+        match change(r) {
+            Ok(change) => {
+                ids.push(r.get(0));
+                changes.push(change);
+            }
+            Err(_) => {
+                skip.insert(r.get(0));
+            }
+        }
     }
     Ok((ids, changes))
+}
+
+fn change(r: &PgRow) -> Result<(Change, Head), StoreError> {
+    let corrupt = |said: String| StoreError::Corrupt {
+        what: "an incident change",
+        said,
+    };
+    let change = Change {
+        key: hash16(r.get(1)),
+        number: r.get(2),
+        version: r.get(3),
+        kind: ChangeKind::parse(r.get(4)).ok_or_else(|| corrupt("its kind is unknown".into()))?,
+        at: time(r.get(5)),
+        severity: severity(r.get(6))?,
+        stage: stage(r.get(7))?,
+        reason: r.get(8),
+    };
+    let head = serde_json::from_str(r.get::<Option<&str>, _>(9).unwrap_or("null"))
+        .map_err(|e| corrupt(e.to_string()))?;
+    Ok((change, head))
 }
 
 async fn write(conn: &mut PgConnection, n: &Notified) -> Result<(), StoreError> {
@@ -317,21 +412,32 @@ async fn write(conn: &mut PgConnection, n: &Notified) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// Queues a row behind those of its (incident, sink). A rise in severity takes the place of milder
-/// rows that no worker has claimed.
+/// Queues a row behind those of its (incident, sink). A rise in severity takes the place of milder rows
+/// that no worker has claimed, and a repeat the place of what says the same: while a sink is down, the
+/// rows of an incident stay few.
 async fn queue(conn: &mut PgConnection, row: &OutboxRow) -> Result<(), StoreError> {
     let what = "could not queue a notification";
-    sqlx::query(
-        "UPDATE vw.outbox SET state = 5, finished_at = now(), last_error = 'a more severe message took its place'
-          WHERE key = $1 AND number = $2 AND sink = $3 AND state = 0 AND severity < $4",
+    let replaced: Vec<String> = sqlx::query_scalar(
+        "UPDATE vw.outbox SET state = 5, finished_at = now(), last_error = 'a later message took its place'
+          WHERE key = $1 AND number = $2 AND sink = $3 AND state = 0
+            AND (severity < $4 OR ($5 AND kind IN ('firing', 'repeat', 'escalated')))
+         RETURNING kind",
     )
     .bind(uuid(row.key))
     .bind(row.number)
     .bind(row.sink.as_str())
     .bind(severity_column(row.severity))
-    .execute(&mut *conn)
+    .bind(row.kind == NotificationKind::Repeat)
+    .fetch_all(&mut *conn)
     .await
     .map_err(StoreError::statement(what))?;
+    // Who never heard of it hears that it is open, not that it still is.
+    let unheard = row.kind == NotificationKind::Repeat && replaced.iter().any(|k| k == "firing");
+    let mut row = row.clone();
+    if unheard {
+        row.kind = NotificationKind::Firing;
+        row.payload.kind = NotificationKind::Firing;
+    }
     let payload = serde_json::to_value(&row.payload).map_err(|e| {
         StoreError::Refusal(format!("a notification cannot be written as JSON: {e}"))
     })?;

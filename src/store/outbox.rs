@@ -5,9 +5,13 @@
 //! 10 s, so a claim outlives every send of a live worker. A worker that was stopped finds its claim
 //! gone when it marks: it then queues a `repeat` of the present state, which corrects a stale trigger.
 
+mod repair;
+
 use std::time::Duration;
 
-use sqlx::Row as _;
+pub(super) use repair::expire_unsent;
+pub use repair::{Queued, STATES, Which};
+use sqlx::{PgConnection, Row as _};
 
 use super::{Store, StoreError, Uuid, clean, hash16, uuid};
 use crate::event::{Hash16, Severity, SmolStr};
@@ -55,14 +59,18 @@ pub enum Marked {
     Stale,
 }
 
-/// Unfinished rows of a sink.
-#[derive(Debug, Clone, PartialEq)]
+/// What of a sink's rows needs attention.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct SinkBacklog {
     /// The sink.
     pub sink: SmolStr,
-    /// Rows by state: pending, claimed, sent, parked, expired, grouped.
-    pub by_state: [u64; 6],
-    /// Age of the oldest unfinished row in seconds of database time.
+    /// Rows that wait.
+    pub pending: u64,
+    /// Rows that a worker holds.
+    pub claimed: u64,
+    /// Rows that the sink refused.
+    pub parked: u64,
+    /// Age of the oldest that waits, in seconds of database time.
     pub oldest_seconds: f64,
 }
 
@@ -168,22 +176,7 @@ impl Store {
             if done.rows_affected() == 0 {
                 marked = Marked::Stale;
                 // The message went out late, perhaps after its successor. Repeat what holds now, last.
-                sqlx::query(
-                    "INSERT INTO vw.outbox (key, number, sink, seq, kind, severity, dedup_key, payload)
-                     SELECT l.key, l.number, l.sink, l.seq + 1,
-                            CASE WHEN l.kind = 'resolved' THEN 'resolved' ELSE 'repeat' END,
-                            l.severity, l.dedup_key, l.payload
-                       FROM vw.outbox l
-                      WHERE l.key = $1 AND l.number = $2 AND l.sink = $3
-                      ORDER BY l.seq DESC LIMIT 1
-                     ON CONFLICT DO NOTHING",
-                )
-                .bind(uuid(c.key))
-                .bind(c.number)
-                .bind(c.sink.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(StoreError::statement(what))?;
+                repeat(&mut tx, &c).await?;
             }
             tx.commit().await.map_err(StoreError::statement(what))?;
             Ok(marked)
@@ -201,33 +194,10 @@ impl Store {
         self.outbox_finish(c, 0, Some(wait), error).await
     }
 
-    /// Gives a claimed row back untried (shutdown, rate limit).
-    pub async fn outbox_release(&self, c: &Claimed, wait: Duration) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE vw.outbox SET state = 0, claim_id = NULL, claim_until = NULL, next_at = now() + make_interval(secs => $6)
-              WHERE key = $1 AND number = $2 AND sink = $3 AND seq = $4 AND state = 1 AND claim_id = $5",
-        )
-        .bind(uuid(c.key))
-        .bind(c.number)
-        .bind(c.sink.as_str())
-        .bind(c.seq)
-        .bind(c.claim_id)
-        .bind(wait.as_secs_f64())
-        .execute(self.pool())
-        .await
-        .map_err(StoreError::statement("could not give a notification back"))?;
-        Ok(done.rows_affected() == 1)
-    }
-
     /// The sink refuses this for good (401, 400): it stays visible, is not tried again, and does not
     /// hold later ones back.
     pub async fn outbox_park(&self, c: &Claimed, error: &str) -> Result<bool, StoreError> {
         self.outbox_finish(c, 3, None, error).await
-    }
-
-    /// Too old to be of use.
-    pub async fn outbox_expire(&self, c: &Claimed, error: &str) -> Result<bool, StoreError> {
-        self.outbox_finish(c, 4, None, error).await
     }
 
     async fn outbox_finish(
@@ -257,18 +227,6 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Puts parked rows of a sink back into the queue (its credentials were repaired).
-    pub async fn outbox_unpark(&self, sink: &str) -> Result<u64, StoreError> {
-        let done = sqlx::query(
-            "UPDATE vw.outbox SET state = 0, next_at = now(), finished_at = NULL WHERE sink = $1 AND state = 3",
-        )
-        .bind(sink)
-        .execute(self.pool())
-        .await
-        .map_err(StoreError::statement("could not queue parked notifications again"))?;
-        Ok(done.rows_affected())
-    }
-
     /// Milliseconds until the next row of a sink is due; `None`: nothing waits.
     pub async fn outbox_next_due(&self, sink: &str) -> Result<Option<i64>, StoreError> {
         let row = sqlx::query(
@@ -282,12 +240,15 @@ impl Store {
         Ok(row.get::<Option<i64>, _>(0).map(|ms| ms.max(0)))
     }
 
-    /// What waits and what became of the rest, by sink.
+    /// What waits and what is parked, by sink. What is finished is not counted: it may be millions.
     pub async fn outbox_backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
+        // Two queries, so that each has its partial index.
         let rows = sqlx::query(
-            "SELECT sink, state, count(*),
-                    coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE state IN (0, 1)))::float8, 0)
-               FROM vw.outbox GROUP BY sink, state ORDER BY sink, state",
+            "SELECT sink, state, count(*), coalesce(extract(epoch FROM now() - min(created_at))::float8, 0)
+               FROM vw.outbox WHERE state IN (0, 1) GROUP BY sink, state
+             UNION ALL
+             SELECT sink, state, count(*), 0::float8 FROM vw.outbox WHERE state = 3 GROUP BY sink, state
+             ORDER BY 1, 2",
         )
         .fetch_all(self.pool())
         .await
@@ -298,18 +259,53 @@ impl Store {
             if out.last().is_none_or(|b| b.sink != sink) {
                 out.push(SinkBacklog {
                     sink,
-                    by_state: [0; 6],
-                    oldest_seconds: 0.0,
+                    ..SinkBacklog::default()
                 });
             }
-            let state = usize::try_from(r.get::<i16, _>(1)).unwrap_or(0);
-            if let Some(b) = out.last_mut()
-                && let Some(n) = b.by_state.get_mut(state)
-            {
-                *n = super::count(r.get(2));
+            let n = super::count(r.get(2));
+            if let Some(b) = out.last_mut() {
+                match r.get::<i16, _>(1) {
+                    0 => b.pending = n,
+                    1 => b.claimed = n,
+                    _ => b.parked = n,
+                }
                 b.oldest_seconds = b.oldest_seconds.max(r.get(3));
             }
         }
         Ok(out)
     }
+}
+
+/// Queues what a sink is to believe of an incident once more: a change of the notifier's, with its fate,
+/// so that it counts like every other message. A digest has no candidates and so no fate.
+async fn repeat(conn: &mut PgConnection, c: &Claimed) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH last AS (
+           SELECT * FROM vw.outbox WHERE key = $1 AND number = $2 AND sink = $3 ORDER BY seq DESC LIMIT 1
+         ), again AS (
+           INSERT INTO vw.outbox (key, number, sink, seq, kind, severity, dedup_key, payload)
+           SELECT l.key, l.number, l.sink, l.seq + 1, k.kind, l.severity, l.dedup_key,
+                  jsonb_set(l.payload, '{kind}', to_jsonb(k.kind))
+             FROM last l
+            CROSS JOIN LATERAL (SELECT CASE WHEN l.kind IN ('resolved', 'digest') THEN l.kind ELSE 'repeat' END AS kind) k
+           ON CONFLICT DO NOTHING
+           RETURNING key, number, sink, severity, payload
+         ), change AS (
+           INSERT INTO vw.incident_change (key, number, version, kind, severity, stage, at, reason, taken)
+           SELECT a.key, a.number, h.version, 'repeat', a.severity, h.stage, now(), 'sent late, told again', true
+             FROM again a
+            CROSS JOIN LATERAL (SELECT version, stage FROM vw.incident_change i
+                                 WHERE i.key = a.key AND i.number = a.number ORDER BY version DESC, id DESC LIMIT 1) h
+           RETURNING key, number, version
+         )
+         INSERT INTO vw.fate (key, number, version, kind, sink, fate, detail)
+         SELECT key, number, version, 'repeat', $3, 'queued', 'sent late, told again' FROM change",
+    )
+    .bind(uuid(c.key))
+    .bind(c.number)
+    .bind(c.sink.as_str())
+    .execute(conn)
+    .await
+    .map_err(StoreError::statement("could not repeat a notification"))?;
+    Ok(())
 }

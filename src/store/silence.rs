@@ -1,5 +1,7 @@
 //! Silences: who muted what, until when and why.
 
+use std::collections::BTreeSet;
+
 use sqlx::{PgConnection, Row as _};
 
 use super::{Store, StoreError, budget, clean, stamp, time};
@@ -119,30 +121,36 @@ pub struct SilenceRow {
     pub ends: String,
 }
 
-pub(super) async fn active_silences(conn: &mut PgConnection) -> Result<Vec<Silence>, StoreError> {
+/// Silences that hold. Those that cannot be read mute nobody and join `skip`.
+pub(super) async fn active_silences(
+    conn: &mut PgConnection,
+    skip: &mut BTreeSet<i64>,
+) -> Result<Vec<Silence>, StoreError> {
     let rows = sqlx::query(
         "SELECT id, matchers, starts_at, ends_at FROM vw.silence WHERE ends_at > now() - interval '1 minute' ORDER BY id",
     )
     .fetch_all(conn)
     .await
     .map_err(StoreError::statement("could not read silences"))?;
-    rows.iter()
-        .map(|r| {
-            let texts: Vec<String> = serde_json::from_value(r.get(1)).unwrap_or_default();
-            let matchers = texts
-                .iter()
-                .map(|t| Matcher::parse(t))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| StoreError::Corrupt {
-                    what: "a silence",
-                    said: e.to_string(),
-                })?;
-            Ok(Silence {
-                id: SmolStr::new(r.get::<i64, _>(0).to_string()),
+    let mut silences = Vec::with_capacity(rows.len());
+    for r in &rows {
+        let id: i64 = r.get(0);
+        let texts: Result<Vec<String>, _> = serde_json::from_value(r.get(1));
+        let matchers = texts.ok().and_then(|texts| {
+            let all = texts.iter().map(|t| Matcher::parse(t));
+            all.collect::<Result<Vec<_>, _>>().ok()
+        });
+        match matchers {
+            Some(matchers) => silences.push(Silence {
+                id: SmolStr::new(id.to_string()),
                 matchers,
                 starts: time(r.get(2)),
                 ends: time(r.get(3)),
-            })
-        })
-        .collect()
+            }),
+            None => {
+                skip.insert(id);
+            }
+        }
+    }
+    Ok(silences)
 }

@@ -79,10 +79,12 @@ table! {
     store: Counter "veilwatch_store_total" ["what"] "what happened in Postgres: commits, retries, deadlocks, unknown commits, repeated findings, expired rows, dropped partitions";
     default_rows: Gauge "veilwatch_default_partition_rows" [] "rows without a partition of their day; 0 in a healthy database; set in the leader's process";
     house_failures: Counter "veilwatch_house_failures_total" ["task"] "parts of housekeeping that failed and are tried again: partitions, retention, expiry, budgets";
-    outbox: Gauge "veilwatch_outbox_rows" ["sink", "state"] "notifications by state";
-    sends: Counter "veilwatch_sends_total" ["sink", "outcome"] "deliveries by outcome: sent, retried, parked, repeated";
+    outbox: Gauge "veilwatch_outbox_rows" ["sink", "state"] "notifications that wait, are being sent or are parked, by state";
+    outbox_age: Gauge "veilwatch_outbox_oldest_seconds" ["sink"] "age of the oldest notification that waits";
+    sends: Counter "veilwatch_sends_total" ["sink", "outcome"] "deliveries by outcome: sent, retried, parked, repeated, expired; missed: receivers of a sink that did not get one";
     send_seconds: Histogram "veilwatch_send_seconds" ["sink"] "duration of one send";
     fates: Counter "veilwatch_notification_fates_total" ["sink", "fate"] "fates of (incident change, sink) candidates";
+    unreadable: Counter "veilwatch_unreadable_rows_total" ["what"] "rows the notifier could not read and left alone: change, incident, group, silence";
 
     published: Counter "veilwatch_published_total" ["outcome"] "events handed to the publisher: queued, delivered, dropped";
     seal_records: Counter "veilwatch_seal_records_total" ["outcome"] "records of the seal job by outcome: published, duplicate, dead_letter";

@@ -178,6 +178,126 @@ async fn silences_mute_until_they_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_left_alone_and_holds_nothing_back() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    // A version after this one wrote a change, an incident that is due, a group, a storm window and a
+    // silence that would mute everything if it were not understood.
+    find(
+        &db,
+        &mut owner,
+        7,
+        "e7",
+        NOON.minus_ms(86_400_000),
+        Severity::High,
+    )
+    .await;
+    db.run(
+        "UPDATE vw.incident_head SET detector = 'telepathy';
+         UPDATE vw.incident_change SET head = head || '{\"detector\": \"telepathy\"}';
+         INSERT INTO vw.notify_group VALUES ('group:00000000000000000000000000000001', '{\"x\": 1}'),
+                                            ('storm:mail', '[]'), ('tide:mail', '{}');
+         INSERT INTO vw.silence (matchers, author, comment, ends_at)
+         VALUES ('[\"mood=bad\"]', 'a', 'b', now() + interval '1 day'), ('{\"all\": 1}', 'a', 'b', now() + interval '1 day')",
+    )
+    .await;
+    find(&db, &mut owner, 1, "e1", NOON, Severity::High).await;
+    let mut n = notifier(&db.store);
+    let tick = n.tick().await.expect("tick");
+    assert_eq!((tick.changes, tick.queued), (1, 1), "the other is told");
+    let unreadable: Vec<_> = tick.unreadable.into_iter().collect();
+    assert_eq!(
+        unreadable,
+        [("change", 1), ("group", 3), ("incident", 1), ("silence", 2)]
+    );
+    assert_eq!(tick.skipped, 7);
+    let tick = n.tick().await.expect("tick");
+    assert!(tick.unreadable.is_empty(), "each is told of once");
+    assert_eq!(tick.skipped, 7);
+    let open = "SELECT count(*) FROM vw.incident_change WHERE NOT taken";
+    assert_eq!(db.number(open).await, 1, "for who can read it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f47_the_rows_of_an_incident_stay_few_while_a_sink_is_down() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let mut routes = Routes::single(vec![SmolStr::new("mail")]);
+    routes.root.repeat_interval_ms = 1;
+    let mut n = NotifierTask::new(db.store.clone(), routes);
+    find(&db, &mut owner, 1, "e1", NOON, Severity::High).await;
+    let mut queued = 0;
+    for _ in 0..5 {
+        queued += n.tick().await.expect("tick").queued;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(queued, 5);
+    let rows = db
+        .store
+        .outbox_claim("mail", 10, Severity::Low)
+        .await
+        .expect("claim");
+    assert_eq!(rows.len(), 1, "the last one");
+    assert_eq!(rows[0].kind, "firing", "nobody has heard of it yet");
+    assert_eq!(rows[0].payload["kind"], "firing");
+    // Conservation: each fate `queued` is a row, each row has a state.
+    let fates = db.store.notification_fates().await.expect("fates");
+    assert_eq!(fates.get("queued"), Some(&5));
+    assert_eq!(db.number("SELECT count(*) FROM vw.outbox").await, 5);
+    assert_eq!(
+        db.number("SELECT count(*) FROM vw.outbox WHERE state = 5")
+            .await,
+        4
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f47_what_nobody_took_for_a_week_expires_and_is_counted() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let mut n = notifier(&db.store);
+    find(&db, &mut owner, 1, "e1", NOON, Severity::High).await;
+    n.tick().await.expect("tick");
+    db.run("UPDATE vw.outbox SET created_at = now() - interval '8 days'")
+        .await;
+    let mut later = NotifierTask::new(
+        db.another().await,
+        Routes::single(vec![SmolStr::new("mail")]),
+    );
+    n.give_up().await.expect("given up");
+    let tick = later.tick().await.expect("tick");
+    assert_eq!(tick.expired, [(SmolStr::new("mail"), 1)]);
+    assert_eq!(
+        db.number("SELECT count(*) FROM vw.outbox WHERE state = 4 AND finished_at IS NOT NULL")
+            .await,
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_after_a_late_send_has_a_change_and_a_fate() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let mut n = notifier(&db.store);
+    find(&db, &mut owner, 1, "e1", NOON, Severity::High).await;
+    n.tick().await.expect("tick");
+    let claim = async || {
+        let rows = db.store.outbox_claim("mail", 1, Severity::Low).await;
+        rows.expect("claim").remove(0)
+    };
+    let slept = claim().await;
+    db.run("UPDATE vw.outbox SET claim_until = now() - interval '1 second'")
+        .await;
+    let second = claim().await;
+    db.store.outbox_sent(&second).await.expect("sent");
+    let marked = db.store.outbox_sent(&slept).await.expect("sent");
+    assert_eq!(marked, Marked::Stale);
+    let sums = "SELECT concat_ws(' ', (SELECT count(*) FROM vw.outbox), (SELECT count(*) FROM vw.fate WHERE fate = 'queued'),
+                       (SELECT count(*) FROM vw.incident_change), (SELECT count(*) FROM vw.incident_change WHERE NOT taken))";
+    assert_eq!(db.text(sums).await, "2 2 2 0", "rows, fates, changes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn people_acknowledge_judge_and_resolve() {
     let db = Db::new().await;
     let mut owner = Owner::claim(&db.store, 0).await;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use veilwatch::store::outbox::{Claimed, Marked};
+use veilwatch::event::Hash16;
+use veilwatch::store::outbox::{Claimed, Marked, Which};
 
 use super::*;
 use crate::postgres::Db;
@@ -77,7 +78,84 @@ async fn only_the_lowest_unfinished_of_an_incident_may_go() {
     queue(&db, 2, 2, 3).await;
     assert_eq!(names(&claim(&db, 10).await), [("02".into(), 2)]);
     let backlog = db.store.outbox_backlog().await.expect("backlog");
-    assert_eq!(backlog[0].by_state, [1, 2, 1, 1, 0, 0]);
+    let b = &backlog[0];
+    assert_eq!(
+        (b.pending, b.claimed, b.parked),
+        (1, 2, 1),
+        "not what was sent"
+    );
+    assert!(b.oldest_seconds > 0.0);
+}
+
+/// Queues a row by hand that has been through something: (incident, seq, kind, state).
+async fn past(db: &Db, incident: u32, seq: i64, kind: &str, state: i16) {
+    db.run(&format!(
+        "INSERT INTO vw.outbox (key, number, sink, seq, kind, severity, dedup_key, payload, state, finished_at, next_at)
+         VALUES ('{incident:032x}', 1, 'mail', {seq}, '{kind}', 3, '{incident:032x}', '{{\"kind\": \"{kind}\"}}', {state},
+                 CASE WHEN {state} > 1 THEN now() END, now() + interval '15 minutes')"
+    ))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healed_sink_gets_the_last_word_about_what_was_parked() {
+    let db = Db::new().await;
+    // 1: nobody was told, and it goes on. 2: told, the end was parked. 3: neither beginning nor end was
+    // told. 4: what was parked is no longer so. 5: waits for another attempt. 6: worse than it was.
+    for (incident, seq, kind, state) in [
+        (1, 1, "firing", 3),
+        (2, 1, "firing", 2),
+        (2, 2, "resolved", 3),
+        (3, 1, "firing", 3),
+        (3, 2, "resolved", 3),
+        (4, 1, "firing", 3),
+        (4, 2, "repeat", 2),
+        (5, 1, "firing", 0),
+        (6, 1, "firing", 3),
+        (6, 2, "escalated", 3),
+    ] {
+        past(&db, incident, seq, kind, state).await;
+    }
+    assert!(claim(&db, 10).await.is_empty(), "nothing is due");
+    assert!(db.store.outbox_probe("mail").await.expect("probe"));
+    let probe = claim(&db, 10).await;
+    assert_eq!(probe.len(), 1, "one is tried");
+    assert!(db.store.outbox_park(&probe[0], "401").await.expect("park"));
+    assert_eq!(db.store.outbox_heal("mail").await.expect("heal"), 3);
+    let mut due = names(&claim(&db, 10).await);
+    due.sort();
+    let want = [("01", 1), ("02", 2), ("05", 1), ("06", 2)];
+    assert_eq!(due, want.map(|(n, seq)| (n.to_owned(), seq)));
+    assert_eq!(db.store.outbox_heal("other").await.expect("heal"), 0);
+    assert!(!db.store.outbox_probe("other").await.expect("probe"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lists_what_was_not_sent_and_queues_it_again() {
+    let db = Db::new().await;
+    past(&db, 1, 1, "firing", 3).await;
+    past(&db, 2, 1, "firing", 2).await;
+    past(&db, 3, 1, "firing", 4).await;
+    past(&db, 4, 1, "firing", 0).await;
+    let which = Which {
+        sink: Some("mail".into()),
+        limit: 10,
+        ..Which::default()
+    };
+    let listed = db.store.outbox_list(&which).await.expect("list");
+    let states: Vec<_> = listed.iter().map(|r| r.state.as_str()).collect();
+    assert_eq!(states, ["parked", "pending"]);
+    let retry = async |which: Which| db.store.outbox_retry(&which, "alice").await.expect("retry");
+    let one = Which {
+        incident: Some(Hash16(3u128.to_be_bytes())),
+        states: vec![2, 4],
+        ..which.clone()
+    };
+    assert_eq!(retry(one).await, 1, "what was sent is not sent again");
+    assert_eq!(retry(which).await, 3);
+    assert_eq!(claim(&db, 10).await.len(), 3);
+    let log = db.text("SELECT string_agg(detail ->> 'rows', ' ' ORDER BY id) FROM vw.action_log WHERE action = 'outbox retry'").await;
+    assert_eq!(log, "1 3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,6 +229,7 @@ async fn f48_a_stopped_workers_stale_message_is_corrected() {
         (again[0].kind.as_str(), again[0].seq, again[0].dedup_key),
         ("repeat", 2, slept.dedup_key)
     );
+    assert_eq!(again[0].payload["kind"], "repeat", "and it says so");
     assert!(
         !db.store
             .outbox_failed(&slept, Duration::ZERO, "late")

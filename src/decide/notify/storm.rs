@@ -172,9 +172,9 @@ impl Routes {
         row.kind = NotificationKind::Resolved;
         row.seq = now.0.saturating_add(1);
         row.payload.kind = NotificationKind::Resolved;
-        row.payload.title = "what the storm guard held back is over".to_owned();
-        row.payload.reason =
-            "every incident that the digest counted is over or was told of by itself".to_owned();
+        "what the storm guard held back is over".clone_into(&mut row.payload.title);
+        "every incident that the digest counted is over or was told of by itself"
+            .clone_into(&mut row.payload.reason);
         row
     }
 

@@ -174,3 +174,48 @@ fn pager_chat_and_alertmanager() {
         "incident.resolved"
     );
 }
+
+#[test]
+fn alertmanager_keeps_an_alert_until_we_say_it_is_over() {
+    let mut n = notification("");
+    n.until_ms = Some(n.at_ms + 8 * 3_600_000);
+    let firing = alertmanager(&n);
+    assert_eq!(
+        firing[0]["endsAt"],
+        Time(n.at_ms + 8 * 3_600_000).to_string()
+    );
+    // It became worse: another alert for Alertmanager, so the old one ends.
+    n.was = Some(Severity::High);
+    let worse = alertmanager(&n);
+    assert_eq!(worse[0]["labels"]["severity"], "critical");
+    assert_eq!(worse[0]["endsAt"], firing[0]["endsAt"]);
+    assert_eq!(worse[1]["labels"]["severity"], "high");
+    assert_eq!(worse[1]["endsAt"], Time(n.at_ms).to_string());
+    assert_eq!(
+        worse[1]["labels"]["incident"],
+        worse[0]["labels"]["incident"]
+    );
+    // Over: under every name it went by.
+    (n.kind, n.until_ms) = (NotificationKind::Resolved, None);
+    let over = alertmanager(&n);
+    for alert in over.as_array().expect("alerts") {
+        assert_eq!(alert["endsAt"], Time(n.at_ms).to_string());
+    }
+    assert_eq!(over.as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_large_group_is_counted_not_listed() {
+    let mut n = notification("");
+    n.members = (0..MEMBERS).map(|i| format!("m{i}")).collect();
+    (n.more, n.over) = (490, 7);
+    assert!(mail(&n).contains("m9; and 490 more; 7 are over"));
+    let v = webhook(&Message {
+        id: "x-1".into(),
+        notification: n,
+    });
+    assert_eq!(
+        (&v["data"]["members_more"], &v["data"]["members_over"]),
+        (&490.into(), &7.into())
+    );
+}

@@ -453,7 +453,6 @@ pub(super) const CASES: &[Case] = &[
             "70 ops repeat a+1",
         ],
         fates: &["b opened grouped"],
-        ..PLAIN
     },
     Case {
         name: "a route without a sink records",
