@@ -433,7 +433,7 @@ async fn a_boot_for_each_event_stops_no_leader() {
     assert_eq!(db.text(told).await, "audit-many-boots gateway:gw1");
     // What is kept is bounded, and what was forgotten is counted.
     let bytes = db
-        .number("SELECT length(state) FROM vw.lease WHERE name = 'leader'")
+        .number("SELECT length(state)::bigint FROM vw.lease WHERE name = 'leader'")
         .await;
     assert!(bytes < 1_000_000, "{bytes} bytes");
     let forgotten = &db.store.counters().forgotten_sequences;
