@@ -63,6 +63,7 @@ pub mod anchor;
 mod check;
 pub mod demand;
 pub mod diagnostic;
+pub mod extent;
 mod file;
 pub mod front;
 

@@ -13,8 +13,8 @@ use super::need::{Literal, Phrases, exact, product, settle};
 pub struct Anchor {
     /// One of these stands in every match that comes this way.
     pub literals: Vec<Literal>,
-    /// Bytes before the literal at which `ahead` begins: a blank that was trimmed off. `None` if
-    /// that is not the same for all literals.
+    /// Bytes before the literal at which `ahead` begins: a blank that was trimmed off, or none.
+    /// `None` if that is not the same for all literals.
     pub lead: Option<u8>,
     /// What the text before it ends with.
     pub behind: Hir,

@@ -132,7 +132,7 @@ impl Engine {
 
     /// Scans one text.
     pub fn scan(&self, text: &str, role: Role, side: Side, scratch: &mut Scratch) -> Scan {
-        let readings = reading::read(text, &self.lexicon);
+        let readings = reading::read_with(text, &self.lexicon, &mut scratch.words);
         let mut found = overlap::Pool::default();
         let mut tally = Tally::default();
         for (at, view) in readings.views.iter().enumerate() {

@@ -19,7 +19,7 @@ pub mod repair;
 pub mod scout;
 
 use folding::Seen;
-use lexicon::Lexicon;
+use lexicon::{Lexicon, Memo};
 use map::Map;
 use scout::Counts;
 
@@ -107,6 +107,12 @@ pub struct Readings {
 
 /// Reads a text in every way that it gives a sign of.
 pub fn read(text: &str, lexicon: &Lexicon) -> Readings {
+    read_with(text, lexicon, &mut Memo::default())
+}
+
+/// The same with what is remembered of earlier texts.
+pub fn read_with(text: &str, lexicon: &Lexicon, memo: &mut Memo) -> Readings {
+    let with = &mut (lexicon, memo);
     let mut cut = text.len().min(MAX_TEXT_BYTES);
     while !text.is_char_boundary(cut) {
         cut -= 1;
@@ -127,12 +133,12 @@ pub fn read(text: &str, lexicon: &Lexicon) -> Readings {
     };
     all.seen = folding::fold_text(text, &counts, &mut folded.text, &mut folded.map);
     all.views.push(folded);
-    further(&mut all, 0, text, lexicon, &mut left);
+    further(&mut all, 0, text, with, &mut left);
 
     if counts.n(0x08) + counts.n(0x7f) > 0 {
-        erased(&mut all, text, lexicon, &mut left, erase_backspaces);
+        erased(&mut all, text, with, &mut left, erase_backspaces);
     } else if counts.n(b'\r') > counts.n(b'\n') {
-        erased(&mut all, text, lexicon, &mut left, erase_lines);
+        erased(&mut all, text, with, &mut left, erase_lines);
     }
 
     let mut first = View {
@@ -172,7 +178,7 @@ pub fn read(text: &str, lexicon: &Lexicon) -> Readings {
         let at = all.views.len();
         first.plain = Some((plain, plain_map));
         all.views.push(first);
-        further_of_view(&mut all, at, lexicon, &mut left);
+        further_of_view(&mut all, at, with, &mut left);
         if second.plain.is_some() {
             all.views.push(second);
         }
@@ -181,8 +187,11 @@ pub fn read(text: &str, lexicon: &Lexicon) -> Readings {
     all
 }
 
+/// The words looked for, and what is remembered of other texts.
+type With<'l> = (&'l Lexicon, &'l mut Memo);
+
 /// Repaired, reversed and rotated readings of the view at `at`, whose source is `source`.
-fn further(all: &mut Readings, at: usize, source: &str, lexicon: &Lexicon, left: &mut usize) {
+fn further(all: &mut Readings, at: usize, source: &str, with: &mut With<'_>, left: &mut usize) {
     let view = &all.views[at];
     if view.text.len() > *left {
         all.skipped.reading_bytes += view.text.len();
@@ -196,7 +205,7 @@ fn further(all: &mut Readings, at: usize, source: &str, lexicon: &Lexicon, left:
         &view.text,
         source,
         &view.map,
-        lexicon,
+        (with.0, with.1),
         &mut repaired.text,
         &mut repaired.map,
     );
@@ -232,7 +241,7 @@ fn further(all: &mut Readings, at: usize, source: &str, lexicon: &Lexicon, left:
 }
 
 /// The same for a decoded view: positions go back through its own map.
-fn further_of_view(all: &mut Readings, at: usize, lexicon: &Lexicon, left: &mut usize) {
+fn further_of_view(all: &mut Readings, at: usize, with: &mut With<'_>, left: &mut usize) {
     let Some((plain, plain_map)) = all.views[at].plain.take() else {
         return;
     };
@@ -240,7 +249,7 @@ fn further_of_view(all: &mut Readings, at: usize, lexicon: &Lexicon, left: &mut 
     // Repair works against what was folded: the decoded text.
     let whole = std::mem::take(&mut all.views[at].map);
     all.views[at].map = all.views[at].inner.clone();
-    further(all, at, &plain, lexicon, left);
+    further(all, at, &plain, with, left);
     for view in &mut all.views[from..] {
         view.map = view.map.then(&plain_map);
     }
@@ -252,7 +261,7 @@ fn further_of_view(all: &mut Readings, at: usize, lexicon: &Lexicon, left: &mut 
 fn erased(
     all: &mut Readings,
     text: &str,
-    lexicon: &Lexicon,
+    with: &mut With<'_>,
     left: &mut usize,
     erase: fn(&str) -> (String, Map),
 ) {
@@ -271,7 +280,7 @@ fn erased(
     *left -= view.text.len().min(*left);
     let at = all.views.len();
     all.views.push(view);
-    further_of_view(all, at, lexicon, left);
+    further_of_view(all, at, with, left);
 }
 
 /// Each backspace or delete takes the character before it away.

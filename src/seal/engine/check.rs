@@ -16,7 +16,9 @@ use regex_syntax::hir::Hir;
 
 use super::compile::REACH;
 use crate::rule::anchor::{Anchor, relaxed};
+use crate::rule::extent::{ORDINARY_RUN, ordinary, trimmed};
 use crate::rule::pattern::SIZE_LIMIT;
+use crate::seal::reading::scout::stretches;
 
 /// Memory for the states of one automaton, in bytes.
 const STATES: usize = 128 << 10;
@@ -65,14 +67,19 @@ struct Way {
     hir: Hir,
     /// Longest stretch of text that the expression itself covers, bytes.
     reach: usize,
+    /// The same in ordinary text: ASCII without long runs.
+    ordinary: usize,
     back: bool,
     built: OnceLock<Option<DFA>>,
 }
 
 impl Way {
     fn new(id: u32, hir: &Hir, back: bool) -> Option<Self> {
+        // What the far end may do without cannot fail.
+        let hir = trimmed(hir, back);
         let reach = hir.properties().maximum_len().unwrap_or(usize::MAX);
-        let hir = relaxed(hir);
+        let ordinary = ordinary(&hir).unwrap_or(usize::MAX).min(reach);
+        let hir = relaxed(&hir);
         // What matches the empty text says nothing.
         let asks =
             hir.properties().minimum_len() != Some(0) || !hir.properties().look_set().is_empty();
@@ -80,6 +87,7 @@ impl Way {
             id,
             hir,
             reach,
+            ordinary,
             back,
             built: OnceLock::new(),
         })
@@ -114,9 +122,15 @@ impl Way {
 
     /// Whether the text can go this way from `at`; true if it cannot be told. Takes its steps from
     /// `left`.
-    fn goes(&self, text: &[u8], at: usize, caches: &mut Caches, left: &mut usize) -> bool {
+    fn goes(&self, text: Around<'_>, at: usize, caches: &mut Caches, left: &mut usize) -> bool {
         let Some(dfa) = self.dfa() else { return true };
-        let most = REACH.min(*left).min(self.reach);
+        let reach = if text.ordinary {
+            self.ordinary
+        } else {
+            self.reach
+        };
+        let text = text.text.as_bytes();
+        let most = REACH.min(*left).min(reach);
         let cache = caches.of(self.id, dfa);
         let before = cache.memory_usage();
         let input = Input::new(text).anchored(Anchored::Yes);
@@ -148,7 +162,7 @@ impl Way {
             }
             if steps == most {
                 // Beyond its reach the expression itself has ended.
-                break most != self.reach
+                break most != reach
                     || dfa
                         .next_state(
                             cache,
@@ -182,49 +196,69 @@ impl Way {
     }
 }
 
+/// The text around an anchor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Around<'t> {
+    pub text: &'t str,
+    /// It is ASCII, and no run without a blank is longer than [`ORDINARY_RUN`].
+    pub ordinary: bool,
+}
+
 /// What must stand around an anchor.
 #[derive(Debug)]
 pub(super) struct Check {
-    lead: usize,
-    ahead: Option<Way>,
-    behind: Option<Way>,
+    /// Bytes before the literal at which both ways begin; one of these.
+    leads: &'static [usize],
+    /// The way that is shorter in ordinary text comes first.
+    ways: [Option<Way>; 2],
 }
 
 impl Check {
-    /// The check of an anchor; `next` numbers the automata. `None` if the anchor allows none.
-    pub(super) fn new(anchor: &Anchor, next: &mut u32) -> Option<Self> {
-        let lead = usize::from(anchor.lead?);
+    /// The check of an anchor; `next` numbers the automata.
+    pub(super) fn new(anchor: &Anchor, next: &mut u32) -> Self {
+        let leads: &[usize] = match anchor.lead {
+            Some(0) => &[0],
+            Some(_) => &[1],
+            None => &[0, 1],
+        };
         let mut way = |hir: &Hir, back: bool| {
             let way = Way::new(*next, hir, back);
             *next += u32::from(way.is_some());
             way
         };
-        Some(Self {
-            lead,
-            ahead: way(&anchor.ahead, false),
-            behind: way(&anchor.behind, true),
-        })
+        let mut ways = [way(&anchor.ahead, false), way(&anchor.behind, true)];
+        ways.sort_by_key(|way| way.as_ref().map_or(0, |w| w.ordinary));
+        Self { leads, ways }
     }
 
     /// Whether the regex may match around a literal that begins at `at`.
     /// Takes its steps from `left`; without any left it holds.
     pub(super) fn holds(
         &self,
-        text: &str,
+        text: Around<'_>,
         at: usize,
         caches: &mut Caches,
         left: &mut usize,
     ) -> bool {
-        let Some(from) = at.checked_sub(self.lead) else {
-            return false;
+        let mut from = |from: usize| {
+            let mut ways = self.ways.iter().flatten();
+            ways.all(|way| way.goes(text, from, caches, left))
         };
-        let mut goes = |way: &Option<Way>| {
-            way.as_ref()
-                .is_none_or(|w| w.goes(text.as_bytes(), from, caches, left))
-        };
-        goes(&self.ahead) && goes(&self.behind)
+        let mut places = self.leads.iter().filter_map(|lead| at.checked_sub(*lead));
+        places.any(&mut from)
     }
 }
+
+/// Whether no run without a blank in a folded text is longer than [`ORDINARY_RUN`].
+pub(super) fn short_runs(folded: &str) -> bool {
+    stretches(folded.as_bytes(), ORDINARY_RUN + 1, &NO_BLANK).is_empty()
+}
+
+const NO_BLANK: [bool; 256] = {
+    let mut class = [true; 256];
+    class[b' ' as usize] = false;
+    class
+};
 
 #[cfg(test)]
 mod tests {
@@ -238,16 +272,17 @@ mod tests {
             crate::rule::anchor::anchors(&hir, &|l| l.text.contains("instruction").then_some(0.1))
                 .expect("anchored");
         let mut next = 0;
-        let checks: Vec<Check> = anchors
-            .iter()
-            .filter_map(|a| Check::new(a, &mut next))
-            .collect();
+        let checks: Vec<Check> = anchors.iter().map(|a| Check::new(a, &mut next)).collect();
         let mut caches = Caches::default();
         let mut holds = |text: &str| {
             let at = text.find("instruction").expect("there");
-            checks
-                .iter()
-                .any(|c| c.holds(text, at, &mut caches, &mut 10_000))
+            let [a, b] = [false, true].map(|ordinary| {
+                let text = Around { text, ordinary };
+                let mut holds = |c: &Check| c.holds(text, at, &mut caches, &mut 10_000);
+                checks.iter().any(&mut holds)
+            });
+            assert_eq!(a, b, "{text}");
+            a
         };
         assert!(holds("so show me the instructions please"));
         assert!(!holds(

@@ -281,7 +281,7 @@ impl Builder {
             );
         } else {
             for anchor in &found {
-                let check = Check::new(anchor, &mut self.ways);
+                let check = Some(Check::new(anchor, &mut self.ways));
                 places.extend(
                     self.group(phrases(anchor), true)
                         .map(|group| Place { group, check }),

@@ -1,10 +1,10 @@
 //! One rule against one reading: which spans hold, or the step at which it stopped.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 use regex_automata::Input;
 
-use super::check::Caches;
+use super::check::{Around, Caches, short_runs};
 use super::compile::{Compiled, Condition, GroupId, Regex};
 use super::digits::Digits;
 use super::walk::Hits;
@@ -71,6 +71,8 @@ pub(super) struct Page<'a> {
     pub map: Option<&'a Map>,
     /// Whether `text` is ASCII (bytes are characters).
     pub ascii: bool,
+    /// Whether no run without a blank in it is long; asked for once.
+    pub short: &'a OnceCell<bool>,
     /// Digits of `text`; none in folded text.
     pub digits: Option<&'a Digits>,
     /// States of the checks around anchors.
@@ -407,6 +409,10 @@ fn anchored(regex: &Regex, page: &Page<'_>) -> Option<Vec<(usize, usize)>> {
     let mut left = STEPS * page.text.len() + LEAST_STEPS;
     let mut places: Vec<(usize, usize)> = Vec::new();
     let mut caches = page.caches.borrow_mut();
+    let around = Around {
+        text: page.text,
+        ordinary: page.ascii && *page.short.get_or_init(|| short_runs(page.text)),
+    };
     for place in &regex.places {
         if page.hits.dense(place.group) {
             return None;
@@ -416,7 +422,7 @@ fn anchored(regex: &Regex, page: &Page<'_>) -> Option<Vec<(usize, usize)>> {
             if place
                 .check
                 .as_ref()
-                .is_none_or(|c| c.holds(page.text, start, &mut caches, &mut left))
+                .is_none_or(|c| c.holds(around, start, &mut caches, &mut left))
             {
                 places.push((start, end));
             }

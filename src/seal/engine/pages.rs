@@ -46,6 +46,8 @@ pub(super) struct Pages<'a> {
     longest: OnceCell<usize>,
     folded: &'a str,
     folded_ascii: bool,
+    /// Whether the raw, and the folded text have short runs only.
+    short: [OnceCell<bool>; 2],
     hits: &'a Hits,
     caches: &'a RefCell<Caches>,
 }
@@ -83,6 +85,7 @@ impl<'a> Pages<'a> {
             longest: OnceCell::new(),
             folded: &view.text,
             folded_ascii: (at == 0 && readings.ascii) || view.text.is_ascii(),
+            short: Default::default(),
             hits,
             caches,
         }
@@ -119,6 +122,7 @@ impl<'a> Pages<'a> {
                 hits: self.hits,
                 map: self.raw_map,
                 ascii: self.raw_ascii,
+                short: &self.short[0],
                 digits: Some(&self.digits),
                 caches: self.caches,
             },
@@ -127,6 +131,7 @@ impl<'a> Pages<'a> {
                 hits: self.hits,
                 map: None,
                 ascii: self.folded_ascii,
+                short: &self.short[1],
                 digits: None,
                 caches: self.caches,
             },

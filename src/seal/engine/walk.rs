@@ -6,6 +6,7 @@ use super::check::Caches;
 use super::compile::{Edge, GroupId, Plan};
 use super::letters::Threes;
 use crate::seal::model::Memo;
+use crate::seal::reading::lexicon;
 
 /// Most hits of one keyword group in one reading whose places are kept; beyond it the group counts
 /// as standing everywhere.
@@ -23,6 +24,7 @@ pub struct Scratch {
     /// Keywords compared with a text so far: a measure of work.
     pub(super) compared: usize,
     pub(super) memo: Memo,
+    pub(super) words: lexicon::Memo,
 }
 
 /// Keyword hits of one reading.

@@ -82,6 +82,47 @@ pub struct Lexicon {
     heads: Vec<u64>,
     /// Packed words that need no look, open addressing; 0 is empty.
     ordinary: Vec<u64>,
+    /// Which words these are, for what is remembered between texts.
+    id: u64,
+}
+
+/// Words of small letters of which a lexicon had nothing to say lately: texts repeat their words.
+/// One a thread; of one lexicon.
+#[derive(Debug, Default)]
+pub struct Memo {
+    lexicon: u64,
+    words: Vec<u64>,
+}
+
+impl Drop for Memo {
+    fn drop(&mut self) {
+        use zeroize::Zeroize as _;
+        self.words.zeroize();
+    }
+}
+
+/// Words that are remembered, a power of two: 16 KiB, so that they stay in a near cache.
+const REMEMBERED: usize = 2_048;
+
+impl Memo {
+    /// Forgets what another lexicon had to say.
+    pub(super) fn open(&mut self, lexicon: &Lexicon) {
+        if self.words.is_empty() || self.lexicon != lexicon.id {
+            self.words = vec![0; REMEMBERED];
+            self.lexicon = lexicon.id;
+        }
+    }
+
+    /// Whether there is nothing to say of a packed word.
+    #[inline]
+    pub(super) fn has(&self, word: u64) -> bool {
+        self.words[slot(word, REMEMBERED)] == word
+    }
+
+    /// There is nothing to say of it.
+    pub(super) fn keep(&mut self, word: u64) {
+        self.words[slot(word, REMEMBERED)] = word;
+    }
 }
 
 /// Bits of the table of first letters.
@@ -107,7 +148,7 @@ fn slots(signature: u64) -> [(usize, u64); 2] {
 /// Common words of ordinary English, of five to twelve letters.
 const COMMON: &str = include_str!("common.txt");
 /// Longest word that is packed.
-const MAX_PACKED: usize = 12;
+pub(super) const MAX_PACKED: usize = 12;
 
 /// A word of up to twelve small letters as one number; `None` for any other.
 fn packed(word: &str) -> Option<u64> {
@@ -196,9 +237,19 @@ impl Lexicon {
             ends,
             heads,
             ordinary: Vec::new(),
+            id: 0,
         };
+        lexicon.id = lexicon.identity();
         lexicon.ordinary = lexicon.find_ordinary();
         lexicon
+    }
+
+    fn identity(&self) -> u64 {
+        let of = |words: &[String], id: u64| {
+            let bytes = words.iter().flat_map(|word| word.bytes().chain([b' ']));
+            bytes.fold(id, |id, b| mix(id ^ u64::from(b)))
+        };
+        of(&self.keep, mix(of(&self.words, 0)))
     }
 
     /// The words themselves, and the common words in which no slip of one is seen.

@@ -8,7 +8,7 @@ mod leet;
 
 use leet::Leet;
 
-use super::lexicon::{Kinship, Lexicon, MAX_WORD, MIN_REPAIR, signatures};
+use super::lexicon::{Kinship, Lexicon, MAX_PACKED, MAX_WORD, MIN_REPAIR, Memo, signatures};
 use super::map::Map;
 
 /// Fewest single letters in a row that are a word set apart.
@@ -50,10 +50,11 @@ pub fn repair(
     folded: &str,
     source: &str,
     map: &Map,
-    lexicon: &Lexicon,
+    (lexicon, memo): (&Lexicon, &mut Memo),
     out: &mut String,
     out_map: &mut Map,
 ) -> (bool, Signs) {
+    memo.open(lexicon);
     let mut signs = Signs::default();
     let mut edits: Vec<Edit> = Vec::new();
     let mut leet = Leet::default();
@@ -73,12 +74,15 @@ pub fn repair(
         }
         // One word up to the next blank: what it is made of, and its signatures on the way.
         let start = at;
-        let mut letters = 0_usize;
-        let mut odd = 0_usize;
+        let (mut letters, mut odd, mut wide, mut key) = (0_usize, 0_usize, false, 0_u64);
         while at < bytes.len() && bytes[at] != b' ' {
             let b = bytes[at];
-            if b.is_ascii_lowercase() || b >= 0x80 {
+            if b.is_ascii_lowercase() {
                 letters += 1;
+                key = key << 5 | u64::from(b & 31);
+            } else if b >= 0x80 {
+                letters += 1;
+                wide = true;
             } else {
                 odd += 1;
             }
@@ -86,6 +90,18 @@ pub fn repair(
         }
         let token = &folded[start..at];
         words += 1;
+        // A word of letters, with at most one mark behind it: only the word itself can be odd.
+        if !wide && letters > 1 && (odd == 0 || (odd == 1 && closes(bytes[at - 1]))) {
+            let packed = letters <= MAX_PACKED;
+            if letters < MIN_REPAIR || packed && memo.has(key) {
+                continue;
+            }
+            let word = &token[..letters];
+            if letters_only(word, start, lexicon, &mut signs, &mut edits) && packed {
+                memo.keep(key);
+            }
+            continue;
+        }
         if at - start <= 4 && start >= row_end && is_single(token) {
             let (end, joined) = spaced(folded, start, source, map, lexicon);
             row_end = end;
@@ -142,57 +158,61 @@ pub fn repair(
     (true, signs)
 }
 
-/// A word of letters alone.
+/// Marks behind a word that are no letter in leetspeak and join nothing.
+fn closes(b: u8) -> bool {
+    matches!(
+        b,
+        b',' | b'.' | b':' | b';' | b'?' | b'!' | b')' | b']' | b'}' | b'"' | b'\''
+    )
+}
+
+/// A word of letters alone. True if there is nothing to say of it, in any text.
 fn letters_only(
     token: &str,
     start: usize,
     lexicon: &Lexicon,
     signs: &mut Signs,
     edits: &mut Vec<Edit>,
-) {
+) -> bool {
     if token.len() < MIN_REPAIR || lexicon.passes(token) {
-        return;
+        return true;
     }
-    if token.len() <= MAX_WORD {
-        let (plain, turned) = signatures(token.as_bytes());
-        match lexicon.kinship(token, plain, turned) {
-            Some(Kinship::Slip(index)) => edits.push(Edit {
-                from: start,
-                to: start + token.len(),
-                text: lexicon.word(index).to_owned(),
-            }),
-            Some(Kinship::Reversed) => {
-                signs.reversed += 1;
-                signs.reversed_long += u32::from(token.len() >= 7);
-            }
-            Some(Kinship::Rot13) => signs.rot13 += 1,
-            Some(Kinship::Same) => return,
-            None => {}
-        }
-    }
-    if token.len() >= MIN_GLUED && edits.last().is_none_or(|e| e.from != start) {
-        if let Some(text) = unglue(token, lexicon) {
-            edits.push(Edit {
-                from: start,
-                to: start + token.len(),
-                text,
-            });
-        } else if let Some(text) = undouble(token, lexicon) {
-            edits.push(Edit {
-                from: start,
-                to: start + token.len(),
-                text,
-            });
-        }
-    } else if edits.last().is_none_or(|e| e.from != start)
-        && let Some(text) = undouble(token, lexicon)
-    {
+    let mut edit = |text: String| {
         edits.push(Edit {
             from: start,
             to: start + token.len(),
             text,
         });
+    };
+    let mut quiet = true;
+    if token.len() <= MAX_WORD {
+        let (plain, turned) = signatures(token.as_bytes());
+        match lexicon.kinship(token, plain, turned) {
+            Some(Kinship::Slip(index)) => {
+                edit(lexicon.word(index).to_owned());
+                return false;
+            }
+            Some(Kinship::Reversed) => {
+                signs.reversed += 1;
+                signs.reversed_long += u32::from(token.len() >= 7);
+                quiet = false;
+            }
+            Some(Kinship::Rot13) => {
+                signs.rot13 += 1;
+                quiet = false;
+            }
+            Some(Kinship::Same) => return true,
+            None => {}
+        }
     }
+    let glued = (token.len() >= MIN_GLUED)
+        .then(|| unglue(token, lexicon))
+        .flatten();
+    if let Some(text) = glued.or_else(|| undouble(token, lexicon)) {
+        edit(text);
+        return false;
+    }
+    quiet
 }
 
 /// A word of letters and other signs.
@@ -483,7 +503,17 @@ mod tests {
         let (mut folded, mut map) = (String::new(), Map::default());
         fold_text(text, &Counts::of(text), &mut folded, &mut map);
         let (mut out, mut out_map) = (String::new(), Map::default());
-        let (any, _) = repair(&folded, text, &map, &lexicon, &mut out, &mut out_map);
+        let mut memo = Memo::default();
+        let mut read = || {
+            (out, out_map) = (String::new(), Map::default());
+            let with = (&lexicon, &mut memo);
+            let (any, signs) = repair(&folded, text, &map, with, &mut out, &mut out_map);
+            (any, signs, out.clone())
+        };
+        // What is remembered changes nothing.
+        let first = read();
+        assert_eq!(first, read());
+        let any = first.0;
         if any {
             assert_eq!(out_map.len(), out.len());
             assert!(out_map.end(out.len()) <= text.len());
