@@ -34,10 +34,9 @@ pub struct Args {
     /// Write nothing; end with 1 if the file differs from what training gives.
     #[arg(long)]
     check: bool,
-    /// Tables of 2^BITS weights each; fewer for tests.
-    #[arg(long, default_value_t = Settings::default().word_bits, value_name = "BITS",
-          value_parser = clap::value_parser!(u32).range(8..=21))]
-    bits: u32,
+    /// Tables of 2^BITS buckets each, for tests; without it those of the shipped weights.
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u32).range(8..=18))]
+    bits: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -78,10 +77,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let corpus = read_corpus(&args.corpus)?;
     let (examples, used) = corpus::examples(&rows, &corpus)?;
     drop(rows);
+    let shipped = Settings::default();
     let settings = Settings {
-        word_bits: args.bits,
-        char_bits: args.bits,
-        ..Settings::default()
+        word_bits: args.bits.unwrap_or(shipped.word_bits),
+        char_bits: args.bits.unwrap_or(shipped.char_bits),
+        ..shipped
     };
     eprintln!("training on {} examples", examples.len());
     let bytes = train::train(&examples, settings)?.to_bytes();

@@ -1,31 +1,38 @@
 //! The linear model: one logit per normalised reading, from hashed word and character n-grams.
 //!
 //! It finds what rules miss (other wordings, other languages) and rarely fires on trigger words in
-//! harmless use. The weights are one byte each in two tables, scored in one pass without
-//! allocation. [`combine()`] joins its logit with the rules' evidence into one calibrated score with
+//! harmless use. The weights are one byte each: those of word n-grams in a sparse [`table`], those
+//! of character n-grams in a plain one, both small enough for a core's own cache, scored in one pass
+//! without allocation. [`combine()`] joins its logit with the rules' evidence into one calibrated score with
 //! one [`THRESHOLD`]. The weights come from `veilwatch train` ([`train`]), from data that may be
 //! shipped (`docs/DETECTION.md` names every source).
 
 pub mod augment;
 pub mod combine;
 pub mod corpus;
+mod filler;
 pub mod frame;
 pub mod gram;
 pub mod grammar;
+pub mod table;
 pub mod train;
 
 pub use combine::{Combined, Context, Evidence, THRESHOLD, combine};
 pub use frame::Frame;
 use gram::{Gram, Kind, Sink};
+use table::{Table, place};
 
 /// The file's first bytes: format name and version.
-const MAGIC: [u8; 8] = *b"VWMODEL1";
+const MAGIC: [u8; 8] = *b"VWMODEL2";
 /// Magic, two table sizes, bias, two scales.
 const HEADER: usize = 8 + 4 * 5;
 /// Largest weight file, in bytes: the model must stay small enough to live in a core's cache.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// Largest table, log2 of buckets.
-const MAX_BITS: u32 = 21;
+/// Largest table, log2 of buckets: of words (eight bytes each), of characters (one byte).
+const MAX_WORD_BITS: u32 = 18;
+const MAX_CHAR_BITS: u32 = 20;
+/// Smallest table.
+const MIN_BITS: u32 = 8;
 /// A text with fewer word n-grams than this is scored as if it had so many, so that a single word
 /// can never decide.
 pub const MIN_WORD_GRAMS: u32 = 12;
@@ -91,12 +98,11 @@ impl std::fmt::Display for Family {
 /// A loaded model.
 #[derive(Clone)]
 pub struct Model {
-    word_bits: u32,
     char_bits: u32,
     bias: f32,
     word_scale: f32,
     char_scale: f32,
-    words: Box<[i8]>,
+    words: Table,
     chars: Box<[i8]>,
     /// Which weights these are, for what is remembered between texts.
     id: u64,
@@ -105,7 +111,7 @@ pub struct Model {
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Model")
-            .field("word_bits", &self.word_bits)
+            .field("word_bits", &self.words.bits())
             .field("char_bits", &self.char_bits)
             .finish_non_exhaustive()
     }
@@ -138,9 +144,9 @@ impl Model {
             raw.copy_from_slice(&bytes[at..at + 4]);
             raw
         };
-        let bits = |at: usize| {
+        let bits = |at: usize, most: u32| {
             let n = u32::from_le_bytes(field(at));
-            if (8..=MAX_BITS).contains(&n) {
+            if (MIN_BITS..=most).contains(&n) {
                 Ok(n)
             } else {
                 Err(ModelError::Size { at })
@@ -154,8 +160,8 @@ impl Model {
                 Err(ModelError::NotFinite { at })
             }
         };
-        let (word_bits, char_bits) = (bits(8)?, bits(12)?);
-        let (words, chars) = (1_usize << word_bits, 1_usize << char_bits);
+        let (word_bits, char_bits) = (bits(8, MAX_WORD_BITS)?, bits(12, MAX_CHAR_BITS)?);
+        let (words, chars) = (8_usize << word_bits, 1_usize << char_bits);
         let want = HEADER + words + chars;
         if bytes.len() != want {
             return Err(ModelError::Length {
@@ -163,40 +169,35 @@ impl Model {
                 want,
             });
         }
-        let table = |from: usize, n: usize| -> Box<[i8]> {
-            bytes[from..from + n]
-                .iter()
-                .map(|b| i8::from_le_bytes([*b]))
-                .collect()
-        };
+        let (words, chars) = bytes[HEADER..].split_at(words);
         Ok(Self {
-            word_bits,
             char_bits,
             bias: number(16)?,
             word_scale: number(20)?,
             char_scale: number(24)?,
-            words: table(HEADER, words),
-            chars: table(HEADER + words, chars),
-            id: identity(&bytes[HEADER + words..]),
+            words: Table::from_bytes(word_bits, words),
+            chars: chars.iter().map(|b| i8::from_le_bytes([*b])).collect(),
+            id: identity(&bytes[HEADER..]),
         })
     }
 
     /// Writes the weight file that [`Model::from_bytes`] reads.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER + self.words.len() + self.chars.len());
+        let mut out = Vec::with_capacity(HEADER + (8 << self.words.bits()) + self.chars.len());
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&self.word_bits.to_le_bytes());
+        out.extend_from_slice(&self.words.bits().to_le_bytes());
         out.extend_from_slice(&self.char_bits.to_le_bytes());
         for x in [self.bias, self.word_scale, self.char_scale] {
             out.extend_from_slice(&x.to_le_bytes());
         }
-        out.extend(
-            self.words
-                .iter()
-                .chain(self.chars.iter())
-                .flat_map(|w| w.to_le_bytes()),
-        );
+        out.extend(self.words.bytes());
+        out.extend(self.chars.iter().flat_map(|w| w.to_le_bytes()));
         out
+    }
+
+    /// Takes the identity of its weights.
+    fn identify(&mut self) {
+        self.id = identity(&self.to_bytes()[HEADER..]);
     }
 
     /// Logit of one normalised reading (casefolded, marks stripped, whitespace collapsed).
@@ -210,10 +211,14 @@ impl Model {
             word_n: 0,
             char_sum: 0,
             char_n: 0,
-            before: (0, 0),
+            before: (0, 0, 0),
         };
         gram::visit(reading, &mut sums);
-        let padding = if gram::padded(reading) { PADDING } else { 0.0 };
+        let padding = if filler::padded(reading) {
+            PADDING
+        } else {
+            0.0
+        };
         self.bias
             + padding
             + self.word_scale * sums.word_sum as f32 * norm(sums.word_n, MIN_WORD_GRAMS)
@@ -258,34 +263,36 @@ impl Model {
         families
     }
 
+    /// The weight of an n-gram and its bucket.
     fn weight(&self, g: &Gram) -> (i8, u32) {
-        let (table, bits) = if g.kind == Kind::Char {
-            (&self.chars, self.char_bits)
+        let (weight, bucket) = if g.kind == Kind::Char {
+            let bucket = g.bucket(self.char_bits);
+            (self.chars[bucket], bucket)
         } else {
-            (&self.words, self.word_bits)
+            (self.words.weight(g), place(g, self.words.bits()))
         };
-        let bucket = g.bucket(bits);
-        (table[bucket], u32::try_from(bucket).unwrap_or(u32::MAX))
+        (weight, u32::try_from(bucket).unwrap_or(u32::MAX))
     }
 }
 
-/// Words whose character n-grams were summed lately: texts repeat their words, and each word has
-/// three n-grams a letter. One a thread; of one model.
+/// Words met lately, with what they are made of summed up: texts repeat their words, and each word
+/// has three character n-grams a letter. One a thread; of one model.
 #[derive(Debug, Default)]
 pub struct Memo {
     model: u64,
     words: Vec<Known>,
 }
 
-/// log2 of the words kept: 32 KiB, so that they stay in the nearest cache.
-const MEMO_BITS: u32 = 11;
+/// log2 of the words kept: 64 KiB, which holds most words of the texts of a minute.
+const MEMO_BITS: u32 = 12;
 
-/// The sum over the character n-grams of a word, and how many there are.
+/// A word's own weight, the sum over its character n-grams, and how many there are (none: no word).
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
     word: u64,
-    sum: i32,
-    n: u32,
+    chars: i32,
+    own: i16,
+    n: u16,
 }
 
 impl Memo {
@@ -312,8 +319,8 @@ struct Sums<'a> {
     word_n: u32,
     char_sum: i64,
     char_n: u32,
-    /// The character sums when the current word began.
-    before: (i64, u32),
+    /// The sums (words, characters, count) when the current word began.
+    before: (i64, i64, u32),
 }
 
 impl Sink for Sums<'_> {
@@ -323,7 +330,7 @@ impl Sink for Sums<'_> {
             self.char_sum += i64::from(self.model.chars[g.bucket(self.model.char_bits)]);
             self.char_n += 1;
         } else {
-            self.word_sum += i64::from(self.model.words[g.bucket(self.model.word_bits)]);
+            self.word_sum += i64::from(self.model.words.weight(&g));
             self.word_n += 1;
         }
     }
@@ -332,29 +339,32 @@ impl Sink for Sums<'_> {
     fn known(&mut self, word: u64) -> bool {
         let known = self.memo.words[Memo::at(word)];
         if known.word == word && known.n > 0 {
-            self.char_sum += i64::from(known.sum);
-            self.char_n += known.n;
+            self.word_sum += i64::from(known.own);
+            self.word_n += 1;
+            self.char_sum += i64::from(known.chars);
+            self.char_n += u32::from(known.n);
             return true;
         }
-        self.before = (self.char_sum, self.char_n);
+        self.before = (self.word_sum, self.char_sum, self.char_n);
         false
     }
 
     #[inline]
     fn end(&mut self, word: u64) {
-        // A word has at most 24 letters: both differences are small.
+        // A word has at most 24 letters: all differences are small.
         self.memo.words[Memo::at(word)] = Known {
             word,
-            sum: i32::try_from(self.char_sum - self.before.0).unwrap_or(0),
-            n: self.char_n - self.before.1,
+            own: i16::try_from(self.word_sum - self.before.0).unwrap_or(0),
+            chars: i32::try_from(self.char_sum - self.before.1).unwrap_or(0),
+            n: u16::try_from(self.char_n - self.before.2).unwrap_or(0),
         };
     }
 }
 
-/// Which character weights these are.
-fn identity(chars: &[u8]) -> u64 {
+/// Which weights these are.
+fn identity(weights: &[u8]) -> u64 {
     let mut head = [0; 8];
-    head.copy_from_slice(&blake3::hash(chars).as_bytes()[..8]);
+    head.copy_from_slice(&blake3::hash(weights).as_bytes()[..8]);
     u64::from_le_bytes(head)
 }
 
@@ -417,7 +427,7 @@ mod tests {
         let model = Model::shipped().expect("rules/model.bin");
         let other = Model::from_bytes(&{
             let mut bytes = Model::shipped_bytes().to_vec();
-            bytes[HEADER + (1 << model.word_bits)..].fill(1);
+            bytes[HEADER + (8 << model.words.bits())..].fill(1);
             bytes
         })
         .expect("a model");

@@ -21,7 +21,7 @@ const MODEL: f32 = 0.7;
 const MODEL_TOP: f32 = 8.0;
 /// Nor further down: it must stay possible for a strong rule to outvote it, since an attacker
 /// can pad a text with what the model takes for harmless.
-const MODEL_BOTTOM: f32 = -3.5;
+const MODEL_BOTTOM: f32 = -2.5;
 /// What the model counts for an operator's text, which it was not trained for.
 const MODEL_FOR_OPERATOR: f32 = -1.35;
 /// What a rule of weight 1 is worth.
@@ -29,7 +29,10 @@ const RULE: f32 = 4.0;
 /// Each further technique with a hit counts this much of its weight.
 const FURTHER: f32 = 0.5;
 /// What must be overcome for a verdict; the price of one more page for nothing.
-const PRIOR: f32 = 0.85;
+const PRIOR: f32 = 0.9;
+/// The same beyond that where a rule hit: harmless texts with the words of attacks are what rules
+/// are wrong about.
+const PRIOR_OF_RULES: f32 = 0.3;
 /// An attack that shows only after decoding or repairing was hidden on purpose.
 const HIDDEN: f32 = 0.5;
 /// A model that repeats an attack was often only asked about it.
@@ -111,6 +114,9 @@ pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combi
         0.0
     };
     let mut shift = -PRIOR;
+    if rules > 0.0 {
+        shift -= PRIOR_OF_RULES;
+    }
     if context.hidden && (rules > 0.0 || model > 0.0) {
         shift += HIDDEN;
     }

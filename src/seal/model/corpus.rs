@@ -28,6 +28,18 @@ fn share(family: &str) -> f32 {
     }
 }
 
+/// How much rows from outside count beside others. Two fifths of the stories in `attack_wildjailbreak`
+/// only hold a harmful request, while nearly all rows of the sets after it are injections; texts that
+/// talk about attacks are few and the hardest to tell from them.
+fn row_share(file: &str, attack: bool) -> f32 {
+    match (file, attack) {
+        ("attack_wildjailbreak", true) => 0.3,
+        ("attack_spikee" | "mixed_community", true) => 1.5,
+        ("benign_security_docs", false) => 3.0,
+        _ => 1.0,
+    }
+}
+
 /// A labelled text from outside.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -107,7 +119,7 @@ pub fn examples(
             reading: fold::phrase(&head),
             attack: row.attack,
             source: format!("{}:{}:{}", row.file, row.source, row.lang),
-            share: 1.0,
+            share: row_share(&row.file, row.attack),
         });
     }
     let mut lines: Vec<Line> = Vec::new();

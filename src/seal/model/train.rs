@@ -1,6 +1,9 @@
 //! Training: weighted logistic regression over the n-grams of [`gram`], by stochastic
 //! gradient steps with a step size per weight (Adagrad), rounded to one byte a weight.
 //!
+//! Every word n-gram is trained, also those of one example: they take up what is peculiar to it, and
+//! the common ones stay honest. Only then the strongest are kept (`docs/DETECTION.md`).
+//!
 //! Reproducible to the byte: fixed order, fixed seed, one thread, and only operations that IEEE 754
 //! defines exactly (no `exp` of a system library). Texts come in as normalised readings.
 
@@ -8,7 +11,11 @@ use std::collections::BTreeMap;
 
 use super::gram::{self, Kind};
 use super::grammar::Draws;
-use super::{MIN_CHAR_GRAMS, MIN_WORD_GRAMS, Model, identity, norm};
+use super::table::{PLACES, TAG_BITS, Table, place};
+use super::{MAX_CHAR_BITS, MAX_WORD_BITS, MIN_BITS, MIN_CHAR_GRAMS, MIN_WORD_GRAMS, Model, norm};
+
+/// A word n-gram is kept if so many examples hold it.
+const MIN_EXAMPLES: u16 = 2;
 
 /// One labelled reading.
 #[derive(Debug, Clone)]
@@ -26,7 +33,7 @@ pub struct Example {
 /// How to train. The defaults are those of the shipped weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// log2 of the word table.
+    /// log2 of the word table's buckets.
     pub word_bits: u32,
     /// log2 of the character table.
     pub char_bits: u32,
@@ -45,8 +52,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            word_bits: 20,
-            char_bits: 20,
+            word_bits: 16,
+            char_bits: 17,
             epochs: 6,
             step: 0.6,
             shrink: 3e-4,
@@ -68,7 +75,9 @@ pub enum TrainError {
         benign: usize,
     },
     /// Table sizes that [`Model::from_bytes`] would refuse.
-    #[error("table sizes are 8 to 21 bits")]
+    #[error(
+        "table sizes are {MIN_BITS} to {MAX_WORD_BITS} bits (words) and to {MAX_CHAR_BITS} (characters)"
+    )]
     Size,
 }
 
@@ -100,11 +109,13 @@ pub fn train(examples: &[Example], settings: Settings) -> Result<Model, TrainErr
             benign: examples.len() - attacks,
         });
     }
-    if !(8..=21).contains(&settings.word_bits) || !(8..=21).contains(&settings.char_bits) {
+    if !(MIN_BITS..=MAX_WORD_BITS).contains(&settings.word_bits)
+        || !(MIN_BITS..=MAX_CHAR_BITS).contains(&settings.char_bits)
+    {
         return Err(TrainError::Size);
     }
     let weights = weights(examples, settings.balance);
-    let mut words = vec![Cell::default(); 1 << settings.word_bits];
+    let mut words = vec![Cell::default(); 1 << (settings.word_bits + TAG_BITS)];
     let mut chars = vec![Cell::default(); 1 << settings.char_bits];
     let mut bias = Cell::default();
     let mut order: Vec<usize> = (0..examples.len()).collect();
@@ -122,7 +133,7 @@ pub fn train(examples: &[Example], settings: Settings) -> Result<Model, TrainErr
                 if g.kind == Kind::Char {
                     char_at.push(g.bucket(settings.char_bits));
                 } else {
-                    word_at.push(g.bucket(settings.word_bits));
+                    word_at.push(place(&g, settings.word_bits));
                 }
             });
             let count = |v: &Vec<usize>| u32::try_from(v.len()).unwrap_or(u32::MAX);
@@ -145,23 +156,54 @@ pub fn train(examples: &[Example], settings: Settings) -> Result<Model, TrainErr
             }
         }
     }
-    let (word_scale, words) = quantise(&words);
-    let (char_scale, chars) = quantise(&chars);
-    Ok(Model {
-        word_bits: settings.word_bits,
+    let kept = strongest(examples, &words, settings.word_bits);
+    let (word_scale, weights) = quantise(kept.iter().map(|at| words[*at].weight));
+    // What was kept is not rounded away: no weight means unknown.
+    let weights = kept.iter().zip(weights).map(|(at, w)| match w {
+        0 if words[*at].weight < 0.0 => (*at, -1),
+        0 => (*at, 1),
+        w => (*at, w),
+    });
+    let (char_scale, chars) = quantise(chars.iter().map(|c| c.weight));
+    let mut model = Model {
         char_bits: settings.char_bits,
         bias: bias.weight,
         word_scale,
         char_scale,
-        words,
-        id: identity(
-            &chars
-                .iter()
-                .flat_map(|w| w.to_le_bytes())
-                .collect::<Vec<_>>(),
-        ),
-        chars,
-    })
+        words: Table::new(settings.word_bits, weights),
+        id: 0,
+        chars: chars.into(),
+    };
+    model.identify();
+    Ok(model)
+}
+
+/// The places that are kept: in each bucket those that move most examples most.
+fn strongest(examples: &[Example], words: &[Cell], bits: u32) -> Vec<usize> {
+    let mut held = vec![0_u16; words.len()];
+    let mut last = vec![usize::MAX; words.len()];
+    for (i, example) in examples.iter().enumerate() {
+        gram::visit(&example.reading, &mut |g: gram::Gram| {
+            if g.kind != Kind::Char {
+                let at = place(&g, bits);
+                if last[at] != i {
+                    last[at] = i;
+                    held[at] = held[at].saturating_add(1);
+                }
+            }
+        });
+    }
+    drop(last);
+    let mut kept = Vec::new();
+    for from in (0..words.len()).step_by(1 << TAG_BITS) {
+        let mut bucket: Vec<(f32, usize)> = (from..from + (1 << TAG_BITS))
+            .filter(|at| held[*at] >= MIN_EXAMPLES && words[*at].weight != 0.0)
+            .map(|at| (words[at].weight.abs() * f32::from(held[at]).sqrt(), at))
+            .collect();
+        bucket.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        kept.extend(bucket.iter().take(PLACES).map(|(_, at)| *at));
+    }
+    kept
 }
 
 /// 1/√(rows of the source and label) per row, then attacks and benign texts made equal in sum, mean 1.
@@ -197,12 +239,8 @@ fn weights(examples: &[Example], balance: f32) -> Vec<f32> {
 }
 
 /// One byte a weight: the largest of all but 1 in 20,000 takes the whole range.
-fn quantise(cells: &[Cell]) -> (f32, Box<[i8]>) {
-    let mut sizes: Vec<f32> = cells
-        .iter()
-        .map(|c| c.weight.abs())
-        .filter(|w| *w > 0.0)
-        .collect();
+fn quantise(weights: impl Iterator<Item = f32> + Clone) -> (f32, Vec<i8>) {
+    let mut sizes: Vec<f32> = weights.clone().map(f32::abs).filter(|w| *w > 0.0).collect();
     sizes.sort_by(f32::total_cmp);
     let top = sizes
         .get((sizes.len() - sizes.len() / 20_000).saturating_sub(1))
@@ -216,7 +254,7 @@ fn quantise(cells: &[Cell]) -> (f32, Box<[i8]>) {
         let rounded = (w / scale).round().clamp(-127.0, 127.0) as i8;
         rounded
     };
-    (scale, cells.iter().map(|c| byte(c.weight)).collect())
+    (scale, weights.map(byte).collect())
 }
 
 /// 1 / (1 + e^-x) from exact operations only (e^x as (1 + x/256)^256, good to 1 % in the range that
