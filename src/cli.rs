@@ -29,6 +29,7 @@ pub mod run;
 pub mod scan;
 pub mod seal;
 pub mod series;
+mod service;
 pub mod silence;
 pub mod train;
 pub mod watch;

@@ -1,5 +1,6 @@
 //! The integration tests, one binary (each further one would link the whole program again).
 mod architecture;
+mod bench;
 mod chaos;
 mod console;
 mod cut;

@@ -1,19 +1,20 @@
 //! The ceilings: a consumer that only touches the payload (a), and the same with a typed JSON decode
-//! (b). They run as processes of their own with the pipeline's consumer settings, and say on standard
-//! output how far they are, so that the producer can stay ahead of them.
+//! (b). They run as processes of their own with the pipeline's consumer settings.
+//!
+//! They consume a backlog that is complete before they begin, as much at a time as the embedded broker
+//! keeps: a ceiling that is faster than the producer would measure the producer.
+
+pub(super) mod process;
 
 use std::borrow::Cow;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Deserialize;
 
 use super::figures::Usage;
 use crate::ingest::IngestConfig;
-use crate::ingest::read::{ReadError, follow};
-
-/// How often progress is said.
-const SAY: Duration = Duration::from_millis(20);
+use crate::ingest::read::Passes;
 
 /// What the typed decode reads: the fields of the workload, borrowed where that is possible. Nothing
 /// is checked; that is the pipeline's own work.
@@ -112,68 +113,40 @@ struct Features<'a> {
     lang: Option<&'a str>,
 }
 
-/// Consumes `count` records from the topic's present end. Prints `go`, then positions, then
-/// `done <seconds> <cpu seconds>`.
+/// Consumes in passes. Prints `ready`; each line of standard input is a number of records that are
+/// there by now, and is answered with the seconds from the first to the last of them and the CPU seconds
+/// of the whole pass. Ends with its input.
 ///
 /// # Errors
 /// Kafka's.
-pub fn run(brokers: &str, topic: &str, count: u64, parse: bool) -> Result<(), ReadError> {
+pub fn run(brokers: &str, topic: &str, parse: bool) -> anyhow::Result<()> {
     let config = IngestConfig::new(brokers, "ceiling", Vec::new());
+    let mut passes = Passes::new(&config, topic)?;
     let mut out = std::io::stdout();
-    let mut seen = 0u64;
-    let mut touched = 0u64;
-    let mut started: Option<(Instant, Usage)> = None;
-    let mut said = Instant::now();
-    let mut positions: Vec<i64> = Vec::new();
-    follow(&config, topic, |event| {
-        let Some((partition, r)) = event else {
-            // Standing at the end: whoever produces may begin.
-            if started.is_none() {
-                let _ = writeln!(out, "go");
-                let _ = out.flush();
-                started = Some((Instant::now(), Usage::mine()));
-            } else if seen > 0 {
-                // The producer may be waiting for just these.
-                say_positions(&mut out, &positions);
-            }
-            return true;
-        };
-        if seen == 0 {
-            started = Some((Instant::now(), Usage::mine()));
-        }
-        seen += 1;
-        if let Some(v) = r.value {
-            // Every cache line of the payload is read.
-            touched += v.iter().step_by(64).map(|b| u64::from(*b)).sum::<u64>();
-            if parse && let Ok(text) = std::str::from_utf8(v) {
-                touched += serde_json::from_str::<Event<'_>>(text).map_or(0, |e| e.usage.input);
-            }
-        }
-        let p = usize::try_from(partition).unwrap_or(0);
-        if positions.len() <= p {
-            positions.resize(p + 1, 0);
-        }
-        positions[p] += 1;
-        if said.elapsed() >= SAY {
-            said = Instant::now();
-            say_positions(&mut out, &positions);
-        }
-        seen < count
-    })?;
-    let (at, before) = started.unwrap_or((Instant::now(), Usage::mine()));
-    let cpu = Usage::mine().cpu.saturating_sub(before.cpu);
-    let _ = writeln!(
-        out,
-        "done {} {} {touched}",
-        at.elapsed().as_secs_f64(),
-        cpu.as_secs_f64()
-    );
-    let _ = out.flush();
+    writeln!(out, "ready")?;
+    out.flush()?;
+    for line in std::io::stdin().lines() {
+        let count: u64 = line?.trim().parse()?;
+        let before = Usage::mine();
+        let (mut first, mut touched) = (None, 0u64);
+        passes.pass(count, |r| {
+            first.get_or_insert_with(Instant::now);
+            touched += touch(r.value.unwrap_or_default(), parse);
+        })?;
+        let seconds = first.map_or(0.0, |at| at.elapsed().as_secs_f64());
+        let cpu = Usage::mine().cpu.saturating_sub(before.cpu);
+        writeln!(out, "{seconds} {} {touched}", cpu.as_secs_f64())?;
+        out.flush()?;
+    }
     Ok(())
 }
 
-fn say_positions(out: &mut std::io::Stdout, positions: &[i64]) {
-    let line: Vec<String> = positions.iter().map(ToString::to_string).collect();
-    let _ = writeln!(out, "at {}", line.join(" "));
-    let _ = out.flush();
+/// Reads every cache line of the payload, and its fields.
+fn touch(value: &[u8], parse: bool) -> u64 {
+    let bytes = value.iter().step_by(64).map(|b| u64::from(*b)).sum::<u64>();
+    let fields = std::str::from_utf8(value)
+        .ok()
+        .filter(|_| parse)
+        .and_then(|text| serde_json::from_str::<Event<'_>>(text).ok());
+    bytes + fields.map_or(0, |e| e.usage.input)
 }

@@ -5,8 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::applied::Applied;
+use super::feed::{AHEAD, Producer, unthrottled};
 use super::figures::{Figure, Usage, median, p99};
-use super::product::{Applied, Producer, Product, Stage, wait};
+use super::product::{Product, wait};
+use super::stage::{Stage, Stop};
 use super::template::Templates;
 use super::workload::Shape;
 use crate::event::{Role, Side};
@@ -26,10 +29,33 @@ pub struct Plan {
     pub events: u64,
     /// Interleaved rounds.
     pub rounds: u32,
-    /// Measure five million distinct users as well: five minutes more.
-    pub full: bool,
+    /// Measure distinct users as well, 16,700 new ones a second, for so long.
+    pub users_for: Option<Duration>,
+    /// Measure nothing but this.
+    pub only: Option<Part>,
 }
 
+/// A part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Speed, latency, memory and restarts with sixteen partitions.
+    Rounds,
+    /// Speed with one partition.
+    One,
+    /// Memory with distinct users.
+    Users,
+    /// Sealing.
+    Seal,
+}
+
+/// New users a second: five million in five minutes.
+const USERS_A_SECOND: f64 = 16_700.0;
+/// How long distinct users are sent for the figure that counts.
+pub const USERS_FOR: Duration = Duration::from_secs(300);
+
+/// Records of one pass of a ceiling: what may wait on sixteen partitions, less what chance puts on one
+/// of them beyond its share.
+const BACKLOG: u64 = 15 * AHEAD.unsigned_abs();
 const CEILING: &str = "bench-ceiling";
 const REFERENCE: &str = "bench-reference";
 const ONE: &str = "bench-one";
@@ -50,9 +76,10 @@ struct Round {
 ///
 /// # Errors
 /// A part does not start, or what was produced is not what was applied.
-pub fn run(plan: &Plan, mut tell: impl FnMut(&Figure)) -> anyhow::Result<Vec<Figure>> {
+pub fn run(plan: &Plan, stop: &Stop, mut tell: impl FnMut(&Figure)) -> anyhow::Result<Vec<Figure>> {
     let topics = [(CEILING, 16), (REFERENCE, 16), (ONE, 1), (USERS, 16)];
-    let stage = Stage::new(plan.brokers.as_deref(), plan.database.as_deref(), &topics)?;
+    let (brokers, database) = (plan.brokers.as_deref(), plan.database.as_deref());
+    let stage = Stage::new(brokers, database, &topics, stop)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -62,16 +89,26 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Figure)) -> anyhow::Result<Vec<Fig
         tell(&f);
         all.push(f);
     };
-    let sixteen = rounds(plan, &stage, runtime.handle(), &mut out)?;
-    one_partition(plan, &stage, runtime.handle(), sixteen, &mut out)?;
-    if plan.full {
-        five_million(&stage, runtime.handle(), &mut out)?;
-    } else {
-        out(Figure::new("rss_5m_mb", None, "MB")
-            .against(256.0)
-            .note("only with --full: five minutes of 16,700 new users a second"));
+    let wanted = |part| plan.only.is_none_or(|only| only == part);
+    let mut sixteen = None;
+    if wanted(Part::Rounds) {
+        sixteen = Some(rounds(plan, &stage, runtime.handle(), &mut out)?);
     }
-    sealing(&mut out)?;
+    if wanted(Part::One) {
+        one_partition(plan, &stage, runtime.handle(), sixteen, &mut out)?;
+    }
+    if wanted(Part::Users) {
+        if let Some(time) = plan.users_for {
+            users(time, &stage, runtime.handle(), &mut out)?;
+        } else {
+            out(Figure::new("rss_5m_mb", None, "MB")
+                .against(256.0)
+                .note("only with --full: five minutes of 16,700 new users a second"));
+        }
+    }
+    if wanted(Part::Seal) {
+        sealing(&mut out)?;
+    }
     Ok(all)
 }
 
@@ -83,19 +120,12 @@ fn rounds(
 ) -> anyhow::Result<f64> {
     let shape = Shape::default();
     let each = (plan.events / u64::from(plan.rounds.max(1))).max(1);
-    let spawned = Instant::now();
     let mut product = stage.product(REFERENCE)?;
     let mut producer = Producer::new(stage, REFERENCE, Templates::new(shape, "bench", false))?;
-    let mut feeder = Producer::new(stage, CEILING, Templates::new(shape, "ceiling", false))?;
-    // The first process also makes the tables: not a cold start. It is waited for and left running.
-    let applied = loop {
-        match Applied::watch(stage, REFERENCE, runtime) {
-            Ok(a) => break a,
-            Err(e) if spawned.elapsed() > Duration::from_secs(60) => return Err(e),
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
-        }
-        product.alive()?;
-    };
+    // The backlog of the ceilings is even, so that the broker keeps as much as it can.
+    let even = Shape { zipf: 0.0, ..shape };
+    let mut feeder = Producer::new(stage, CEILING, Templates::new(even, "ceiling", false))?;
+    let applied = watch(stage, REFERENCE, runtime, &mut product)?;
     warm(&mut producer, &applied, &mut product)?;
 
     let (mut ours, mut consume, mut parse) = (Vec::new(), Vec::new(), Vec::new());
@@ -120,7 +150,11 @@ fn rounds(
     out(Figure::new("cpu_ratio", of(cpu, parse_cpu), "x")
         .against(2.5)
         .note(per_event));
-    out(Figure::new("rate_ratio", of(rate, parse_rate), "x").against(0.25));
+    out(
+        Figure::new("rate_ratio", of(rate, parse_rate), "x")
+            .against(0.25)
+            .note("the ceiling reads a backlog; the program shares the machine with its producer and its database"),
+    );
     out(Figure::new("events_per_second", rate, "1/s").against(parse_rate.unwrap_or(0.0)));
 
     latency(
@@ -136,6 +170,24 @@ fn rounds(
         .note("peak of all rounds"));
     restarts(stage, &mut producer, &applied, product, out)?;
     Ok(rate.unwrap_or(0.0))
+}
+
+/// Watches a topic. The first process also makes the tables (not a cold start): they are waited for.
+fn watch(
+    stage: &Stage,
+    topic: &str,
+    runtime: &tokio::runtime::Handle,
+    product: &mut Product,
+) -> anyhow::Result<Applied> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match Applied::watch(stage, topic, runtime) {
+            Ok(a) => return Ok(a),
+            Err(e) if Instant::now() > deadline => return Err(e),
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+        product.alive()?;
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
@@ -187,12 +239,15 @@ fn reference(
 }
 
 fn ceiling(stage: &Stage, feeder: &mut Producer, count: u64, parse: bool) -> anyhow::Result<Round> {
-    let c = stage.ceiling(CEILING, count, parse)?;
-    // The ceiling counts from where it begins; so does the feeder.
-    feeder.sent.fill(0);
+    let mut c = stage.ceiling(CEILING, parse)?;
     let base = feeder.sent.clone();
-    feeder.send(count, &c.progress, &base, None, None)?;
-    let (seconds, cpu) = c.finish()?;
+    let (mut left, mut seconds, mut cpu) = (count, 0.0, 0.0);
+    while left > 0 {
+        let pass = left.min(BACKLOG);
+        feeder.send(pass, &unthrottled(), &base, None, None)?;
+        let (s, c) = c.pass(pass)?;
+        (left, seconds, cpu) = (left - pass, seconds + s, cpu + c);
+    }
     Ok(round(count, seconds, cpu))
 }
 
@@ -309,7 +364,7 @@ fn one_partition(
     plan: &Plan,
     stage: &Stage,
     runtime: &tokio::runtime::Handle,
-    sixteen: f64,
+    sixteen: Option<f64>,
     out: &mut impl FnMut(Figure),
 ) -> anyhow::Result<()> {
     let shape = Shape {
@@ -318,47 +373,57 @@ fn one_partition(
     };
     let count = (plan.events / u64::from(plan.rounds.max(1))).max(1);
     let mut product = stage.product(ONE)?;
-    let applied = Applied::watch(stage, ONE, runtime)?;
+    let applied = watch(stage, ONE, runtime, &mut product)?;
     let mut producer = Producer::new(stage, ONE, Templates::new(shape, "one", false))?;
     warm(&mut producer, &applied, &mut product)?;
     let one = reference(&mut producer, &applied, &mut product, count)?;
     product.stop()?;
+    let of = sixteen.map_or_else(String::new, |s| {
+        format!("{s:.0} events/s on 16 partitions, ")
+    });
     out(
-        Figure::new("partitions_scale", Some(sixteen / one.rate), "x")
+        Figure::new("partitions_scale", sixteen.map(|s| s / one.rate), "x")
             .against(1.0)
             .note(format!(
-                "{sixteen:.0} events/s on 16 partitions, {:.0} on 1; all on the same cores",
+                "{of}{:.0} events/s on 1; all on the same cores",
                 one.rate
             )),
     );
     Ok(())
 }
 
-fn five_million(
+fn users(
+    time: Duration,
     stage: &Stage,
     runtime: &tokio::runtime::Handle,
     out: &mut impl FnMut(Figure),
 ) -> anyhow::Result<()> {
-    const USERS_COUNT: u64 = 5_000_000;
     let mut product = stage.product(USERS)?;
-    let applied = Applied::watch(stage, USERS, runtime)?;
+    let applied = watch(stage, USERS, runtime, &mut product)?;
     let mut producer = Producer::new(
         stage,
         USERS,
         Templates::new(Shape::default(), "users", true),
     )?;
     let base = producer.sent.clone();
-    producer.send(USERS_COUNT, &applied.progress, &base, Some(16_700.0), None)?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count of users"
+    )]
+    let count = (USERS_A_SECOND * time.as_secs_f64()) as u64;
+    let started = Instant::now();
+    producer.send(count, &applied.progress, &base, Some(USERS_A_SECOND), None)?;
     let sent: i64 = producer.sent.iter().sum();
-    wait(
-        "five million users",
-        &mut product,
-        Duration::from_secs(120),
-        || applied.sum() >= sent,
-    )?;
+    wait("all users", &mut product, Duration::from_secs(120), || {
+        applied.sum() >= sent
+    })?;
     let peak = Usage::of(product.pid()).map(|u| megabytes(u.peak_bytes));
+    let seconds = started.elapsed().as_secs();
     product.stop()?;
-    out(Figure::new("rss_5m_mb", peak, "MB").against(256.0));
+    out(Figure::new("rss_5m_mb", peak, "MB")
+        .against(256.0)
+        .note(format!("{count} users in {seconds} s")));
     Ok(())
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Prints its bootstrap address as the first line on stdout and serves until it is told to stop.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use super::service::Signals;
 use crate::ingest::broker::EmbeddedBroker;
 
 /// Partitions of a topic that is given without a number.
@@ -41,15 +42,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", broker.address()).context("cannot print the address")?;
     out.flush().context("cannot print the address")?;
-    if args.until_eof {
-        let mut sink = [0u8; 256];
-        let mut stdin = std::io::stdin().lock();
-        while !matches!(stdin.read(&mut sink), Ok(0) | Err(_)) {}
-        return Ok(ExitCode::SUCCESS);
-    }
     let rt = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    rt.block_on(async { super::run::Signals::listen().stop(|| {}).await });
+    rt.block_on(async {
+        let mut signals = Signals::listen();
+        if args.until_eof {
+            signals = signals.or_end_of_input();
+        }
+        signals.stop(|| {}).await;
+    });
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::Headers as _;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::batch::Fetched;
@@ -56,16 +58,8 @@ pub fn read_topic(
     topic: &str,
     mut each: impl FnMut(i32, &Fetched<'_>, &[(&str, &[u8])]),
 ) -> Result<Vec<(i32, i64)>, ReadError> {
-    let said = |e: &dyn std::fmt::Display| ReadError::Client {
-        topic: topic.to_owned(),
-        said: e.to_string(),
-    };
-    let mut client = config.reader();
-    // A fetch of a stopped broker must not hide behind a group.
-    client
-        .set("group.id", "veilwatch-read")
-        .set("auto.offset.reset", "earliest");
-    let consumer: BaseConsumer = client.create().map_err(|e| said(&e))?;
+    let said = |e: &KafkaError| client_error(topic, e);
+    let consumer = ungrouped(config).map_err(|e| said(&e))?;
     let metadata = consumer
         .fetch_metadata(Some(topic), ASK)
         .map_err(|e| said(&e))?;
@@ -94,19 +88,7 @@ pub fn read_topic(
                 Some(Ok(m)) => {
                     next = m.offset() + 1;
                     moved = Instant::now();
-                    let fetched = Fetched {
-                        offset: m.offset(),
-                        ts_ms: m.timestamp().to_millis().unwrap_or(0),
-                        key: m.key(),
-                        value: m.payload(),
-                    };
-                    let headers: Vec<(&str, &[u8])> = m.headers().map_or_else(Vec::new, |h| {
-                        (0..h.count())
-                            .filter_map(|i| h.try_get(i))
-                            .map(|h| (h.key, h.value.unwrap_or_default()))
-                            .collect()
-                    });
-                    each(p, &fetched, &headers);
+                    each(p, &fetched(&m), &headers(&m));
                 }
                 _ if moved.elapsed() > STALLED => {
                     return Err(ReadError::Stalled {
@@ -147,15 +129,8 @@ pub fn read_offsets(
     offsets: &[i64],
     mut each: impl FnMut(i64, Found<'_>),
 ) -> Result<(), ReadError> {
-    let said = |e: &dyn std::fmt::Display| ReadError::Client {
-        topic: tp.topic.to_string(),
-        said: e.to_string(),
-    };
-    let mut client = config.reader();
-    client
-        .set("group.id", "veilwatch-read")
-        .set("auto.offset.reset", "earliest");
-    let consumer: BaseConsumer = client.create().map_err(|e| said(&e))?;
+    let said = |e: &KafkaError| client_error(&tp.topic, e);
+    let consumer = ungrouped(config).map_err(|e| said(&e))?;
     let (low, high) = consumer
         .fetch_watermarks(&tp.topic, tp.partition, ASK)
         .map_err(|e| said(&e))?;
@@ -184,19 +159,7 @@ pub fn read_offsets(
                         next = None;
                         break;
                     }
-                    let fetched = Fetched {
-                        offset: m.offset(),
-                        ts_ms: m.timestamp().to_millis().unwrap_or(0),
-                        key: m.key(),
-                        value: m.payload(),
-                    };
-                    let headers = m.headers().map_or_else(Vec::new, |h| {
-                        (0..h.count())
-                            .filter_map(|i| h.try_get(i))
-                            .map(|h| (h.key, h.value.unwrap_or_default()))
-                            .collect()
-                    });
-                    each(wanted, Found::Record(fetched, headers));
+                    each(wanted, Found::Record(fetched(&m), headers(&m)));
                     break;
                 }
                 _ if moved.elapsed() > STALLED => {
@@ -214,54 +177,113 @@ pub fn read_offsets(
     Ok(())
 }
 
-/// Follows a topic from its present end, all partitions at once, without a group. `each` gets a
-/// record, or `None` when nothing came for a moment; false ends it.
-///
-/// # Errors
-/// The topic is missing, or the client fails for good.
-pub fn follow(
-    config: &IngestConfig,
-    topic: &str,
-    mut each: impl FnMut(Option<(i32, Fetched<'_>)>) -> bool,
-) -> Result<(), ReadError> {
-    let said = |e: &dyn std::fmt::Display| ReadError::Client {
-        topic: topic.to_owned(),
-        said: e.to_string(),
-    };
-    let mut client = config.reader();
-    client
-        .set("group.id", "veilwatch-read")
-        .set("auto.offset.reset", "earliest");
-    let consumer: BaseConsumer = client.create().map_err(|e| said(&e))?;
-    let metadata = consumer
-        .fetch_metadata(Some(topic), ASK)
-        .map_err(|e| said(&e))?;
-    let mut list = TopicPartitionList::new();
-    for t in metadata.topics() {
-        for p in t.partitions() {
+/// Reads what is put on a topic in passes, all partitions at once, without a group.
+pub struct Passes {
+    consumer: BaseConsumer,
+    topic: String,
+    /// Where the next pass begins.
+    next: Vec<(i32, i64)>,
+}
+
+impl Passes {
+    /// The first pass begins at the topic's present end.
+    ///
+    /// # Errors
+    /// The topic is missing, or no broker answers.
+    pub fn new(config: &IngestConfig, topic: &str) -> Result<Self, ReadError> {
+        let consumer = ungrouped(config).map_err(|e| client_error(topic, &e))?;
+        let metadata = consumer
+            .fetch_metadata(Some(topic), ASK)
+            .map_err(|e| client_error(topic, &e))?;
+        let mut next = Vec::new();
+        for p in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
             let (_, high) = consumer
                 .fetch_watermarks(topic, p.id(), ASK)
-                .map_err(|e| said(&e))?;
-            list.add_partition_offset(topic, p.id(), Offset::Offset(high))
-                .map_err(|e| said(&e))?;
+                .map_err(|e| client_error(topic, &e))?;
+            next.push((p.id(), high));
         }
+        Ok(Self {
+            consumer,
+            topic: topic.to_owned(),
+            next,
+        })
     }
-    consumer.assign(&list).map_err(|e| said(&e))?;
-    loop {
-        let go_on = match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(m)) => each(Some((
-                m.partition(),
-                Fetched {
-                    offset: m.offset(),
-                    ts_ms: m.timestamp().to_millis().unwrap_or(0),
-                    key: m.key(),
-                    value: m.payload(),
-                },
-            ))),
-            Some(Err(_)) | None => each(None),
-        };
-        if !go_on {
-            return Ok(());
+
+    /// Reads so many records. Between two passes nothing is fetched.
+    ///
+    /// # Errors
+    /// Nothing arrives.
+    pub fn pass(
+        &mut self,
+        count: u64,
+        mut each: impl FnMut(&Fetched<'_>),
+    ) -> Result<(), ReadError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, at) in &self.next {
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*at))
+                .map_err(|e| client_error(&self.topic, &e))?;
         }
+        self.consumer
+            .assign(&list)
+            .map_err(|e| client_error(&self.topic, &e))?;
+        let (mut left, mut moved) = (count, Instant::now());
+        while left > 0 {
+            if let Some(Ok(m)) = self.consumer.poll(Duration::from_millis(100)) {
+                each(&fetched(&m));
+                left -= 1;
+                if let Some(at) = self.next.iter_mut().find(|(p, _)| *p == m.partition()) {
+                    at.1 = m.offset() + 1;
+                }
+                if left % NEAR.unsigned_abs() == 0 {
+                    moved = Instant::now();
+                }
+            } else if moved.elapsed() > STALLED {
+                let (partition, offset) = self.next.first().copied().unwrap_or_default();
+                return Err(ReadError::Stalled {
+                    topic: self.topic.clone(),
+                    partition,
+                    offset,
+                    high: offset,
+                });
+            }
+        }
+        self.consumer
+            .assign(&TopicPartitionList::new())
+            .map_err(|e| client_error(&self.topic, &e))
     }
+}
+
+/// A consumer with the pipeline's settings that is no member of its group.
+fn ungrouped(config: &IngestConfig) -> Result<BaseConsumer, KafkaError> {
+    let mut client = config.reader();
+    // A fetch of a stopped broker must not hide behind a group.
+    client
+        .set("group.id", "veilwatch-read")
+        .set("auto.offset.reset", "earliest")
+        .create()
+}
+
+fn client_error(topic: &str, e: &KafkaError) -> ReadError {
+    ReadError::Client {
+        topic: topic.to_owned(),
+        said: e.to_string(),
+    }
+}
+
+fn fetched<'m>(m: &'m BorrowedMessage<'_>) -> Fetched<'m> {
+    Fetched {
+        offset: m.offset(),
+        ts_ms: m.timestamp().to_millis().unwrap_or(0),
+        key: m.key(),
+        value: m.payload(),
+    }
+}
+
+fn headers<'m>(m: &'m BorrowedMessage<'_>) -> Vec<(&'m str, &'m [u8])> {
+    m.headers().map_or_else(Vec::new, |h| {
+        (0..h.count())
+            .filter_map(|i| h.try_get(i))
+            .map(|h| (h.key, h.value.unwrap_or_default()))
+            .collect()
+    })
 }

@@ -9,19 +9,17 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use crate::cli::rules;
-use crate::cli::run::Signals;
+use crate::cli::service::{Run, Service};
 use crate::config::keyfile;
 use crate::ingest::relay::RelayConfig;
 use crate::ingest::{Ended, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
-use crate::pipeline::reseal::{self, Job};
+use crate::pipeline::reseal::{self, Job, Running};
 use crate::rule::diagnostic::Diagnostic;
 use crate::seal::engine::Engine;
 use crate::seal::model::Model;
 use crate::seal::{Keys, Sealer};
-use crate::telemetry::{self, Health, Secret, TelemetryConfig};
+use crate::telemetry::{Secret, TelemetryConfig};
 
-/// Exit code of a job that ran and could not go on.
-const EXIT_FAILED: u8 = 1;
 /// Where SASL's password may stand instead of a file.
 const PASSWORD: &str = "VEILWATCH_INGEST_PASSWORD";
 /// Beyond the drain: leaving the group and closing the clients.
@@ -97,46 +95,28 @@ pub fn run(args: &Args, key_file: &std::path::Path) -> anyhow::Result<ExitCode> 
     let keys = keyfile::read(key_file).map_err(anyhow::Error::msg)?;
     let job = args.job()?;
     let sealer = Arc::new(sealer(args, keys)?);
-    super::super::run::silence_panics();
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?;
-    let limit = job.relay.drain + GRACE;
-    let code = runtime.block_on(async {
-        let guard = telemetry::start(&TelemetryConfig::default())?;
-        let kid = sealer.keys().active_content().kid().to_string();
-        let mut signals = Signals::listen();
-        let running = tokio::select! {
-            started = reseal::start(job, sealer, Health::default()) => started?,
-            () = signals.stop(|| {}) => return Ok(ExitCode::SUCCESS),
-        };
+    let run = Run {
+        threads: 1,
+        telemetry: &TelemetryConfig::default(),
+        limit: job.relay.drain + GRACE,
+        until_eof: false,
+    };
+    let kid = sealer.keys().active_content().kid().to_string();
+    run.serve(async |health| {
+        let running = reseal::start(job, sealer, health).await?;
         tracing::info!(http = %running.http, kid, "sealing");
-        tokio::select! {
-            () = signals.stop(|| {}) => tracing::info!("stopping"),
-            () = running.failed() => tracing::error!("the job ended, stopping"),
-        }
-        let ended = tokio::time::timeout(limit, running.stop()).await;
-        drop(guard);
-        anyhow::Ok(match ended {
-            Ok(Ended::Stopped) => ExitCode::SUCCESS,
-            Ok(Ended::Failed(why)) => {
-                eprintln!("veilwatch: {why}");
-                ExitCode::from(EXIT_FAILED)
-            }
-            Err(_) => {
-                tracing::warn!(
-                    "not everything stopped in time; what was not committed is read again"
-                );
-                ExitCode::SUCCESS
-            }
-        })
-    })?;
-    // Threads of the Kafka clients may still be closing; they hold nothing that matters.
-    runtime.shutdown_background();
-    Ok(code)
+        anyhow::Ok(running)
+    })
+}
+
+impl Service for Running {
+    async fn failed(&self) -> String {
+        self.failed().await;
+        "the job ended".to_owned()
+    }
+    async fn stop(self) -> Ended {
+        self.stop().await
+    }
 }
 
 fn sealer(args: &Args, keys: Keys) -> anyhow::Result<Sealer> {

@@ -1,0 +1,162 @@
+//! What the bench measures on: a broker, a durable Postgres, a directory for configurations.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, bail};
+
+use super::ceiling::process::Ceiling;
+use super::product::Product;
+use crate::ingest::IngestConfig;
+use crate::ingest::publish::Publisher;
+use crate::store::private::{Options, PrivatePostgres};
+use crate::store::{Store, StoreConfig};
+
+/// Asked from outside to stop; whoever waits for something looks at it.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asks to stop.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails once it was asked for, so that everything started ends on the way out.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            bail!("stopped by a signal; nothing was left running");
+        }
+        Ok(())
+    }
+}
+
+/// Broker, database, a directory for configurations.
+pub(super) struct Stage {
+    pub(super) brokers: String,
+    pub(super) url: String,
+    pub(super) embedded: bool,
+    pub(super) dir: tempfile::TempDir,
+    pub(super) stop: Stop,
+    exe: PathBuf,
+    broker: Option<Child>,
+    _postgres: Option<PrivatePostgres>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(b) = &mut self.broker {
+            let _ = b.kill();
+            let _ = b.wait();
+        }
+    }
+}
+
+impl Stage {
+    pub(super) fn new(
+        brokers: Option<&str>,
+        database: Option<&str>,
+        topics: &[(&str, i32)],
+        stop: &Stop,
+    ) -> anyhow::Result<Self> {
+        let exe = std::env::current_exe().context("cannot find the program itself")?;
+        let (broker, address) = match brokers {
+            Some(b) => (None, b.to_owned()),
+            None => {
+                let names = topics.iter().map(|(t, n)| format!("{t}:{n}"));
+                let mut child = Command::new(&exe)
+                    .arg("broker")
+                    .arg("--until-eof")
+                    .args(names)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .context("cannot start the embedded broker")?;
+                let mut line = String::new();
+                let out = child.stdout.take().context("no output of the broker")?;
+                BufReader::new(out).read_line(&mut line)?;
+                (Some(child), line.trim().to_owned())
+            }
+        };
+        let (postgres, url) = match database {
+            Some(u) => (None, u.to_owned()),
+            None => {
+                let p = PrivatePostgres::start(Options {
+                    durable: true,
+                    shared_buffers_mb: 256,
+                    ..Options::default()
+                })?;
+                let url = p.url("postgres");
+                (Some(p), url)
+            }
+        };
+        Ok(Self {
+            brokers: address,
+            url,
+            embedded: broker.is_some(),
+            dir: tempfile::tempdir()?,
+            stop: stop.clone(),
+            exe,
+            broker,
+            _postgres: postgres,
+        })
+    }
+
+    pub(super) fn publisher(&self) -> anyhow::Result<Publisher> {
+        let mut c = IngestConfig::new(&self.brokers, "bench", Vec::new()).client();
+        // Large batches: the broker hands out one batch of a partition with each fetch.
+        c.set("linger.ms", "20");
+        Ok(Publisher::new(c)?)
+    }
+
+    pub(super) async fn store(&self) -> anyhow::Result<Store> {
+        let mut c = StoreConfig::new(&self.url);
+        c.max_connections = 2;
+        Ok(Store::connect(c).await?)
+    }
+
+    /// Starts `veilwatch run` on a topic.
+    pub(super) fn product(&self, topic: &str) -> anyhow::Result<Product> {
+        let config = format!(
+            r#"
+[ingest]
+brokers = "{}"
+allow_plaintext = true
+group = "bench-{topic}"
+topics = [{{ name = "{topic}", mode = "sealed" }}]
+session_timeout = "6s"
+heartbeat_interval = "500ms"
+[store]
+url = "{}"
+allow_plaintext = true
+[http]
+listen = "127.0.0.1:0"
+[[deliver.sink]]
+name = "out"
+kind = "stdout"
+[[budget]]
+scope = "tenant"
+period = "month"
+usd = 1000000
+[[budget]]
+scope = "user"
+period = "day"
+tokens = 100000000
+[telemetry]
+log = "warn"
+"#,
+            self.brokers, self.url
+        );
+        let path = self.dir.path().join(format!("{topic}.toml"));
+        std::fs::write(&path, config)?;
+        Product::start(&self.exe, &path, self.stop.clone())
+    }
+
+    /// Starts a ceiling, which waits for its first pass.
+    pub(super) fn ceiling(&self, topic: &str, parse: bool) -> anyhow::Result<Ceiling> {
+        Ceiling::start(&self.exe, &self.brokers, topic, parse)
+    }
+}
