@@ -45,8 +45,9 @@ pub const MAX_TOKENS: u64 = 1_000_000_000;
 pub const MAX_STATUS: u64 = 999;
 /// Most kinds in `unscanned`.
 pub const MAX_COUNTS: usize = 64;
-/// Events kept to be used again: a batch of a busy partition, some 700 KB.
-const MAX_SPARE: usize = 512;
+/// Events kept to be used again, by all sources of a worker: some 5 MB, less than the batches that it
+/// works on hold.
+const MAX_SPARE: usize = 4_096;
 /// Headers of a record that are looked at; the rest are ignored.
 pub const MAX_HEADERS: usize = 64;
 
@@ -79,8 +80,17 @@ pub enum Mode {
     Trusted,
 }
 
-/// Used events. They come and go as boxes, since batches hold them so.
-type Spare = Vec<Box<Event>>;
+/// Used events, to be made anew in place: above a kilobyte the allocator's way is long.
+#[derive(Debug, Default)]
+pub struct Spare(#[expect(clippy::vec_box, reason = "batches hold them so")] Vec<Box<Event>>);
+
+impl Spare {
+    /// Takes back events that are no longer needed, as many as are worth keeping.
+    pub fn take_back(&mut self, events: impl Iterator<Item = Box<Event>>) {
+        let room = MAX_SPARE.saturating_sub(self.0.len());
+        self.0.extend(events.take(room));
+    }
+}
 
 /// Decodes the records of one source.
 pub struct Decoder {
@@ -90,7 +100,6 @@ pub struct Decoder {
     signatures: Arc<Signatures>,
     leaf_key: Option<audit::Link>,
     max_bytes: usize,
-    /// Events to be made anew in place: above a kilobyte the allocator's way is long.
     spare: Spare,
 }
 
@@ -103,7 +112,7 @@ impl Decoder {
             signatures: Arc::default(),
             leaf_key: None,
             max_bytes: MAX_SEALED_BYTES,
-            spare: Vec::new(),
+            spare: Spare::default(),
         }
     }
 
@@ -155,10 +164,10 @@ impl Decoder {
         self.leaf_key.is_none() && !refused.is_some_and(Reason::hides_bytes)
     }
 
-    /// Takes back events that are no longer needed; the next ones are made in their place.
-    pub fn recycle(&mut self, events: impl Iterator<Item = Box<Event>>) {
-        let room = MAX_SPARE.saturating_sub(self.spare.len());
-        self.spare.extend(events.take(room));
+    /// Changes the used events that new ones are made of for others. Whoever has many decoders lends
+    /// all the same ones.
+    pub fn swap_spare(&mut self, other: &mut Spare) {
+        std::mem::swap(&mut self.spare, other);
     }
 
     /// Decodes one record.

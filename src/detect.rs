@@ -27,6 +27,7 @@ pub mod prompt_leak;
 pub mod resident;
 mod room;
 pub mod series;
+mod single;
 pub mod spend;
 pub mod user;
 pub mod value;
@@ -34,6 +35,7 @@ pub mod window;
 pub mod wire;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use config::DetectConfig;
 pub use fact::{Fact, Facts};
@@ -266,7 +268,7 @@ pub struct UserRow {
     /// Offset up to which (exclusive) the state is applied.
     pub as_of: i64,
     /// The state, at most [`user::MAX_BYTES`].
-    pub state: Vec<u8>,
+    pub state: Arc<[u8]>,
 }
 
 /// An event that is kept for analysts: it has a finding, or was drawn.

@@ -35,7 +35,7 @@ use checkpoint::Schedule;
 use claims::Claimed as ClaimedState;
 use commit::{Done, Group};
 use live::Settings;
-use partition::{Decoded, Partition, Work};
+use partition::{Decoded, Partition, Tools, Work};
 pub use start::{Running, StartError, start};
 use uuid::Uuid;
 
@@ -73,8 +73,7 @@ pub(super) struct Worker {
     /// Records that made a detector panic: they become dead letters on the next way past them.
     poisoned: BTreeSet<(TopicPartition, i64)>,
     panics: Vec<Instant>,
-    /// Makes the leaves of the audit chain.
-    lanes: crate::decode::audit::Lanes,
+    tools: Tools,
     generation: u64,
     /// It cannot go on: the process must end.
     broken: bool,
@@ -170,7 +169,7 @@ impl Worker {
             let Some(p) = self.partitions.get_mut(&tp) else {
                 continue;
             };
-            match p.decode(work, &self.poisoned, &mut self.lanes) {
+            match p.decode(work, &self.poisoned, &mut self.tools) {
                 Ok(d) => out.push(d),
                 Err(offset) => self.poison(&tp, offset),
             }
@@ -219,7 +218,7 @@ impl Worker {
             let Some(p) = self.partitions.get_mut(&tp) else {
                 continue;
             };
-            match p.observe(d, &self.parts.books, &mut checkpoints) {
+            match p.observe(d, &self.parts.books, &mut checkpoints, &mut self.tools) {
                 Ok(Some(batch)) => out.push(batch),
                 // A replay: its effects were committed before.
                 Ok(None) => {}

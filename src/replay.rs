@@ -36,7 +36,7 @@ pub struct Replay {
     has_budgets: bool,
     routes: Routes,
     state: PartitionState,
-    rows: BTreeMap<Pseudonym, (i64, Vec<u8>)>,
+    rows: BTreeMap<Pseudonym, (i64, Arc<[u8]>)>,
     values: BTreeMap<ValueKey, ValueRow>,
     /// Rows that wait, by the earliest `end` of a candidate.
     due_values: std::collections::BTreeSet<(Time, ValueKey)>,
@@ -154,7 +154,7 @@ impl Replay {
         };
         self.offset += 1;
         for user in self.state.missing_users(std::iter::once(event)) {
-            let row = self.rows.get(&user).map(|(o, b)| (*o, b.as_slice()));
+            let row = self.rows.get(&user).map(|(o, b)| (*o, &**b));
             self.state.load_user(user, row, false);
         }
         let priced = self.books.prices.price(event);

@@ -68,7 +68,7 @@ pub fn work_out(
         for user in missing {
             let row = one.rows.get(&user);
             one.state
-                .load_user(user, row.map(|r| (r.as_of, r.state.as_slice())), false);
+                .load_user(user, row.map(|r| (r.as_of, &*r.state)), false);
         }
         let mut batch = Batch::default();
         for (position, event) in &events {

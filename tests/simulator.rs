@@ -224,7 +224,7 @@ struct Row {
     next: usize,
     claim: u64,
     checkpoint: Option<Checkpoint>,
-    users: BTreeMap<Pseudonym, (i64, Vec<u8>)>,
+    users: BTreeMap<Pseudonym, (i64, Arc<[u8]>)>,
     watermark: Time,
 }
 
@@ -276,7 +276,7 @@ struct Worker {
     next: usize,
     state: PartitionState,
     /// Evicted rows that are not committed yet.
-    buffer: BTreeMap<Pseudonym, (i64, Vec<u8>)>,
+    buffer: BTreeMap<Pseudonym, (i64, Arc<[u8]>)>,
 }
 
 struct World {
@@ -335,9 +335,7 @@ impl World {
         for user in w.state.missing_users(log.iter().map(|(_, e)| e)) {
             let stored = self.db.rows[w.partition].users.get(&user);
             let row = w.buffer.get(&user).or(stored);
-            let readable = w
-                .state
-                .load_user(user, row.map(|(o, b)| (*o, b.as_slice())), false);
+            let readable = w.state.load_user(user, row.map(|(o, b)| (*o, &**b)), false);
             assert!(readable);
         }
         let mut batch = Batch::default();

@@ -105,7 +105,7 @@ pub(super) fn ingest(s: Section<'_, '_>) -> Option<(IngestConfig, SignatureSetti
         );
     }
     if let Some(n) = s.integer("buffer_mb", 1, 4096) {
-        c.buffer_bytes = usize::try_from(n).unwrap_or(32) * 1024 * 1024;
+        c.buffer_bytes = usize::try_from(n).unwrap_or(16) * 1024 * 1024;
     }
     if let Some(n) = s.integer("batch_records", 1, 100_000) {
         c.batch_records = usize::try_from(n).unwrap_or(4_000);

@@ -7,8 +7,9 @@
 
 use super::fact::FactKind;
 use super::partition::Subject;
+use super::single::{Said, Single};
 use super::user::UserState;
-use super::{DetectConfig, DetectorId, Finding, finding_id, lower, raise};
+use super::{DetectConfig, DetectorId, Finding, lower, raise};
 use crate::event::{Decision, Event, Role, Severity, Side, Sketch, SmolStr, Stage, Time};
 
 /// Rule of a finding that no rule but the model's score made.
@@ -70,7 +71,6 @@ pub(super) fn judge<'e>(
     if blocked {
         severity = lower(severity);
     }
-    let subject_name = subject.name();
     let how = match attack.role {
         Role::Document | Role::Tool => "indirect",
         _ => "direct",
@@ -80,27 +80,17 @@ pub(super) fn judge<'e>(
     } else {
         ""
     };
-    let finding = Finding {
-        id: finding_id(
-            DetectorId::Injection,
-            &attack.rule,
-            attack.version,
-            &subject_name,
-            event.id.as_bytes(),
-        ),
+    let seen = Single {
+        config,
+        event,
+        end,
+        subject,
+    };
+    let finding = seen.finding(Said {
         detector: DetectorId::Injection,
         version: attack.version,
         severity,
-        stage: config.stage(DetectorId::Injection, attack.stage),
-        tenant: event.tenant_or_empty(),
-        subject: subject_name,
-        at: end,
-        start: end,
-        end,
-        user: subject.user(),
-        model: Some(event.model().clone()),
-        gateway: Some(event.gateway.clone()),
-        event: Some(event.id.clone()),
+        stage: attack.stage,
         reason: format!(
             "{how} injection in a text of role {}: score {:.2}, {} rule{} hit; attempt {attempts} within {} min{blocked}",
             attack.role.as_str(),
@@ -111,7 +101,7 @@ pub(super) fn judge<'e>(
         ),
         rule: attack.rule,
         resolve_after_ms: RESOLVE_AFTER_MS,
-    };
+    });
     Some((finding, attack.sketch))
 }
 

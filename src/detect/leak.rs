@@ -8,6 +8,7 @@
 
 use super::fact::{Fact, FactKind};
 use super::partition::Subject;
+use super::single::{Said, Single};
 use super::user::UserState;
 use super::value::{Candidate, ValueKey};
 use super::{DetectConfig, DetectorId, Effects, Finding, finding_id, lower};
@@ -84,6 +85,12 @@ pub(super) fn judge(
             }
         }
     }
+    let seen = Single {
+        config,
+        event,
+        end,
+        subject,
+    };
     let mut worked = Stage::Shadow;
     for (place, worst) in worst.into_iter().enumerate() {
         let Some(w) = worst else { continue };
@@ -91,28 +98,18 @@ pub(super) fn judge(
         if !in_request {
             worked = worked.max(w.fact.stage);
         }
-        out.findings
-            .push(finding(config, event, end, subject, &w, in_request));
+        out.findings.push(finding(&seen, &w, in_request));
     }
     let allowed = user.and_then(|u| u.allowed);
     if let Some(allowed) = allowed
         && worked != Stage::Shadow
         && (0..=config.injection.follow_ms).contains(&end.since_ms(allowed))
     {
-        out.findings
-            .push(success(config, event, end, subject, allowed));
+        out.findings.push(success(&seen, allowed));
     }
 }
 
-fn finding(
-    config: &DetectConfig,
-    event: &Event,
-    end: Time,
-    subject: &Subject<'_>,
-    w: &Worst,
-    in_request: bool,
-) -> Finding {
-    let name = subject.name();
+fn finding(seen: &Single<'_>, w: &Worst, in_request: bool) -> Finding {
     // Towards the model it has left the company's hands, but not reached another person.
     let severity = if in_request {
         lower(w.fact.severity)
@@ -129,25 +126,12 @@ fn finding(
         (FactKind::Secret, false) => "generic credential",
         _ => "personal data",
     };
-    // A rule may hit on both sides of one event: two findings.
-    let mut id = event.id.as_bytes().to_vec();
-    id.push(u8::from(in_request));
-    Finding {
-        id: finding_id(DetectorId::Leak, &w.rule, w.fact.version, &name, &id),
+    let finding = seen.finding(Said {
         detector: DetectorId::Leak,
         rule: w.rule.clone(),
         version: w.fact.version,
         severity,
-        stage: config.stage(DetectorId::Leak, stage),
-        tenant: event.tenant_or_empty(),
-        subject: name,
-        at: end,
-        start: end,
-        end,
-        user: subject.user(),
-        model: Some(event.model().clone()),
-        gateway: Some(event.gateway.clone()),
-        event: Some(event.id.clone()),
+        stage,
         reason: format!(
             "{what} of type {} in the {}: {} occurrence{} of {} type{}",
             w.fact.entity,
@@ -158,39 +142,38 @@ fn finding(
             if w.types == 1 { "" } else { "s" },
         ),
         resolve_after_ms: RESOLVE_AFTER_MS,
+    });
+    // A rule may hit on both sides of one event: two findings.
+    let mut id = seen.event.id.as_bytes().to_vec();
+    id.push(u8::from(in_request));
+    Finding {
+        id: finding_id(
+            DetectorId::Leak,
+            &w.rule,
+            w.fact.version,
+            &finding.subject,
+            &id,
+        ),
+        ..finding
     }
 }
 
-fn success(
-    config: &DetectConfig,
-    event: &Event,
-    end: Time,
-    subject: &Subject<'_>,
-    allowed: Time,
-) -> Finding {
-    let rule = "injection-then-leak";
-    let name = subject.name();
-    Finding {
-        id: finding_id(DetectorId::Injection, rule, 1, &name, event.id.as_bytes()),
+fn success(seen: &Single<'_>, allowed: Time) -> Finding {
+    let finding = seen.finding(Said {
         detector: DetectorId::Injection,
-        rule: SmolStr::new_static(rule),
+        rule: SmolStr::new_static("injection-then-leak"),
         version: 1,
         severity: Severity::Critical,
-        stage: config.stage(DetectorId::Injection, Stage::Page),
-        tenant: event.tenant_or_empty(),
-        subject: name,
-        at: end,
-        start: allowed,
-        end,
-        user: subject.user(),
-        model: Some(event.model().clone()),
-        gateway: Some(event.gateway.clone()),
-        event: Some(event.id.clone()),
+        stage: Stage::Page,
         reason: format!(
             "a leak in the response {} s after an injection attempt that the gateway allowed",
-            end.since_ms(allowed) / 1_000
+            seen.end.since_ms(allowed) / 1_000
         ),
         resolve_after_ms: RESOLVE_AFTER_MS,
+    });
+    Finding {
+        start: allowed,
+        ..finding
     }
 }
 

@@ -389,6 +389,6 @@ fn row(user: Pseudonym, state: &UserState) -> UserRow {
     UserRow {
         user,
         as_of: state.as_of,
-        state: state.encode(),
+        state: state.encode().into(),
     }
 }

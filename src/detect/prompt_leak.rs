@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::partition::Subject;
-use super::{DetectConfig, DetectorId, Finding, finding_id};
+use super::single::{Said, Single};
+use super::{DetectConfig, DetectorId, Finding};
 use crate::event::{Event, Kid, Role, Severity, SmolStr, Stage, Time};
 
 /// Rule of a canary: one print is proof.
@@ -120,36 +121,25 @@ pub(super) fn judge(
     } else {
         (TEXT_RULE, Severity::Medium, Stage::Ticket)
     };
-    let subject_name = subject.name();
-    Some(Finding {
-        id: finding_id(
-            DetectorId::PromptLeak,
-            rule,
-            VERSION,
-            &subject_name,
-            event.id.as_bytes(),
-        ),
+    let seen = Single {
+        config,
+        event,
+        end,
+        subject,
+    };
+    Some(seen.finding(Said {
         detector: DetectorId::PromptLeak,
         rule: SmolStr::new_static(rule),
         version: VERSION,
         severity,
-        stage: config.stage(DetectorId::PromptLeak, stage),
-        tenant: event.tenant_or_empty(),
-        subject: subject_name,
-        at: end,
-        start: end,
-        end,
-        user: subject.user(),
-        model: Some(event.model().clone()),
-        gateway: Some(event.gateway.clone()),
-        event: Some(event.id.clone()),
+        stage,
         reason: format!(
             "registered text {} reappears in a response: {shared} of its {} fingerprints",
             text.name,
             text.prints.len()
         ),
         resolve_after_ms: RESOLVE_AFTER_MS,
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ const SKETCH: usize = MAX_USERS * 2;
 const ROWS: usize = 4;
 /// Counts are halved after this many sights, so that yesterday's regulars fade.
 const FADE_AFTER: u32 = 10 * 4_096;
+/// Slots that are added at once.
+const GROW_BY: usize = 512;
 /// No neighbour.
 const NONE: u32 = u32::MAX;
 
@@ -143,6 +145,11 @@ impl Residents {
             self.slots[i as usize] = slot;
             i
         } else {
+            if self.slots.len() == self.slots.capacity() {
+                // One stays free for the newcomer. Doubling would hold room for twice as many.
+                let more = (MAX_USERS + 1).saturating_sub(self.slots.len());
+                self.slots.reserve_exact(more.clamp(1, GROW_BY));
+            }
             self.slots.push(slot);
             // At most MAX_USERS + 1 slots.
             u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
@@ -309,5 +316,9 @@ mod tests {
         }
         assert_eq!(r.len() + evicted, 40_100);
         assert_eq!(r.sorted().len(), r.len());
+        assert!(
+            r.slots.capacity() <= MAX_USERS + GROW_BY,
+            "memory is bounded"
+        );
     }
 }

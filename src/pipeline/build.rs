@@ -95,21 +95,15 @@ impl Parts {
         })
     }
 
-    /// Connects to Postgres, creates or upgrades the tables where allowed, makes the configured
-    /// limits hold, and keeps the ledgers that limits set by hand need too.
+    /// Makes the configured limits hold, and keeps the ledgers that limits set by hand need too.
     ///
     /// # Errors
-    /// Unreachable, refused, too old, not migrated: each with its remedy.
-    pub(super) async fn connect(&mut self, config: &Config) -> Result<Store, StoreError> {
-        let s = store_config(config);
-        if config.store.migrate {
-            schema::migrate(&s).await?;
-        }
-        let store = Store::connect(s).await?;
+    /// The database does not answer.
+    pub(super) async fn take_limits(&mut self, store: &Store) -> Result<(), StoreError> {
         store.sync_budgets(&self.budgets).await?;
         let budgets = store.enabled_budgets().await?;
         self.books = Arc::new(Books::new(self.books.prices.clone(), &budgets));
-        Ok(store)
+        Ok(())
     }
 
     /// Takes texts that are registered or forgotten while the program runs, within [`WATCH_LOOK`].
@@ -166,6 +160,18 @@ fn signatures(s: &SignatureSetting) -> Result<Signatures, BuildError> {
         key: "ingest.gateway_keys_file".into(),
         what,
     })
+}
+
+/// Connects to Postgres and creates or upgrades the tables where allowed.
+///
+/// # Errors
+/// Unreachable, refused, too old, not migrated: each with its remedy.
+pub(super) async fn connect(config: &Config) -> Result<Store, StoreError> {
+    let s = store_config(config);
+    if config.store.migrate {
+        schema::migrate(&s).await?;
+    }
+    Store::connect(s).await
 }
 
 /// The store's configuration.

@@ -11,7 +11,7 @@ use super::live::Live;
 use crate::detect::{Checkpoint, PartitionState};
 use crate::event::{Time, TopicPartition};
 use crate::ingest::{self, ClaimError, Claims, Fingerprint};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 
 /// Records that are read again where no checkpoint can be used: the window of duplicates.
@@ -64,7 +64,12 @@ impl std::fmt::Debug for Claimed {
     }
 }
 
+/// Claims under way at once. Each is a transaction of its own on one row, and half of its time is
+/// waited for the disk; more than the pool has would only wait for it.
+const AT_ONCE: usize = 4;
+
 /// Claims in Postgres.
+#[derive(Clone)]
 pub(super) struct PostgresClaims {
     pub(super) store: Store,
     pub(super) runtime: tokio::runtime::Handle,
@@ -81,11 +86,7 @@ impl Claims for PostgresClaims {
         budget: Duration,
     ) -> Result<Vec<ingest::Claimed<Claimed>>, ClaimError> {
         let deadline = Instant::now() + budget;
-        let mut out = Vec::with_capacity(wanted.len());
-        for (tp, earliest) in wanted {
-            out.push(self.runtime.block_on(self.one(tp, *earliest, deadline))?);
-        }
-        Ok(out)
+        self.runtime.block_on(self.all(wanted, deadline))
     }
 
     fn partitions(&self, topic: &str, n: usize) {
@@ -94,43 +95,65 @@ impl Claims for PostgresClaims {
 }
 
 impl PostgresClaims {
+    /// Claims all, a few at once, and gives them in the order they were asked for.
+    async fn all(
+        &self,
+        wanted: &[(TopicPartition, i64)],
+        deadline: Instant,
+    ) -> Result<Vec<ingest::Claimed<Claimed>>, ClaimError> {
+        let mut wanted = wanted.iter().cloned().enumerate();
+        let mut running = tokio::task::JoinSet::new();
+        let mut done = Vec::with_capacity(wanted.len());
+        loop {
+            while running.len() < AT_ONCE
+                && let Some((n, (tp, earliest))) = wanted.next()
+            {
+                let claims = self.clone();
+                running.spawn(async move { (n, claims.one(&tp, earliest, deadline).await) });
+            }
+            match running.join_next().await {
+                Some(Ok(one)) => done.push(one),
+                Some(Err(e)) => return Err(ClaimError(e.to_string())),
+                None => break,
+            }
+        }
+        done.sort_by_key(|(n, _)| *n);
+        let claimed = done.into_iter().map(|(_, one)| one);
+        let mut claimed = claimed.collect::<Result<Vec<_>, _>>()?;
+        // After the claims: what the owners before us wrote is in it.
+        let aliases = until(deadline, "aliases", || self.store.load_aliases()).await?;
+        for c in &mut claimed {
+            for (new, old) in &aliases {
+                c.state.state.load_alias(*new, *old);
+            }
+        }
+        Ok(claimed)
+    }
+
     async fn one(
         &self,
         tp: &TopicPartition,
         earliest: i64,
         deadline: Instant,
     ) -> Result<ingest::Claimed<Claimed>, ClaimError> {
-        loop {
-            match self.try_one(tp, earliest).await {
-                Ok(claimed) => {
-                    metrics().claims.inc(&["claimed"]);
-                    return Ok(claimed);
-                }
-                Err(e) if Instant::now() >= deadline || !e.is_transient() => {
-                    metrics().claims.inc(&["failed"]);
-                    return Err(ClaimError(e.to_string()));
-                }
-                Err(error) => {
-                    metrics().claims.inc(&["retried"]);
-                    tracing::warn!(%error, topic = %tp.topic, partition = tp.partition, "claim failed, will retry");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
+        let what = format!("{} partition {}", tp.topic, tp.partition);
+        let claimed = until(deadline, &what, || self.try_one(tp, earliest)).await?;
+        metrics().claims.inc(&["claimed"]);
+        Ok(claimed)
     }
 
     async fn try_one(
         &self,
         tp: &TopicPartition,
         earliest: i64,
-    ) -> Result<ingest::Claimed<Claimed>, crate::store::StoreError> {
+    ) -> Result<ingest::Claimed<Claimed>, StoreError> {
         let c = self.store.claim(tp, earliest).await?;
         let clock = Clock {
             said: c.now,
             at: Instant::now(),
         };
         let restored = c.checkpoint.as_ref().and_then(|k| self.restore(tp, k));
-        let (start, append, mut state) = match restored {
+        let (start, append, state) = match restored {
             Some(r) => r,
             None => {
                 // Nothing usable: rebuild at least the window of duplicates.
@@ -139,9 +162,6 @@ impl PostgresClaims {
                 (from.min(c.next_offset), Time(0), state)
             }
         };
-        for (new, old) in self.store.load_aliases().await? {
-            state.load_alias(new, old);
-        }
         let poisoned = self
             .store
             .panicked(tp, start, c.next_offset, c.watermark)
@@ -181,6 +201,28 @@ impl PostgresClaims {
             Err(error) => {
                 tracing::warn!(%error, topic = %tp.topic, partition = tp.partition, "checkpoint not used, replaying instead");
                 None
+            }
+        }
+    }
+}
+
+/// Asks Postgres again until it answers, the deadline is over, or it refuses for good.
+async fn until<T, F: Future<Output = Result<T, StoreError>>>(
+    deadline: Instant,
+    what: &str,
+    ask: impl Fn() -> F,
+) -> Result<T, ClaimError> {
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(e) if Instant::now() >= deadline || !e.is_transient() => {
+                metrics().claims.inc(&["failed"]);
+                return Err(ClaimError(e.to_string()));
+            }
+            Err(error) => {
+                metrics().claims.inc(&["retried"]);
+                tracing::warn!(%error, what, "claim failed, will retry");
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }

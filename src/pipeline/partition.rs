@@ -1,5 +1,7 @@
 //! One partition on its way: decode, detect, account, and what belongs to the offset.
 
+mod held;
+
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,14 +15,14 @@ use super::claims::{Claimed as ClaimedState, Clock};
 use super::live::Settings;
 use super::report;
 use crate::account::{self, Books};
-use crate::decode::{Decoder, RawRecord, audit};
-use crate::detect::resident::Fast;
+use crate::decode::{Decoder, RawRecord, Spare, audit};
 use crate::detect::{Checkpoint, Effects, PartitionState, UserRow};
 use crate::event::{Event, Position, Pseudonym, SmolStr, Time, TopicPartition};
 use crate::ingest::{Batch, Claimed, Fingerprint, Gap, TopicMode};
 use crate::store::claim::StoredUser;
 use crate::store::{DeadLetterRow, GapRow, PartitionBatch};
 use crate::telemetry::metrics;
+use held::Held;
 
 /// A record's own time may be ahead of our clock by this much (`CreateTime` topics); what is beyond
 /// is cut, or one forged time would stop the partition's clock for ever.
@@ -81,6 +83,15 @@ pub(super) struct Decoded {
     halt: Option<(i64, &'static str)>,
 }
 
+/// What a worker lends to the partition that it works on.
+#[derive(Default)]
+pub(super) struct Tools {
+    /// Makes the leaves of the audit chain.
+    lanes: audit::Lanes,
+    /// Used events.
+    spare: Spare,
+}
+
 /// State of one partition.
 pub(super) struct Partition {
     tp: TopicPartition,
@@ -106,10 +117,8 @@ pub(super) struct Partition {
     pub(super) solo: bool,
     /// Its batches are cut small for so many more commits.
     pub(super) small_for: Option<u32>,
-    /// Rows that a replay pushed out of memory; the next batch carries them.
-    carried: Vec<UserRow>,
-    /// Rows on their way to Postgres, by the group that carries them.
-    unwritten: HashMap<Pseudonym, (u64, UserRow), Fast>,
+    /// Users' rows that Postgres does not have yet.
+    held: Held,
     written: Last,
 }
 
@@ -143,8 +152,7 @@ impl Partition {
             handed: claim.next_offset,
             solo,
             small_for,
-            carried: Vec::new(),
-            unwritten: HashMap::default(),
+            held: Held::default(),
             written: schedule.join(),
         }
     }
@@ -163,7 +171,7 @@ impl Partition {
         &mut self,
         work: Work,
         poisoned: &BTreeSet<(TopicPartition, i64)>,
-        lanes: &mut audit::Lanes,
+        tools: &mut Tools,
     ) -> Result<Decoded, i64> {
         let mut d = Decoded {
             tp: self.tp.clone(),
@@ -198,7 +206,9 @@ impl Partition {
         let latest = self.latest(&batch);
         let mut leaves = vec![audit::GENESIS; if batch.replay { 0 } else { batch.len() }];
         let at = Cell::new(batch.lo);
+        let Tools { lanes, spare } = tools;
         lanes.clear();
+        self.decoder.swap_spare(spare);
         let done = catch_unwind(AssertUnwindSafe(|| {
             for (n, r) in batch.records().enumerate() {
                 at.set(r.offset);
@@ -256,6 +266,7 @@ impl Partition {
                 d.chain = audit::step(&d.chain, leaf);
             }
         }));
+        self.decoder.swap_spare(spare);
         if done.is_err() {
             return Err(at.get());
         }
@@ -277,21 +288,13 @@ impl Partition {
     /// are brought back at once.
     pub(super) fn missing_users(&mut self, d: &Decoded) -> Vec<Pseudonym> {
         let mut missing = self.state.missing_users(d.events.iter().map(|(_, e)| &**e));
-        missing.retain(|u| match self.unwritten.get(u) {
-            Some((_, row)) => {
-                let as_of = applied_to(row.as_of, self.handed);
-                self.state.load_user(*u, Some((as_of, &row.state)), false);
+        missing.retain(|u| match self.held.find(u) {
+            Some((as_of, state)) => {
+                let as_of = applied_to(as_of, self.handed);
+                self.state.load_user(*u, Some((as_of, &state)), false);
                 false
             }
-            None => match self.carried.iter().rposition(|r| r.user == *u) {
-                Some(i) => {
-                    let row = self.carried.swap_remove(i);
-                    let as_of = applied_to(row.as_of, self.handed);
-                    self.state.load_user(*u, Some((as_of, &row.state)), false);
-                    false
-                }
-                None => true,
-            },
+            None => true,
         });
         missing
     }
@@ -324,6 +327,7 @@ impl Partition {
         d: Decoded,
         books: &Books,
         checkpoints: &mut Turn,
+        tools: &mut Tools,
     ) -> Result<Option<PartitionBatch>, i64> {
         if d.halt.is_some() {
             return Ok(Some(self.stop(d)));
@@ -341,25 +345,20 @@ impl Partition {
         let Ok(applied) = done else {
             return Err(at.get());
         };
-        self.decoder.recycle(d.events.into_iter().map(|(_, e)| e));
+        tools.spare.take_back(d.events.into_iter().map(|(_, e)| e));
         self.append = d.append;
         let mut effects = applied.effects;
         if d.replay {
             metrics()
                 .replayed
                 .add(&[&self.tp.topic], u64::from(d.records));
-            self.carried.append(&mut effects.user_rows);
+            self.held.carry(&mut effects.user_rows);
             return Ok(None);
         }
         let prev = std::mem::replace(&mut self.chain, d.chain);
         self.last = d.last.unwrap_or(self.last);
         self.handed = d.hi;
-        if !self.carried.is_empty() {
-            let mut rows = std::mem::take(&mut self.carried);
-            // A row pushed out again since is newer.
-            rows.retain(|r| effects.user_rows.iter().all(|e| e.user != r.user));
-            effects.user_rows.append(&mut rows);
-        }
+        self.held.hand_over(&mut effects.user_rows);
         if let Some(gap) = &d.gap {
             metrics()
                 .gaps
@@ -438,14 +437,12 @@ impl Partition {
     /// here.
     pub(super) fn hold_rows(&mut self, rows: &[UserRow], generation: u64) {
         metrics().user_rows.add(&["written"], rows.len() as u64);
-        for r in rows {
-            self.unwritten.insert(r.user, (generation, r.clone()));
-        }
+        self.held.hold(rows, generation);
     }
 
     /// The group is committed: its rows can be read from Postgres.
     pub(super) fn release_rows(&mut self, generation: u64) {
-        self.unwritten.retain(|_, (g, _)| *g > generation);
+        self.held.release(generation);
     }
 }
 
@@ -490,207 +487,4 @@ fn trap(event: &Event) {
 fn trap(_: &Event) {}
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::account::Prices;
-    use crate::decode::encode;
-    use crate::detect::DetectConfig;
-    use crate::ingest::{Fetched, TopicMode};
-
-    fn tp() -> TopicPartition {
-        TopicPartition {
-            topic: "t".into(),
-            partition: 0,
-        }
-    }
-
-    fn partition(schedule: &mut Schedule) -> Partition {
-        let claim = Claimed {
-            id: Uuid::nil(),
-            next_offset: 0,
-            start: 0,
-            last: None,
-            halted: None,
-            state: ClaimedState {
-                state: PartitionState::new(Arc::new(DetectConfig::default())),
-                append: Time(0),
-                chain: [0; 32],
-                last: Fingerprint { ts_ms: 0, crc: 0 },
-                poisoned: Vec::new(),
-                watermark: Time(0),
-                clock: Clock {
-                    said: now(),
-                    at: std::time::Instant::now(),
-                },
-            },
-        };
-        let settings = Settings {
-            detect: Arc::new(DetectConfig::default()),
-            sealer: None,
-            signatures: Arc::default(),
-        };
-        Partition::new(tp(), TopicMode::Sealed, &settings, claim, schedule)
-    }
-
-    fn event(id: &str) -> String {
-        event_of(id, None)
-    }
-
-    fn event_of(id: &str, user: Option<Pseudonym>) -> String {
-        let user = user.map_or_else(String::new, |u| format!(r#""user":"{u}","#));
-        let text = format!(
-            r#"{{"v":1,"id":"{id}",{user}"gateway":"g","at":"2026-11-21T07:00:00Z","operation":"chat","model":{{"requested":"gpt-4o"}},"status":200}}"#
-        );
-        let raw = RawRecord {
-            topic: "t",
-            partition: 0,
-            offset: 0,
-            append: now(),
-            key: None,
-            value: Some(text.as_bytes()),
-            headers: &[],
-        };
-        encode::to_json(&Decoder::sealed().decode(&raw).expect("an event"))
-    }
-
-    /// Three events; the second makes a detector panic.
-    fn batch() -> Batch {
-        let mut batch = Batch::new(tp(), Uuid::nil(), TopicMode::Sealed, 0, false);
-        for (offset, id) in ["a", "veilwatch-panic", "b"].into_iter().enumerate() {
-            let value = event(id);
-            let record = Fetched {
-                offset: i64::try_from(offset).expect("small"),
-                ts_ms: now().0,
-                key: None,
-                value: Some(value.as_bytes()),
-            };
-            batch.push(&record, std::iter::empty());
-        }
-        batch
-    }
-
-    #[test]
-    fn a_producer_with_a_fast_clock_does_not_make_the_others_late() {
-        let mut schedule = Schedule::new(1_000_000, Duration::from_secs(3_600));
-        let books = Books::new(Prices::shipped(), &[]);
-        let mut lanes = audit::Lanes::default();
-        let mut p = partition(&mut schedule);
-        let start = now();
-        let mut b = Batch::new(tp(), Uuid::nil(), TopicMode::Sealed, 0, false);
-        b.create_time = true;
-        // Two minutes ahead, then the present again.
-        for (n, ahead) in [120_000, 0, 0].into_iter().enumerate() {
-            let value = event(&format!("e{n}"));
-            let record = Fetched {
-                offset: i64::try_from(n).expect("small"),
-                ts_ms: start.plus_ms(ahead).0,
-                key: None,
-                value: Some(value.as_bytes()),
-            };
-            b.push(&record, std::iter::empty());
-        }
-        let d = p
-            .decode(Work::Batch(b), &BTreeSet::new(), &mut lanes)
-            .expect("decodes");
-        let b = p
-            .observe(d, &books, &mut schedule.begin())
-            .expect("passes")
-            .expect("a batch");
-        assert!(
-            b.watermark <= now(),
-            "{} ms ahead",
-            b.watermark.since_ms(now())
-        );
-        assert!(b.watermark >= start, "it moves with the records");
-    }
-
-    #[test]
-    fn f42_a_halt_keeps_nothing_of_the_batch_that_panicked() {
-        let mut schedule = Schedule::new(1_000_000, Duration::from_secs(3_600));
-        let books = Books::new(Prices::shipped(), &[]);
-        let mut lanes = audit::Lanes::default();
-        let mut p = partition(&mut schedule);
-        // More users than stay in memory, and at the end a record that panics: some were pushed out.
-        let crowd = crate::detect::resident::MAX_USERS + 500;
-        let mut full = Batch::new(tp(), Uuid::nil(), TopicMode::Sealed, 0, false);
-        for n in 0..=crowd {
-            let id = if n == crowd {
-                "veilwatch-panic".to_owned()
-            } else {
-                format!("e{n}")
-            };
-            let mac = u128::try_from(n).expect("small").to_be_bytes();
-            let user = Pseudonym {
-                kid: crate::event::Kid::parse("k1").expect("kid"),
-                mac,
-            };
-            let value = event_of(&id, Some(user));
-            let record = Fetched {
-                offset: i64::try_from(n).expect("small"),
-                ts_ms: now().0,
-                key: None,
-                value: Some(value.as_bytes()),
-            };
-            full.push(&record, std::iter::empty());
-        }
-        let none = BTreeSet::new();
-        let d = p
-            .decode(Work::Batch(full), &none, &mut lanes)
-            .expect("decodes");
-        let missing = p.missing_users(&d);
-        p.load_users(&missing, &[]);
-        p.observe(d, &books, &mut schedule.begin())
-            .expect_err("panics");
-        let halt = Work::Halt {
-            tp: tp(),
-            claim: Uuid::nil(),
-            offset: 0,
-            reason: "panics",
-        };
-        let d = p.decode(halt, &none, &mut lanes).expect("a halt");
-        let b = p
-            .observe(d, &books, &mut schedule.begin())
-            .expect("stops")
-            .expect("a batch");
-        assert_eq!((b.lo, b.hi, b.effects.findings.len()), (0, 0, 1));
-        assert!(
-            b.effects.user_rows.is_empty(),
-            "{} rows",
-            b.effects.user_rows.len()
-        );
-        assert!(b.ledger.is_empty() && b.effects.minute_parts.is_empty());
-    }
-
-    #[test]
-    fn f42_a_record_that_panics_is_named_and_then_passed_as_a_dead_letter() {
-        let mut schedule = Schedule::new(1_000_000, Duration::from_secs(3_600));
-        let books = Books::new(Prices::shipped(), &[]);
-        let mut poisoned = BTreeSet::new();
-        let mut lanes = audit::Lanes::default();
-        let mut p = partition(&mut schedule);
-        let d = p
-            .decode(Work::Batch(batch()), &poisoned, &mut lanes)
-            .expect("decodes");
-        let offset = p
-            .observe(d, &books, &mut schedule.begin())
-            .expect_err("panics");
-        assert_eq!(offset, 1);
-        // The state is thrown away; the next way past the record leaves it out.
-        poisoned.insert((tp(), offset));
-        let mut p = partition(&mut schedule);
-        let d = p
-            .decode(Work::Batch(batch()), &poisoned, &mut lanes)
-            .expect("decodes");
-        let b = p
-            .observe(d, &books, &mut schedule.begin())
-            .expect("passes")
-            .expect("a batch");
-        assert_eq!((b.lo, b.hi, b.records), (0, 3, 3));
-        assert_eq!(b.effects.counters.events, 2);
-        assert_eq!(b.dead_letters[0].reason, PANICKED);
-        assert_eq!(b.dead_letters[0].offset, 1);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::build::{BuildError, Parts};
+use super::build::{self, BuildError, Parts};
 use super::live::Settings;
 use crate::account::{self, Applied, Books};
 use crate::config::Config;
@@ -117,7 +117,8 @@ pub async fn revive(
     author: &str,
 ) -> Result<Vec<Replayed>, ReviveError> {
     let mut parts = Parts::build(config)?;
-    let store = parts.connect(config).await?;
+    let store = build::connect(config).await?;
+    parts.take_limits(&store).await?;
     parts.watch_for(&store).await?;
     let mut by_place: BTreeMap<TopicPartition, Vec<StoredDeadLetter>> = BTreeMap::new();
     for d in store.dead_letters(&wanted.filter).await? {

@@ -8,7 +8,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::build::{BuildError, Parts};
+use super::build::{self, BuildError, Parts};
 use super::checkpoint::Schedule;
 use super::claims::PostgresClaims;
 use super::{Worker, commit, live};
@@ -24,9 +24,10 @@ const WATCH: Duration = Duration::from_millis(100);
 /// Pause between two looks at partitions that an operator may have freed.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Messages to the poll thread that may wait; it reads them every 100 ms at the latest, and a group of
-/// batches makes one for each of its partitions.
-const FEEDBACK: usize = 65_536;
+/// Messages to the poll thread that may wait; it reads them every half second at the latest, and a
+/// group of batches makes one for each of its partitions. The channel's memory is taken at once: 80 B a
+/// message.
+const FEEDBACK: usize = 8_192;
 
 /// Why the pipeline does not start.
 #[derive(Debug, thiserror::Error)]
@@ -66,14 +67,17 @@ pub struct Running {
 /// # Errors
 /// Whatever is missing or wrong, with what to do about it.
 pub async fn start(config: &Config, health: Health) -> Result<Running, StartError> {
-    let mut parts = Parts::build(config)?;
-    let store = parts.connect(config).await?;
+    // Rules, Postgres and Kafka at once: each waits for something else. What is wrong is told in that
+    // order whichever knows it first.
+    let topics = topics(config);
+    let (parts, store) = tokio::join!(parts(config), build::connect(config));
+    let (mut parts, store) = (parts?, store?);
+    parts.take_limits(&store).await?;
     parts.watch_for(&store).await?;
     let parts = Arc::new(parts);
     health.set("postgres", true, "connected");
     metrics().postgres_up.set(&[], 1.0);
-    let wanted = config.ingest.clone();
-    let topics = tokio::task::spawn_blocking(move || ingest::check_topics(&wanted))
+    let topics = topics
         .await
         .map_err(|e| StartError::Ingest(e.to_string()))??;
     for (topic, partitions) in &topics {
@@ -133,6 +137,28 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     })
 }
 
+/// Builds the parts beside the runtime: rules take a while to read.
+async fn parts(config: &Config) -> Result<Parts, StartError> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || Parts::build(&config))
+        .await
+        .map_err(|e| StartError::Ingest(format!("cannot read the rules: {e}")))?
+        .map_err(StartError::Build)
+}
+
+/// Asks Kafka for the topics, on a thread of its own: the runtime would wait for it at its end, also
+/// where something else is wrong and brokers that do not answer are given up only after a while.
+fn topics(config: &Config) -> tokio::sync::oneshot::Receiver<TopicsAnswer> {
+    let (tell, answer) = tokio::sync::oneshot::channel();
+    let wanted = config.ingest.clone();
+    std::thread::spawn(move || {
+        let _ = tell.send(ingest::check_topics(&wanted));
+    });
+    answer
+}
+
+type TopicsAnswer = Result<Vec<(String, usize)>, ingest::TopicError>;
+
 type Inboxes = Vec<Inbox<super::claims::Claimed>>;
 
 fn workers(
@@ -179,7 +205,7 @@ fn workers(
             ),
             poisoned: Default::default(),
             panics: Vec::new(),
-            lanes: Default::default(),
+            tools: Default::default(),
             generation: 0,
             broken: false,
             foreign_wait,

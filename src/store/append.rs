@@ -241,7 +241,7 @@ pub(super) async fn state(
         .bind(users.iter().map(|(b, _)| b.tp.partition).collect::<Vec<_>>())
         .bind(users.iter().map(|(_, u)| u.as_of).collect::<Vec<_>>())
         .bind(users.iter().map(|(b, _)| b.watermark.0).collect::<Vec<_>>())
-        .bind(users.iter().map(|(_, u)| u.state.as_slice()).collect::<Vec<_>>())
+        .bind(users.iter().map(|(_, u)| &*u.state).collect::<Vec<_>>())
         .execute(&mut *conn)
         .await
         .map_err(StoreError::statement("could not write users' state"))?;

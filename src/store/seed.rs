@@ -62,7 +62,7 @@ impl Store {
                 .bind(p.tp.partition)
                 .bind(u.as_of)
                 .bind(at.0)
-                .bind(&u.state)
+                .bind(&*u.state)
                 .execute(&mut *tx)
                 .await
                 .map_err(sql())?;

@@ -39,7 +39,7 @@ async fn a_batch_is_all_or_nothing() {
     b.effects.user_rows.push(UserRow {
         user: user(1),
         as_of: 10,
-        state: vec![9; 300],
+        state: vec![9; 300].into(),
     });
     b.effects.aliases.push((user(2), user(1)));
     b.checkpoint = Some(Checkpoint {
@@ -211,14 +211,14 @@ async fn users_load_their_own_row_else_a_copy() {
             b.effects.user_rows.push(UserRow {
                 user: user(n),
                 as_of: 1,
-                state: vec![state],
+                state: vec![state].into(),
             });
         }
         // Evicted twice in one batch: the newest counts.
         b.effects.user_rows.push(UserRow {
             user: user(1),
             as_of: 0,
-            state: vec![99],
+            state: vec![99].into(),
         });
         owner.commit(&db.store, b).await;
     }

@@ -21,7 +21,7 @@ use cursor::{Cursor, once};
 
 /// Decodes a sealed event, or gives up.
 pub(super) fn decode(text: &str, spare: &mut Spare) -> Option<Box<Event>> {
-    let mut event = match spare.pop() {
+    let mut event = match spare.0.pop() {
         Some(mut old) => {
             *old = blank();
             old
@@ -34,7 +34,7 @@ pub(super) fn decode(text: &str, spare: &mut Spare) -> Option<Box<Event>> {
         c.at == text.len()
     };
     if !whole {
-        spare.push(event);
+        spare.0.push(event);
         return None;
     }
     Some(event)

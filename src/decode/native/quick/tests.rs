@@ -8,7 +8,7 @@ const FULL: &str = r#"{"v":1,"id":"e-1!#","gateway":"gw-0","boot":"b0","lane":3,
 
 /// What the short way takes, the long way reads alike.
 fn agree(text: &str) -> bool {
-    let Some(quick) = decode(text, &mut Vec::new()) else {
+    let Some(quick) = decode(text, &mut Spare::default()) else {
         return false;
     };
     match super::super::long(text, None) {
