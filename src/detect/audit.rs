@@ -6,10 +6,14 @@
 //! gateways that fall silent, clocks outside the allowed range, models without a price, and reported
 //! cost unlike computed cost.
 
+mod coding;
+mod lane;
+
 use std::collections::BTreeMap;
 
+use lane::Lane;
+
 use super::part::{LaneKey, MinutePart, unite};
-use super::wire::{Damaged, Reader, Writer};
 use super::{DetectConfig, DetectorId, Finding, finding_id, room};
 use crate::event::{Severity, SmolStr, Stage, Time};
 
@@ -54,22 +58,6 @@ pub struct Missing {
     pub restart: u64,
     /// Nothing explains it.
     pub unexplained: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Lane {
-    /// Disjoint, ascending.
-    seen: Vec<(u64, u64)>,
-    /// Numbers below this are judged.
-    floor: u64,
-    /// Declared and not yet used to explain a hole.
-    declared: u64,
-    /// Open holes: (from, to) → minute of notice.
-    holes: BTreeMap<(u64, u64), i64>,
-    /// Whether the gateway was known when the lane began: what is missing before its first number
-    /// is a restart's loss; otherwise we joined late.
-    restart: bool,
-    last_minute: i64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -449,169 +437,6 @@ impl Audit {
             (None, Some(name.clone()))
         };
         out.push(p.finding(rule, &subject, severity, Stage::Ticket, reason, g, m));
-    }
-
-    pub(super) fn encode(&self, w: &mut Writer) {
-        w.u64(self.forgotten);
-        w.len(self.lanes.len());
-        for (k, l) in &self.lanes {
-            w.str(&k.gateway);
-            w.str(&k.boot);
-            w.u64(u64::from(k.lane));
-            w.len(l.seen.len());
-            for (a, b) in &l.seen {
-                w.u64(*a);
-                w.u64(b - a);
-            }
-            w.u64(l.floor);
-            w.u64(l.declared);
-            w.len(l.holes.len());
-            for ((a, b), m) in &l.holes {
-                w.u64(*a);
-                w.u64(b - a);
-                w.i64(*m);
-            }
-            w.bool(l.restart);
-            w.i64(l.last_minute);
-        }
-        w.len(self.gateways.len());
-        for (k, g) in &self.gateways {
-            w.str(k);
-            w.i64(g.born);
-            w.i64(g.last);
-            w.f64(g.rate);
-            w.bool(g.silent_told);
-            for n in [
-                g.missing.late,
-                g.missing.declared,
-                g.missing.restart,
-                g.missing.unexplained,
-            ] {
-                w.u64(n);
-            }
-        }
-        w.len(self.costs.len());
-        for (k, c) in &self.costs {
-            w.str(k);
-            w.i64(c.hour);
-            w.u64(c.events);
-            w.i128(c.computed);
-            w.i128(c.reported);
-        }
-        w.len(self.told.len());
-        for ((rule, subject), m) in &self.told {
-            w.str(rule);
-            w.str(subject);
-            w.i64(*m);
-        }
-    }
-
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
-        let mut a = Self {
-            forgotten: r.u64()?,
-            ..Self::default()
-        };
-        for _ in 0..r.len()? {
-            let key = LaneKey {
-                gateway: r.str()?,
-                boot: r.str()?,
-                lane: r.small()?,
-            };
-            let mut l = Lane::default();
-            for _ in 0..r.len()? {
-                let from = r.u64()?;
-                l.seen
-                    .push((from, from.checked_add(r.u64()?).ok_or(r.damaged())?));
-            }
-            l.floor = r.u64()?;
-            l.declared = r.u64()?;
-            for _ in 0..r.len()? {
-                let from = r.u64()?;
-                let to = from.checked_add(r.u64()?).ok_or(r.damaged())?;
-                l.holes.insert((from, to), r.i64()?);
-            }
-            l.restart = r.bool()?;
-            l.last_minute = r.i64()?;
-            a.lanes.insert(key, l);
-        }
-        for _ in 0..r.len()? {
-            let key = r.str()?;
-            let g = Gateway {
-                born: r.i64()?,
-                last: r.i64()?,
-                rate: r.f64()?,
-                silent_told: r.bool()?,
-                missing: Missing {
-                    late: r.u64()?,
-                    declared: r.u64()?,
-                    restart: r.u64()?,
-                    unexplained: r.u64()?,
-                },
-            };
-            a.gateways.insert(key, g);
-        }
-        for _ in 0..r.len()? {
-            let key = r.str()?;
-            let c = Cost {
-                hour: r.i64()?,
-                events: r.u64()?,
-                computed: r.i128()?,
-                reported: r.i128()?,
-            };
-            a.costs.insert(key, c);
-        }
-        for _ in 0..r.len()? {
-            let key = (r.str()?, r.str()?);
-            a.told.insert(key, r.i64()?);
-        }
-        Ok(a)
-    }
-}
-
-impl Lane {
-    /// The gaps above the floor; one that was noticed before keeps its minute, also where events
-    /// have split it.
-    fn rebuild_holes(&mut self, minute: i64) {
-        let mut holes = BTreeMap::new();
-        let mut next = self.floor;
-        for (from, to) in &self.seen {
-            if *to < self.floor {
-                continue;
-            }
-            if *from > next {
-                let gap = (next, *from - 1);
-                let noticed = self
-                    .holes
-                    .iter()
-                    .filter(|((a, b), _)| *a <= gap.1 && gap.0 <= *b)
-                    .map(|(_, m)| *m)
-                    .min();
-                holes.insert(gap, noticed.unwrap_or(minute));
-            }
-            next = next.max(to.saturating_add(1));
-        }
-        self.holes = holes;
-    }
-
-    /// How much smaller the holes became, given their size before. New holes hide nothing: they
-    /// make the difference smaller, never negative.
-    fn holes_filled(&self, before: u64) -> u64 {
-        let now: u64 = self.holes.keys().map(|(a, b)| b - a + 1).sum();
-        before.saturating_sub(now)
-    }
-
-    /// What is judged becomes one interval.
-    fn compact(&mut self) {
-        let until = self
-            .holes
-            .keys()
-            .next()
-            .map(|h| h.0)
-            .or_else(|| self.seen.last().map(|i| i.1.saturating_add(1)));
-        let Some(until) = until else { return };
-        self.floor = self.floor.max(until);
-        let floor = self.floor;
-        self.seen.retain(|(_, to)| to.saturating_add(1) >= floor);
     }
 }
 

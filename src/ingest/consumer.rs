@@ -1,9 +1,13 @@
 //! The poll loop: one OS thread, which never waits long for anything but Kafka.
 
+mod again;
+mod handle;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+pub use handle::{Ended, Handle};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _};
@@ -11,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{Message as _, Timestamp};
 
 use super::batch::Fetched;
-use super::context::{Context, NoClaim, Shared, assign};
+use super::context::{Context, Shared};
 use super::errors::{Class, classify};
 use super::slot::{Taken, is_full};
 use super::{Claims, Feedback, Inbox, IngestConfig};
@@ -32,51 +36,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const STRIDE: u32 = 256;
 /// Pause between hints to Kafka's own offsets.
 const HINT: Duration = Duration::from_secs(5);
-/// Claims in a row without progress after which the process ends, where another client can read what
-/// ours does not get: a replica may do better.
-const MAX_STALLS: u32 = 3;
-/// Pause before a claim is tried again for which Kafka gave no offsets.
-const UNANSWERED: Duration = Duration::from_secs(1);
-
-/// How the poll thread ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// It was told to.
-    Stopped,
-    /// It cannot go on.
-    Failed(String),
-}
-
-/// A running poll thread.
-#[derive(Debug)]
-pub struct Handle {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Ended>,
-}
-
-impl Handle {
-    pub(super) fn new(stop: Arc<AtomicBool>, thread: std::thread::JoinHandle<Ended>) -> Self {
-        Self { stop, thread }
-    }
-    /// Asks the thread to drain and leave the group.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-    /// A flag that ends the thread, for those who do not own the handle.
-    pub fn stopper(&self) -> Arc<AtomicBool> {
-        self.stop.clone()
-    }
-    /// Whether the thread has ended.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-    /// Waits for the end.
-    pub fn join(self) -> Ended {
-        self.thread
-            .join()
-            .unwrap_or_else(|_| Ended::Failed("the poll thread panicked".into()))
-    }
-}
 
 /// Starts the poll thread and the watching thread. `drain` bounds how long stopping waits for the
 /// workers.
@@ -135,7 +94,7 @@ pub fn spawn<K: Claims>(
             ended
         })
         .map_err(|e| format!("cannot start the poll thread: {e}"))?;
-    Ok(Handle { stop, thread })
+    Ok(Handle::new(stop, thread))
 }
 
 struct Poller<K: Claims> {
@@ -341,81 +300,6 @@ impl<K: Claims> Poller<K> {
         }
     }
 
-    fn reclaim_later(&mut self, tp: TopicPartition, claim: uuid::Uuid, after: Duration) {
-        if self.later.iter().all(|(_, _, c)| *c != claim) {
-            self.later.push((Instant::now() + after, tp, claim));
-        }
-    }
-
-    /// Claims a partition anew and starts it at the offset from Postgres.
-    fn reclaim(&mut self, tp: &TopicPartition, void: Option<uuid::Uuid>) {
-        {
-            let slots = self.shared.slots();
-            let Some(s) = slots.iter().find(|s| s.tp == *tp) else {
-                return;
-            };
-            if void.is_some_and(|v| v != s.claim) {
-                return;
-            }
-        }
-        tracing::warn!(topic = %tp.topic, partition = tp.partition, "claiming the partition anew");
-        let stalls = self.stalls(tp);
-        match self.shared.claim(std::slice::from_ref(tp), true) {
-            Err(NoClaim::Refused(why)) => self.shared.fail(why),
-            Err(NoClaim::Unanswered(why)) => {
-                tracing::warn!(why, "not claimed, will retry");
-                let claim = self
-                    .shared
-                    .slots()
-                    .iter()
-                    .find(|s| s.tp == *tp)
-                    .map(|s| s.claim);
-                if let Some(claim) = claim {
-                    self.reclaim_later(tp.clone(), claim, UNANSWERED);
-                }
-            }
-            Ok(starts) => {
-                if let Some(s) = self.shared.slots().iter_mut().find(|s| s.tp == *tp) {
-                    s.stalls = stalls;
-                }
-                self.restart(&starts);
-            }
-        }
-    }
-
-    fn stalls(&self, tp: &TopicPartition) -> u32 {
-        let slots = self.shared.slots();
-        slots.iter().find(|s| s.tp == *tp).map_or(0, |s| s.stalls)
-    }
-
-    /// Starts partitions at new offsets: by a new assignment, since a seek does not reach a
-    /// partition whose fetcher has stopped after an offset error.
-    fn restart(&self, starts: &[(TopicPartition, i64)]) {
-        use rdkafka::consumer::RebalanceProtocol;
-        let mut list = TopicPartitionList::new();
-        let cooperative = matches!(
-            self.consumer.rebalance_protocol(),
-            RebalanceProtocol::Cooperative
-        );
-        if cooperative {
-            for (tp, from) in starts {
-                let _ = list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(*from));
-            }
-            let _ = self.consumer.incremental_unassign(&list);
-        } else {
-            for s in self.shared.slots().iter_mut() {
-                let _ =
-                    list.add_partition_offset(&s.tp.topic, s.tp.partition, Offset::Offset(s.next));
-                s.paused = false;
-            }
-        }
-        if let Err(e) = assign(&self.consumer, &list) {
-            self.shared.fail(format!("cannot restart partitions: {e}"));
-        }
-        let _ = self.consumer.resume(&list);
-        self.shared.pause_halted(&self.consumer);
-    }
-
     fn error(&self, e: &KafkaError) {
         let class = classify(e);
         metrics().kafka_errors.inc(&[class.as_str()]);
@@ -427,40 +311,6 @@ impl<K: Claims> Poller<K> {
                 tracing::warn!(error = %e, "kafka: looking at every partition");
                 self.shared.look.store(true, Ordering::Relaxed);
             }
-        }
-    }
-
-    /// A partition that has records, is not paused, waits for nothing of ours and fetches nothing:
-    /// its fetcher is stuck, or the record cannot be read. A new claim helps the first, the watching
-    /// thread's probe finds the second. Silent brokers are neither.
-    fn watch_progress(&mut self) {
-        if !self.shared.answering.load(Ordering::Relaxed) {
-            return;
-        }
-        let limit = self.shared.config.progress_timeout;
-        let mut stuck = Vec::new();
-        for s in self.shared.slots().iter_mut() {
-            let waiting = s.is_pending() && s.next >= s.floor;
-            if s.halted.is_some() || s.paused || waiting || s.is_at_end() {
-                continue;
-            }
-            if s.progress.elapsed() > limit {
-                s.stalls += 1;
-                s.progress = Instant::now();
-                stuck.push((s.tp.clone(), s.stalls, s.readable));
-            }
-        }
-        for (tp, stalls, readable) in stuck {
-            metrics().watchdog.inc(&[&tp.topic]);
-            self.shared.oversize.store(true, Ordering::Relaxed);
-            if stalls > MAX_STALLS && readable {
-                self.shared.fail(format!(
-                    "{} partition {} has records that another client can read but none arrive, after {MAX_STALLS} new claims",
-                    tp.topic, tp.partition
-                ));
-                return;
-            }
-            self.reclaim(&tp, None);
         }
     }
 

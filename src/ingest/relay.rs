@@ -11,24 +11,25 @@
 mod group;
 mod hand;
 mod place;
+mod shared;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Headers as _;
 use rdkafka::producer::ThreadedProducer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use self::group::{Group, Reports};
 use self::hand::{send_dead, take};
-use self::place::Part;
-use super::ask::{self, Asker};
+use self::shared::{Place, Shared};
+use super::ask;
 use super::batch::Fetched;
 use super::consumer::{Ended, Handle};
 use super::errors::{Class, classify};
@@ -101,109 +102,6 @@ pub trait Maker: Send + 'static {
     fn begin(&mut self, partition: i32);
     /// Makes a record of one read.
     fn make(&mut self, partition: i32, r: &Fetched<'_>, headers: &[(&str, &[u8])]) -> Made;
-}
-
-/// What the poll thread, the callbacks and the watching thread share.
-struct Shared {
-    config: RelayConfig,
-    health: Health,
-    asker: Asker,
-    state: Mutex<State>,
-    fatal: Mutex<Option<String>>,
-    oversize: AtomicBool,
-    look: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    parts: Vec<Part>,
-    /// Counts assignments: a report from before the last one counts for nothing.
-    epoch: u64,
-    /// Partitions assigned since the maker was told.
-    begun: Vec<i32>,
-    in_flight: usize,
-    bytes: usize,
-    /// Made records that the topic does not take: (epoch, partition, offset, bytes).
-    refused: Vec<Place>,
-    /// When a report came last, or nothing was waited for.
-    reported: Option<Instant>,
-}
-
-/// What a delivery report is about.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    epoch: u64,
-    partition: i32,
-    offset: i64,
-    bytes: usize,
-    dead: bool,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fail(&self, why: String) {
-        let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
-        fatal.get_or_insert(why);
-    }
-
-    fn failure(&self) -> Option<String> {
-        let fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
-        fatal.clone()
-    }
-
-    fn topic(&self) -> &str {
-        self.config
-            .from
-            .topics
-            .first()
-            .map_or("", |t| t.name.as_str())
-    }
-
-    /// A delivery report.
-    fn report(&self, place: Place, result: Result<(), &KafkaError>) {
-        let mut state = self.state();
-        state.in_flight = state.in_flight.saturating_sub(1);
-        state.bytes = state.bytes.saturating_sub(place.bytes);
-        state.reported = Some(Instant::now());
-        match result {
-            Ok(()) => {
-                if !place.dead {
-                    metrics().seal_records.inc(&["published"]);
-                }
-                state.done(place);
-            }
-            Err(e) => match e.rdkafka_error_code() {
-                // We are stopping: it is read again.
-                Some(Code::PurgeQueue | Code::PurgeInflight) => {}
-                Some(Code::MessageSizeTooLarge) if !place.dead => state.refused.push(place),
-                _ => {
-                    let topic = if place.dead {
-                        &self.config.dead
-                    } else {
-                        &self.config.to
-                    };
-                    self.fail(format!("kafka does not take a record for topic {topic}: {e}; check the topic and the right to write to it"));
-                }
-            },
-        }
-    }
-}
-
-impl State {
-    fn part(&mut self, partition: i32) -> Option<&mut Part> {
-        self.parts.iter_mut().find(|p| p.tp.partition == partition)
-    }
-
-    fn done(&mut self, place: Place) {
-        if place.epoch == self.epoch
-            && let Some(p) = self.part(place.partition)
-        {
-            p.done(place.offset);
-        }
-    }
 }
 
 type Producer = ThreadedProducer<Reports>;

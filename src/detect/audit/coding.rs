@@ -1,0 +1,123 @@
+//! The audit's state as bytes.
+
+use super::{Audit, Cost, Gateway, Lane, Missing};
+use crate::detect::part::LaneKey;
+use crate::detect::wire::{Damaged, Reader, Writer};
+
+impl Audit {
+    pub(in crate::detect) fn encode(&self, w: &mut Writer) {
+        w.u64(self.forgotten);
+        w.len(self.lanes.len());
+        for (k, l) in &self.lanes {
+            w.str(&k.gateway);
+            w.str(&k.boot);
+            w.u64(u64::from(k.lane));
+            w.len(l.seen.len());
+            for (a, b) in &l.seen {
+                w.u64(*a);
+                w.u64(b - a);
+            }
+            w.u64(l.floor);
+            w.u64(l.declared);
+            w.len(l.holes.len());
+            for ((a, b), m) in &l.holes {
+                w.u64(*a);
+                w.u64(b - a);
+                w.i64(*m);
+            }
+            w.bool(l.restart);
+            w.i64(l.last_minute);
+        }
+        w.len(self.gateways.len());
+        for (k, g) in &self.gateways {
+            w.str(k);
+            w.i64(g.born);
+            w.i64(g.last);
+            w.f64(g.rate);
+            w.bool(g.silent_told);
+            for n in [
+                g.missing.late,
+                g.missing.declared,
+                g.missing.restart,
+                g.missing.unexplained,
+            ] {
+                w.u64(n);
+            }
+        }
+        w.len(self.costs.len());
+        for (k, c) in &self.costs {
+            w.str(k);
+            w.i64(c.hour);
+            w.u64(c.events);
+            w.i128(c.computed);
+            w.i128(c.reported);
+        }
+        w.len(self.told.len());
+        for ((rule, subject), m) in &self.told {
+            w.str(rule);
+            w.str(subject);
+            w.i64(*m);
+        }
+    }
+
+    pub(in crate::detect) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let mut a = Self {
+            forgotten: r.u64()?,
+            ..Self::default()
+        };
+        for _ in 0..r.len()? {
+            let key = LaneKey {
+                gateway: r.str()?,
+                boot: r.str()?,
+                lane: r.small()?,
+            };
+            let mut l = Lane::default();
+            for _ in 0..r.len()? {
+                let from = r.u64()?;
+                l.seen
+                    .push((from, from.checked_add(r.u64()?).ok_or(r.damaged())?));
+            }
+            l.floor = r.u64()?;
+            l.declared = r.u64()?;
+            for _ in 0..r.len()? {
+                let from = r.u64()?;
+                let to = from.checked_add(r.u64()?).ok_or(r.damaged())?;
+                l.holes.insert((from, to), r.i64()?);
+            }
+            l.restart = r.bool()?;
+            l.last_minute = r.i64()?;
+            a.lanes.insert(key, l);
+        }
+        for _ in 0..r.len()? {
+            let key = r.str()?;
+            let g = Gateway {
+                born: r.i64()?,
+                last: r.i64()?,
+                rate: r.f64()?,
+                silent_told: r.bool()?,
+                missing: Missing {
+                    late: r.u64()?,
+                    declared: r.u64()?,
+                    restart: r.u64()?,
+                    unexplained: r.u64()?,
+                },
+            };
+            a.gateways.insert(key, g);
+        }
+        for _ in 0..r.len()? {
+            let key = r.str()?;
+            let c = Cost {
+                hour: r.i64()?,
+                events: r.u64()?,
+                computed: r.i128()?,
+                reported: r.i128()?,
+            };
+            a.costs.insert(key, c);
+        }
+        for _ in 0..r.len()? {
+            let key = (r.str()?, r.str()?);
+            a.told.insert(key, r.i64()?);
+        }
+        Ok(a)
+    }
+}
