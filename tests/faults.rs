@@ -11,7 +11,7 @@ use sqlx::postgres::PgPool;
 use veilwatch::store::private::Stop;
 
 use crate::pipeline::judge;
-use crate::rig::{Rig, ended, runtime, signal, small, tail};
+use crate::rig::{Process, Rig, ended, runtime, signal, small, tail};
 
 const BUDGET: &str = "[[budget]]\nscope = \"tenant\"\nperiod = \"day\"\ntokens = 100000\n";
 
@@ -507,6 +507,88 @@ fn f02_crashes_at_named_points() {
         rig.wait_applied(&pool, total, seconds(60)).await;
         signal(&last, Signal::TERM);
         ended(&mut last, STOPPED);
+        judge(&rig, BUDGET, &BTreeSet::new()).await;
+    });
+}
+
+/// Two processes on one partition: the one that owns it, and the one that waits.
+async fn owner_and_heir(
+    rig: &Rig,
+    config: &std::path::Path,
+    names: [&str; 2],
+    applied: i64,
+) -> (Process, Process, PgPool) {
+    let mut first = rig.spawn(names[0], config, &[]);
+    let pool = pool(rig, &mut first).await;
+    let second = rig.spawn(names[1], config, &[]);
+    let log = rig.dir.path().join(format!("{}.log", names[1]));
+    let deadline = Instant::now() + seconds(60);
+    let joined = || {
+        std::fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("\"assigned\"")
+    };
+    while !joined() {
+        assert!(Instant::now() < deadline, "{}", tail(&rig.logs(), 40));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    rig.wait_applied(&pool, applied, seconds(60)).await;
+    let owner: String = sqlx::query_scalar("SELECT owner FROM vw.stream_partition")
+        .fetch_one(&pool)
+        .await
+        .expect("an owner");
+    if owner.ends_with(&format!("/{}", first.id())) {
+        (first, second, pool)
+    } else {
+        (second, first, pool)
+    }
+}
+
+#[test]
+fn f23_a_database_that_is_down_when_a_partition_comes() {
+    let rig = Rig::new(1);
+    let short = rig.config_text(BUDGET);
+    let long = short.replace("max_poll_interval = \"10s\"", "max_poll_interval = \"90s\"");
+    assert_ne!(short, long);
+    let short = rig.write_config("short.toml", &short);
+    let long = rig.write_config("long.toml", &long);
+    runtime().block_on(async {
+        let mut workload = small(23, 1);
+        rig.publish(&mut workload, 200);
+        // Beyond its budget, half of max_poll_interval, the heir ends and says why.
+        let (mut owner, mut heir, pool) = owner_and_heir(&rig, &short, ["a", "b"], 200).await;
+        pool.close().await;
+        rig.postgres.stop(Stop::Immediate).expect("stopped");
+        owner.kill().expect("killed");
+        assert_eq!(ended(&mut heir, seconds(90)).code(), Some(1));
+        assert!(
+            rig.logs().contains("cannot claim partitions"),
+            "{}",
+            tail(&rig.logs(), 20)
+        );
+        owner.wait().expect("ended");
+
+        // Within it, the claim is tried until the database is back.
+        rig.postgres.resume().expect("resumed");
+        rig.publish(&mut workload, 100);
+        let (mut owner, mut heir, pool) = owner_and_heir(&rig, &long, ["c", "d"], 300).await;
+        pool.close().await;
+        let retries = || rig.logs().matches("claim failed, will retry").count();
+        let before = retries();
+        rig.postgres.stop(Stop::Immediate).expect("stopped");
+        owner.kill().expect("killed");
+        let deadline = Instant::now() + seconds(60);
+        while retries() == before {
+            assert!(Instant::now() < deadline, "{}", tail(&rig.logs(), 40));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        rig.postgres.resume().expect("resumed");
+        rig.publish(&mut workload, 100);
+        let pool = rig.pool().await;
+        rig.wait_applied(&pool, 400, seconds(60)).await;
+        signal(&heir, Signal::TERM);
+        assert!(ended(&mut heir, STOPPED).success());
+        owner.wait().expect("ended");
         judge(&rig, BUDGET, &BTreeSet::new()).await;
     });
 }
