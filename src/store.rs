@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{Executor as _, Row as _};
+use sqlx::{Connection as _, Executor as _, Row as _};
 
 pub use batch::{Commit, DeadLetterRow, GapRow, PartitionBatch};
 pub use claim::Claim;
@@ -276,6 +276,8 @@ fn pool(max: u32, options: PgConnectOptions) -> PgPool {
         .after_release(|conn, _| {
             Box::pin(async move {
                 conn.execute("ROLLBACK").await?;
+                // A batch's statements are megabytes long: each connection would keep its largest.
+                conn.shrink_buffers();
                 Ok(true)
             })
         })

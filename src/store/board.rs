@@ -21,7 +21,8 @@ impl Store {
             let (id, json): (&str, &str) = (r.get(0), r.get(1));
             match id.split_once(':') {
                 Some(("group", key)) => match (key.parse(), serde_json::from_str::<Group>(json)) {
-                    (Ok(key), Ok(group)) if !group.members.is_empty() => {
+                    (Ok(key), Ok(mut group)) if !group.members.is_empty() => {
+                        group.members.shrink_to_fit();
                         groups.insert(key, group);
                     }
                     _ => unreadable += 1,

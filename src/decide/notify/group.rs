@@ -142,7 +142,8 @@ impl Group {
     pub(super) fn new(route: SmolStr) -> Self {
         Self {
             route,
-            members: Vec::new(),
+            // Most groups are of one incident, and tens of thousands may be open: no room for more.
+            members: Vec::with_capacity(1),
             waiting: Vec::new(),
             due: None,
             told_at: None,
