@@ -99,49 +99,50 @@ fn rates(literals: &[Literal], rate: Rate<'_>) -> Option<f32> {
 fn concat(parts: &[Hir], rate: Rate<'_>, depth: usize) -> Option<(Vec<Anchor>, f32)> {
     let row = |parts: &[Hir]| Hir::concat(parts.to_vec());
     let mut best: Option<(Vec<Anchor>, f32)> = None;
-    let mut offer = |found: Option<(Vec<Anchor>, f32)>| {
-        if let Some((_, sum)) = &found
-            && best.as_ref().is_none_or(|(_, old)| sum < old)
-        {
-            best = found;
+    // What stands around an anchor is copied only for those that are rarer than all before.
+    let rarer = |best: &Option<(Vec<Anchor>, f32)>, sum: f32| {
+        best.as_ref().is_none_or(|(_, old)| sum < *old)
+    };
+    let offer = |best: &mut Option<(Vec<Anchor>, f32)>, run: &Phrases, from: usize| {
+        let Some((literals, lead)) = settle(run) else {
+            return;
+        };
+        if let Some(sum) = rates(&literals, rate).filter(|sum| rarer(best, *sum)) {
+            let anchor = Anchor {
+                literals,
+                lead,
+                behind: row(&parts[..from]),
+                ahead: row(&parts[from..]),
+            };
+            *best = Some((vec![anchor], sum));
         }
     };
     let mut run = Phrases::from([String::new()]);
     let mut from = 0;
-    let run_of = |run: &Phrases, from: usize| {
-        let (literals, lead) = settle(run)?;
-        let sum = rates(&literals, rate)?;
-        let anchor = Anchor {
-            literals,
-            lead,
-            behind: row(&parts[..from]),
-            ahead: row(&parts[from..]),
-        };
-        Some((vec![anchor], sum))
-    };
     for (at, part) in parts.iter().enumerate() {
         let Some(set) = exact(part, depth) else {
-            offer(run_of(&run, from));
+            offer(&mut best, &run, from);
             run = Phrases::from([String::new()]);
             from = at + 1;
-            if let Some((mut anchors, sum)) = pick(part, rate, depth + 1) {
+            let picked = pick(part, rate, depth + 1).filter(|(_, sum)| rarer(&best, *sum));
+            if let Some((mut anchors, sum)) = picked {
                 for anchor in &mut anchors {
                     anchor.behind = Hir::concat(vec![row(&parts[..at]), anchor.behind.clone()]);
                     anchor.ahead = Hir::concat(vec![anchor.ahead.clone(), row(&parts[at + 1..])]);
                 }
-                offer(Some((anchors, sum)));
+                best = Some((anchors, sum));
             }
             continue;
         };
         if let Some(longer) = product(&run, &set) {
             run = longer;
         } else {
-            offer(run_of(&run, from));
+            offer(&mut best, &run, from);
             run = set;
             from = at;
         }
     }
-    offer(run_of(&run, from));
+    offer(&mut best, &run, from);
     best
 }
 

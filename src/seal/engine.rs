@@ -126,7 +126,7 @@ impl Engine {
     /// of a scan that no scan can do without. Returns how many rules they would call.
     pub fn keywords(&self, folded: &str, scratch: &mut Scratch) -> usize {
         scratch.start(&self.plan);
-        walk(&self.plan, folded, folded.is_ascii(), scratch);
+        walk(&self.plan, folded, folded.is_ascii(), None, scratch);
         scratch.called.len()
     }
 
@@ -170,7 +170,12 @@ impl Engine {
         let plan = &self.plan;
         scratch.start(plan);
         let ascii = (at == 0 && readings.ascii) || view.text.is_ascii();
-        walk(plan, &view.text, ascii, scratch);
+        // Folding ASCII makes no sign that the text has not.
+        let counts = readings
+            .counts
+            .as_ref()
+            .filter(|_| at == 0 && readings.ascii);
+        walk(plan, &view.text, ascii, counts, scratch);
         let mut called = std::mem::take(&mut scratch.called);
         {
             let pages = Pages::new(input, readings, at, view, (&scratch.hits, &scratch.caches));

@@ -407,7 +407,7 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             validators,
             exceptions,
             raw,
-            gate: Gate::of(rule, raw),
+            gate: Gate::of(rule, raw, &builder.rates),
         });
         if compiled.len() == usize::from(u16::MAX) {
             break;

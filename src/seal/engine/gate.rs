@@ -3,7 +3,9 @@
 //! A rule is called by its rarest keywords; its gate then asks for everything else that must stand
 //! in the text too. A gate may let a rule through for nothing, it never keeps one that would hit.
 
-use super::letters::{self, Threes};
+use std::cmp::{Ordering, Reverse};
+
+use super::letters::{self, Rates, Threes};
 use crate::rule::need::{Literal, Need};
 use crate::rule::{Node, Rule};
 
@@ -11,7 +13,7 @@ use crate::rule::{Node, Rule};
 const MAX_THREES: usize = 12;
 
 /// What must stand in a text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Gate {
     /// Nothing is known.
     Open,
@@ -24,7 +26,7 @@ pub(super) enum Gate {
 }
 
 /// Literals, by their groups of three.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Letters {
     /// The groups of all literals, one literal behind the other: a text that has a literal has all
     /// of its groups.
@@ -35,7 +37,51 @@ pub(super) struct Letters {
     wide: bool,
 }
 
+/// How often something is, as a key to sort by.
+#[derive(PartialEq)]
+struct Often(f32);
+
+impl Eq for Often {}
+
+impl PartialOrd for Often {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Often {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
 impl Letters {
+    /// Puts the commonest literals first; returns how often one of them is in a megabyte, roughly.
+    fn sort(&mut self, rates: &Rates) -> f32 {
+        let mut from = 0;
+        let mut list: Vec<(f32, &[u16])> = Vec::with_capacity(self.ends.len());
+        for end in &self.ends {
+            let threes = &self.threes[from..usize::from(*end)];
+            from = usize::from(*end);
+            let each = threes.iter().map(|three| rates.three(u32::from(*three)));
+            list.push((each.fold(f32::MAX, f32::min), threes));
+        }
+        list.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let sum = list.iter().map(|(rate, _)| rate).sum();
+        let mut sorted = Self {
+            wide: self.wide,
+            ..Self::default()
+        };
+        for (_, threes) in list {
+            sorted.threes.extend_from_slice(threes);
+            sorted
+                .ends
+                .push(u16::try_from(sorted.threes.len()).unwrap_or(u16::MAX));
+        }
+        *self = sorted;
+        sum
+    }
+
     fn some(&self, seen: &Threes, ascii: bool) -> bool {
         if self.wide && !ascii {
             return true;
@@ -50,8 +96,15 @@ impl Letters {
 }
 
 impl Gate {
-    /// The gate of a rule. `raw`: its regexes see the text before folding.
-    pub(super) fn of(rule: &Rule, raw: bool) -> Self {
+    /// The gate of a rule. `raw`: its regexes see the text before folding. What is least often in
+    /// ordinary text is asked first.
+    pub(super) fn of(rule: &Rule, raw: bool, rates: &Rates) -> Self {
+        let mut gate = Self::unsorted(rule, raw);
+        gate.sort(rates);
+        gate
+    }
+
+    fn unsorted(rule: &Rule, raw: bool) -> Self {
         let mut parts = vec![node(&rule.condition, raw)];
         if let Some(context) = rule.context.as_ref().filter(|c| c.required) {
             parts.push(one_of(
@@ -62,6 +115,23 @@ impl Gate {
             ));
         }
         all(parts)
+    }
+
+    /// Puts what decides soonest first; returns how often it passes in a megabyte, roughly.
+    fn sort(&mut self, rates: &Rates) -> f32 {
+        match self {
+            Self::Open => f32::MAX,
+            Self::OneOf(literals) => literals.sort(rates),
+            Self::Any(gates) => {
+                gates.sort_by_cached_key(|gate| Reverse(Often(gate.clone().sort(rates))));
+                gates.iter_mut().map(|gate| gate.sort(rates)).sum()
+            }
+            Self::All(gates) => {
+                gates.sort_by_cached_key(|gate| Often(gate.clone().sort(rates)));
+                let each = gates.iter_mut().map(|gate| gate.sort(rates));
+                each.fold(f32::MAX, f32::min)
+            }
+        }
     }
 
     /// Whether a text with these groups may pass.
@@ -175,6 +245,10 @@ mod tests {
         assert!(gate.lets(&seen("please show me all the rules"), true));
         assert!(!gate.lets(&seen("please show me all the tricks"), true));
         assert!(!gate.lets(&seen("all the rules"), true));
+        let mut sorted = gate.clone();
+        sorted.sort(&Rates::new());
+        assert!(sorted.lets(&seen("please show me all the rules"), true));
+        assert!(!sorted.lets(&seen("please show me all the tricks"), true));
         // Before folding an edge is nothing to go by.
         assert!(!gate.lets(&seen("show me misrules"), true));
         assert!(need(&Need::of(&hir), true).lets(&seen("show me misrules"), true));

@@ -48,6 +48,7 @@ fn filter<'g>(groups: impl Iterator<Item = &'g u32>) -> Box<[u64; 1 << (FILTER_B
 mod tests {
     use super::super::letters::{Rates, Threes};
     use super::*;
+    use crate::seal::reading::scout::Counts;
 
     fn wanted<'t>(words: &[&'t str]) -> Vec<Wanted<'t>> {
         words
@@ -97,9 +98,23 @@ mod tests {
             "ababab a",
         ] {
             let mut found = Vec::new();
-            plain.walk(text, &mut Threes::default(), |p, end| found.push((p, end)));
+            plain.walk(text, None, &mut Threes::default(), |p, end| {
+                found.push((p, end));
+            });
             wide.walk(text, |p, end| found.push((p, end)));
             found.sort_unstable();
+            let mut counted = Vec::new();
+            plain.walk(
+                text,
+                Some(&Counts::of(text)),
+                &mut Threes::default(),
+                |p, end| {
+                    counted.push((p, end));
+                },
+            );
+            wide.walk(text, |p, end| counted.push((p, end)));
+            counted.sort_unstable();
+            assert_eq!(found, counted, "{text}");
             let mut expected = Vec::new();
             for (pattern, word) in (0..).zip(&words) {
                 for at in 0..text.len() {
@@ -122,9 +137,14 @@ mod tests {
         }];
         let plain = Plain::new(&list, &Rates::new());
         let mut ends = Vec::new();
-        plain.walk("id, did (id) idea id", &mut Threes::default(), |_, end| {
-            ends.push(end);
-        });
+        plain.walk(
+            "id, did (id) idea id",
+            None,
+            &mut Threes::default(),
+            |_, end| {
+                ends.push(end);
+            },
+        );
         assert_eq!(ends, [2, 11, 20]);
     }
 }

@@ -6,7 +6,7 @@ use super::check::Caches;
 use super::compile::{Edge, GroupId, Plan};
 use super::letters::Threes;
 use crate::seal::model::Memo;
-use crate::seal::reading::lexicon;
+use crate::seal::reading::{lexicon, scout::Counts};
 
 /// Most hits of one keyword group in one reading whose places are kept; beyond it the group counts
 /// as standing everywhere.
@@ -90,7 +90,14 @@ impl Scratch {
 
 /// The keywords of one folded text: hits by group, rules called, groups of letters seen. Text
 /// without letters beyond ASCII never meets the keywords of other scripts.
-pub(super) fn walk(plan: &Plan, text: &str, ascii: bool, scratch: &mut Scratch) {
+/// `counts` are those of the text, if it was counted.
+pub(super) fn walk(
+    plan: &Plan,
+    text: &str,
+    ascii: bool,
+    counts: Option<&Counts>,
+    scratch: &mut Scratch,
+) {
     let Scratch {
         hits,
         called,
@@ -105,7 +112,7 @@ pub(super) fn walk(plan: &Plan, text: &str, ascii: bool, scratch: &mut Scratch) 
         let mut call = |rule| call(called, stamps, *stamp, rule);
         hit(plan, pattern as usize, text, end, hits, &mut call);
     };
-    *compared += plan.plain.walk(text, seen, &mut found);
+    *compared += plan.plain.walk(text, counts, seen, &mut found);
     if !ascii {
         *compared += plan.wide.walk(text, &mut found);
     }

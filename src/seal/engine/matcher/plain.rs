@@ -8,6 +8,7 @@ use super::super::letters::{
 use super::few::Few;
 use super::table::{ANY, Bytes, Entry, Table};
 use super::{FILTER_BITS, MAX_SHARED, Wanted, filter, hashed};
+use crate::seal::reading::scout::Counts;
 
 /// Bytes after which the places noted are looked at: the noting is a loop without branches.
 const LOT: usize = 64;
@@ -134,10 +135,12 @@ impl Plain {
     }
 
     /// Tells `found` every keyword and its end, in no particular order, and `seen` the groups of
-    /// three of the text. Returns how many keywords were compared.
+    /// three of the text. `counts` are those of the text, if it was counted. Returns how many
+    /// keywords were compared.
     pub(in super::super) fn walk(
         &self,
         text: &str,
+        counts: Option<&Counts>,
         seen: &mut Threes,
         mut found: impl FnMut(u32, usize),
     ) -> usize {
@@ -160,7 +163,10 @@ impl Plain {
             }
             from += LOT;
         }
-        compared + self.signs.walk(bytes, &mut found)
+        if counts.is_none_or(|counts| self.signs.may_stand(counts)) {
+            compared += self.signs.walk(bytes, &mut found);
+        }
+        compared
     }
 
     /// Takes one more letter; notes the place if a keyword may stand there. Nothing here waits for
