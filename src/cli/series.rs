@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::format::{Format, is_json};
+use crate::detect::part::Elevation;
 use crate::detect::series::Series;
 use crate::detect::spend::{Baseline, CoElevation, Pace};
 use crate::event::{SmolStr, Time};
@@ -247,6 +248,8 @@ struct Keyed {
     keys: BTreeMap<SmolStr, Baseline>,
     fleet: CoElevation,
     now: Option<(Time, String)>,
+    /// Score of the latest whole bin, for rows finer than a bin.
+    fleet_score: f64,
     overflow: u64,
 }
 
@@ -274,6 +277,7 @@ fn score_keyed(mut csv: csv::Reader<impl Read>, out: &mut Out<impl Write>) -> an
         keys: BTreeMap::new(),
         fleet: CoElevation::default(),
         now: None,
+        fleet_score: 0.0,
         overflow: 0,
     };
     for row in first.into_iter().chain(rows) {
@@ -282,7 +286,7 @@ fn score_keyed(mut csv: csv::Reader<impl Read>, out: &mut Out<impl Write>) -> an
             Err((line, error)) => out.bad(line, error)?,
         }
     }
-    keyed.close_bin(out)?;
+    keyed.close_bin(None, out)?;
     if keyed.overflow > 0 {
         eprintln!(
             "veilwatch: warning: {} rows of keys beyond the first {MAX_KEYS} were not scored",
@@ -298,7 +302,7 @@ impl Keyed {
             Some((now, _)) if row.time < *now => {
                 return out.bad(row.line, "out of time order; sort the file by timestamp");
             }
-            Some((now, _)) if row.time > *now => self.close_bin(out)?,
+            Some((now, _)) if row.time > *now => self.close_bin(Some(row.time), out)?,
             _ => {}
         }
         self.now = Some((row.time, row.timestamp.clone()));
@@ -311,9 +315,7 @@ impl Keyed {
             )]
             let step = baseline.add_at(row.time, row.value.max(0.0) as f32, &self.pace);
             alarm = step.alarm.is_some();
-            if baseline.has_learnt() {
-                score = squash(f64::from(step.score));
-            }
+            score = squash(f64::from(baseline.score(&self.pace)));
         } else {
             self.overflow += 1;
         }
@@ -325,22 +327,28 @@ impl Keyed {
         })
     }
 
-    /// After a bin's last row: every key's score, absent ones spent nothing.
-    fn close_bin(&mut self, out: &mut Out<impl Write>) -> anyhow::Result<()> {
+    /// After the last row of a timestamp. Where that ends a bin, every key's bin closes (absent ones
+    /// spent nothing) and the crowd is judged; rows finer than a bin repeat the latest score.
+    fn close_bin(&mut self, next: Option<Time>, out: &mut Out<impl Write>) -> anyhow::Result<()> {
         let Some((now, timestamp)) = self.now.take() else {
             return Ok(());
         };
         let bin = now.0.div_euclid(self.pace.bin_ms);
-        let scores = self.keys.values_mut().filter_map(|k| {
-            k.advance(bin, &self.pace);
-            k.has_learnt().then(|| k.raise())
-        });
-        let hour = usize::try_from(now.0.div_euclid(3_600_000).rem_euclid(24)).unwrap_or(0);
-        let (score, alarm) = self.fleet.crowd(hour, bin, scores);
+        let mut alarm = false;
+        if next.is_none_or(|n| n.0.div_euclid(self.pace.bin_ms) > bin) {
+            let mut sums = Elevation::default();
+            for k in self.keys.values_mut() {
+                if let Some(raise) = k.advance(bin + 1, &self.pace) {
+                    raise.add_to(&mut sums);
+                }
+            }
+            let crowd = self.fleet.bin(bin, sums, AGAIN);
+            (self.fleet_score, alarm) = (crowd.score, crowd.alarm);
+        }
         out.row(&Row {
             timestamp: &timestamp,
             key: Some("*"),
-            score: squash(score),
+            score: squash(self.fleet_score),
             alarm,
         })
     }
@@ -422,7 +430,11 @@ mod tests {
                 (bin / 600, r["key"].as_str().expect("key"))
             })
             .collect();
-        let before: Vec<_> = alarms.iter().filter(|(b, _)| *b < 1_500).collect();
+        let (crowd, before): (Vec<_>, Vec<_>) = alarms
+            .iter()
+            .filter(|(b, _)| *b < 1_500)
+            .partition(|(_, k)| *k == "*");
+        assert!(crowd.len() <= 4, "by chance, in ten days: {crowd:?}");
         assert!(
             matches!(before.as_slice(), [(1_400..1_402, "k3")]),
             "{before:?}"

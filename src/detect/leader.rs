@@ -17,8 +17,9 @@ use super::{
 };
 use crate::event::{Time, TopicPartition};
 
-/// Format of the leader's checkpoint. Format 1, before campaigns, is still read.
-pub const FORMAT: i32 = 2;
+/// Format of the leader's checkpoint. Older ones are still read: format 1 is before campaigns, and up
+/// to format 2 spending was judged otherwise.
+pub const FORMAT: i32 = 3;
 const FORMAT_BEFORE_CAMPAIGNS: i32 = 1;
 /// Minutes without a call that are caught up one by one; after a longer pause the leader goes on
 /// from where it is.
@@ -76,7 +77,7 @@ impl Leader {
         fmt: i32,
         bytes: &[u8],
     ) -> Result<Self, RestoreError> {
-        if ![FORMAT, FORMAT_BEFORE_CAMPAIGNS].contains(&fmt) {
+        if !(FORMAT_BEFORE_CAMPAIGNS..=FORMAT).contains(&fmt) {
             return Err(RestoreError::Format {
                 found: fmt,
                 expected: FORMAT,
@@ -100,7 +101,7 @@ impl Leader {
         self.drift = Drift::decode(r)?;
         self.latency = Latency::decode(r)?;
         self.errors = Errors::decode(r)?;
-        self.spend = Above::decode(r)?;
+        self.spend = Above::decode(r, fmt < FORMAT)?;
         if fmt != FORMAT_BEFORE_CAMPAIGNS {
             self.campaigns = Campaigns::decode(r)?;
         }

@@ -16,9 +16,10 @@ use crate::event::{Pseudonym, SmolStr, Time};
 
 mod build;
 
-/// Format of an encoded part. Parts of format 1 knew nothing of attacks; they are still read, since a
-/// minute may be merged after an upgrade.
-const FORMAT: u8 = 2;
+/// Format of an encoded part. Older ones are still read, since a minute may be merged after an
+/// upgrade: format 1 knew nothing of attacks, and up to format 2 co-elevation was of another kind (it
+/// is left out).
+const FORMAT: u8 = 3;
 const FORMAT_BEFORE_ATTACKS: u8 = 1;
 /// Most entries in one table of a part; beyond it entries are left out and counted. Larger costs the
 /// leader memory (16 partitions × tables), smaller blinds it to busy fleets.
@@ -117,15 +118,43 @@ pub enum Spender {
     Model(SmolStr),
 }
 
-/// Users whose bin closed in this minute, per tenant.
+/// Steady users whose bin closed in this minute, per tenant (see `spend::Raise`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Elevation {
-    /// Bins closed.
+    /// How many.
     pub users: u64,
-    /// Sum of clipped raises in thousandths.
+    /// Sum of their raises times their weights, in thousandths.
     pub raise_milli: i64,
-    /// Users well above their usual hour.
+    /// Sum of their weights, in thousandths.
+    pub weight_milli: i64,
+    /// Users well above their usual.
     pub raised: u64,
+}
+
+impl Elevation {
+    /// Adds another's sums.
+    pub fn add(&mut self, o: &Self) {
+        self.users += o.users;
+        self.raise_milli += o.raise_milli;
+        self.weight_milli += o.weight_milli;
+        self.raised += o.raised;
+    }
+
+    pub(super) fn encode(&self, w: &mut Writer) {
+        w.u64(self.users);
+        w.i64(self.raise_milli);
+        w.i64(self.weight_milli);
+        w.u64(self.raised);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(Self {
+            users: r.u64()?,
+            raise_milli: r.i64()?,
+            weight_milli: r.i64()?,
+            raised: r.u64()?,
+        })
+    }
 }
 
 /// One minute, mergeable.
@@ -221,13 +250,9 @@ impl MinutePart {
             }
         }
         for (k, v) in &o.elevation {
-            let Some(e) = room::entry(&mut self.elevation, k, MAX_MERGED, &mut self.overflow)
-            else {
-                continue;
-            };
-            e.users += v.users;
-            e.raise_milli += v.raise_milli;
-            e.raised += v.raised;
+            if let Some(e) = room::entry(&mut self.elevation, k, MAX_MERGED, &mut self.overflow) {
+                e.add(v);
+            }
         }
         campaign::merge(&mut self.attacks, &o.attacks);
     }
@@ -300,9 +325,7 @@ impl MinutePart {
         w.len(self.elevation.len());
         for (k, v) in &self.elevation {
             w.str(k);
-            w.u64(v.users);
-            w.i64(v.raise_milli);
-            w.u64(v.raised);
+            v.encode(&mut w);
         }
         campaign::encode_sightings(&self.attacks, &mut w);
         w.0
@@ -312,7 +335,7 @@ impl MinutePart {
     pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let mut r = Reader::new(bytes);
         let format = r.u8()?;
-        if ![FORMAT, FORMAT_BEFORE_ATTACKS].contains(&format) {
+        if !(FORMAT_BEFORE_ATTACKS..=FORMAT).contains(&format) {
             return Err(r.damaged());
         }
         let mut p = Self {
@@ -397,12 +420,11 @@ impl MinutePart {
         }
         for _ in 0..r.len()? {
             let key = r.str()?;
-            let e = Elevation {
-                users: r.u64()?,
-                raise_milli: r.i64()?,
-                raised: r.u64()?,
-            };
-            p.elevation.insert(key, e);
+            if format == FORMAT {
+                p.elevation.insert(key, Elevation::decode(&mut r)?);
+            } else {
+                let _other_kind = (r.u64()?, r.i64()?, r.u64()?);
+            }
         }
         if format != FORMAT_BEFORE_ATTACKS {
             p.attacks = campaign::decode_sightings(&mut r)?;

@@ -1,35 +1,33 @@
 //! Spending far above one's own baseline: per user in the partition, per key, tenant and model in
 //! the leader. Home: partition (users), merged minute (the others, and co-elevation).
 //!
-//! The series is spending per 10 min. Two tests are fused, each scaled so that 1.0 is its
-//! threshold: the last hour over the highest hour before (bursts), and the last six hours against
-//! level and hour of the day on an arcsinh scale (sustained abuse), which must also exceed the
-//! spender's own highest score: who is often wild must be wilder than that. Volume alone makes
+//! [`baseline`] has the tests of one spender, [`crowd`] that of many at once. Volume alone makes
 //! tickets, never pages (measured: at one false alarm per user-month a page would be right one time
 //! in twenty).
 
 mod above;
+mod baseline;
+mod crowd;
+mod daily;
+mod hours;
 
-pub use above::{Above, CoElevation};
+pub use above::Above;
+pub use baseline::{Alarm, BIN_MS, Baseline, Pace, Step};
+pub use crowd::{CoElevation, Crowd, Raise};
 
 use super::partition::Subject;
-use super::wire::{Damaged, Reader, Writer};
-use super::{DetectConfig, DetectorId, Finding, config, finding_id};
+use super::{DetectConfig, DetectorId, Finding, finding_id};
 use crate::event::{Event, Pico, Severity, SmolStr, Stage, Time, UsageState};
 
-/// Length of a bin, milliseconds.
-pub const BIN_MS: i64 = 10 * 60_000;
-/// Bins of the long window: six hours.
-const RING: usize = 36;
-/// Bins of the short window: one hour.
-const HOUR: usize = 6;
-/// A user whose hour is above the usual by this factor (a logarithm) counts as raised.
-pub const RAISED: f32 = 0.4;
-/// Bound of a user's part in co-elevation (a logarithm): one user is not a crowd.
-pub const RAISE_CLIP: f32 = 2.0;
 /// Pico-dollars that a token of a model without a price weighs: a dollar per million tokens, so
 /// that unpriced use is still seen.
 const UNPRICED_PICO: i64 = 1_000_000;
+/// Rule of the findings.
+pub const RULE: &str = "spend-baseline";
+/// Version of the rule.
+const VERSION: u32 = 2;
+/// An excess is over when none has been seen for this long, milliseconds.
+const RESOLVE_AFTER_MS: i64 = 2 * 3_600_000;
 
 /// What an event weighs in spending: its cost, or its tokens at a nominal price (output thrice).
 pub fn weight(event: &Event, cost: Option<Pico>) -> i64 {
@@ -46,390 +44,6 @@ pub fn weight(event: &Event, cost: Option<Pico>) -> i64 {
     i64::try_from(tokens)
         .unwrap_or(i64::MAX)
         .saturating_mul(UNPRICED_PICO)
-}
-
-/// A clipped raise in thousandths, for sums that must not depend on their order.
-#[expect(clippy::cast_possible_truncation, reason = "clipped to ±2,000")]
-pub fn raise_milli(raise: f32) -> i64 {
-    (raise.clamp(-RAISE_CLIP, RAISE_CLIP) * 1_000.0) as i64
-}
-
-/// What one step says.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Step {
-    /// [`Baseline::raise`] of the hour up to the bin that this event closed, where it closed one.
-    pub raise: Option<f32>,
-    /// The fused score as the windows stand; 1.0 is the threshold.
-    pub score: f32,
-    /// The threshold was crossed, and not within the refractory time before.
-    pub alarm: Option<Alarm>,
-}
-
-/// A crossed threshold.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Alarm {
-    /// Start of the window it speaks of.
-    pub since: Time,
-    /// The fused score; 1.0 is the threshold.
-    pub score: f32,
-    /// Spending of the last hour, weight.
-    pub hour: f32,
-    /// What an hour usually is, weight.
-    pub usual: f32,
-}
-
-/// Rule of the findings.
-pub const RULE: &str = "spend-baseline";
-/// Version of the rule.
-const VERSION: u32 = 1;
-/// Bins between two findings of one ongoing excess: an hour.
-const AGAIN_AFTER: i64 = 6;
-/// An excess is over when none has been seen for this long, milliseconds.
-const RESOLVE_AFTER_MS: i64 = 2 * 3_600_000;
-/// Bins after a pause that are fed as zeros one by one; a longer pause forgets the windows.
-const MAX_GAP: i64 = 1_008;
-/// Closed bins until the seasonal test believes its baseline: a day.
-const LEARN_BINS: u32 = 144;
-/// Memory of means and deviations: a week of bins.
-const WEEK: f32 = 1.0 / 1_008.0;
-/// Per bin, the record loses half in 28 days.
-const RECORD_DECAY: f32 = 0.999_828_1;
-/// Per bin, the highest seasonal score loses half in 10 days.
-const HIGHEST_DECAY: f32 = 0.999_5;
-/// Threshold of the record test: the last hour over the highest hour before. Chosen with the other
-/// two on half of the real users of a public trace at one false alarm per user-month.
-const RECORD: f32 = 1.35;
-/// Threshold of the seasonal test.
-const SEASON: f32 = 3.0;
-/// A seasonal score must also exceed the user's own highest by this factor: who is often wild must
-/// be wilder than that.
-const OWN: f32 = 1.1;
-/// Deviations are never believed to be smaller than this (arcsinh scale).
-const LEAST_DEVIATION: f32 = 0.1;
-
-/// How long bins are, when it fires, and how often again.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace {
-    /// Length of a bin, milliseconds.
-    pub bin_ms: i64,
-    /// Spending in the short window below this never fires.
-    pub floor: f32,
-    /// Fused score from which it fires.
-    pub threshold: f32,
-    /// Bins between two alarms of one spender.
-    pub again: i64,
-}
-
-impl Pace {
-    fn product(config: &config::Spend) -> Self {
-        Self {
-            bin_ms: BIN_MS,
-            #[expect(clippy::cast_precision_loss, reason = "a floor")]
-            floor: config.floor as f32,
-            threshold: config.threshold,
-            again: AGAIN_AFTER,
-        }
-    }
-}
-
-/// The baseline of one spender.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Baseline {
-    /// Index of the open bin; `None` before the first event.
-    bin: Option<i64>,
-    /// Spending in the open bin.
-    open: f32,
-    /// Closed bins, the latest at `at`.
-    ring: [f32; RING],
-    at: usize,
-    /// Closed bins so far, saturating.
-    closed: u32,
-    /// Mean of the hourly sum, for people.
-    mean: f32,
-    /// Scale of the six-hour sum.
-    scale: f32,
-    /// Level of the transformed six-hour sum.
-    level: f32,
-    /// Its difference by hour of the day, and how often each was seen.
-    hours: [f32; 24],
-    seen: [u8; 24],
-    /// Mean absolute deviation from level and hour.
-    dev: f32,
-    /// Highest hourly sum, decayed.
-    record: f32,
-    /// Highest seasonal score, decayed.
-    highest: f32,
-    /// Bin of the last alarm.
-    told: Option<i64>,
-}
-
-impl Default for Baseline {
-    fn default() -> Self {
-        Self {
-            bin: None,
-            open: 0.0,
-            ring: [0.0; RING],
-            at: 0,
-            closed: 0,
-            mean: 0.0,
-            scale: 0.0,
-            level: 0.0,
-            hours: [0.0; 24],
-            seen: [0; 24],
-            dev: 0.0,
-            record: 0.0,
-            highest: 0.0,
-            told: None,
-        }
-    }
-}
-
-impl Baseline {
-    /// Adds spending at a time and judges the windows as they stand.
-    pub fn add(&mut self, end: Time, weight: i64, config: &config::Spend) -> Step {
-        #[expect(clippy::cast_precision_loss, reason = "a baseline needs seven digits")]
-        let w = weight as f32;
-        self.add_at(end, w, &Pace::product(config))
-    }
-
-    /// [`Baseline::add`] at any pace.
-    pub fn add_at(&mut self, end: Time, weight: f32, pace: &Pace) -> Step {
-        let mut step = Step::default();
-        let bin = end.0.div_euclid(pace.bin_ms);
-        if self.bin.is_none() && weight <= 0.0 {
-            // A baseline begins with the first spending.
-            return step;
-        }
-        let open = *self.bin.get_or_insert(bin);
-        if bin > open {
-            step.raise = Some(self.raise());
-            self.advance(bin, pace);
-        }
-        if bin < open {
-            self.late_at(bin, weight);
-            return step;
-        }
-        self.open += weight;
-        if weight > 0.0 {
-            let s = self.scores(bin, self.open, pace);
-            step.score = s.fused;
-            step.alarm = self.judge(bin, &s, pace);
-        }
-        step
-    }
-
-    /// Adds spending to a bin that has closed: the windows know it, what was learnt stays.
-    pub(super) fn late(&mut self, end: Time, weight: i64) {
-        #[expect(clippy::cast_precision_loss, reason = "a baseline needs seven digits")]
-        self.late_at(end.0.div_euclid(BIN_MS), weight as f32);
-    }
-
-    fn late_at(&mut self, bin: i64, weight: f32) {
-        let Some(open) = self.bin else { return };
-        if bin >= open {
-            self.open += weight;
-            return;
-        }
-        let back = usize::try_from(open - bin).unwrap_or(usize::MAX);
-        if back <= RING && back <= self.closed as usize {
-            self.ring[(self.at + RING + 1 - back) % RING] += weight;
-        }
-    }
-
-    /// Closes bins up to `bin`, feeding pauses as zeros.
-    pub fn advance(&mut self, bin: i64, pace: &Pace) {
-        let Some(open) = self.bin else { return };
-        if bin - open > MAX_GAP {
-            self.ring = [0.0; RING];
-            self.open = 0.0;
-            self.bin = Some(bin);
-            return;
-        }
-        for b in open..bin {
-            let x = std::mem::take(&mut self.open);
-            self.close(b, x, pace);
-        }
-        self.bin = Some(bin);
-    }
-
-    /// Whether a day has been learnt.
-    pub fn has_learnt(&self) -> bool {
-        self.closed >= LEARN_BINS
-    }
-
-    /// How much more the last hour was than an hour usually is: a logarithm, for co-elevation. The
-    /// seasonal score waits for six hours; a crowd shows within one.
-    pub fn raise(&self) -> f32 {
-        let hour_sum = self.last(HOUR - 1) + self.open;
-        let least = 0.1 * self.mean.max(f32::MIN_POSITIVE);
-        ((hour_sum + least) / (self.mean + least)).ln()
-    }
-
-    fn last(&self, n: usize) -> f32 {
-        (0..n).map(|i| self.ring[(self.at + RING - i) % RING]).sum()
-    }
-
-    fn scores(&self, bin: i64, open: f32, pace: &Pace) -> Scores {
-        let hour_sum = self.last(HOUR - 1) + open;
-        let long_sum = self.last(RING - 1) + open;
-        let usual = self.level + self.hours[hour_of(bin, pace)];
-        let season = (transform(long_sum, self.scale) - usual) / self.dev.max(LEAST_DEVIATION);
-        let record = if self.record > 0.0 {
-            hour_sum / self.record
-        } else {
-            0.0
-        };
-        Scores {
-            hour_sum,
-            season,
-            fused: (record / RECORD).max(season / SEASON.max(OWN * self.highest)),
-        }
-    }
-
-    fn judge(&mut self, bin: i64, s: &Scores, pace: &Pace) -> Option<Alarm> {
-        if !self.has_learnt() || s.fused < pace.threshold || s.hour_sum < pace.floor {
-            return None;
-        }
-        if self.told.is_some_and(|t| bin - t < pace.again) {
-            return None;
-        }
-        self.told = Some(bin);
-        Some(Alarm {
-            since: Time((bin - 5) * pace.bin_ms),
-            score: s.fused,
-            hour: s.hour_sum,
-            usual: self.mean,
-        })
-    }
-
-    /// Learns a closed bin.
-    fn close(&mut self, bin: i64, x: f32, pace: &Pace) {
-        let s = self.scores(bin, x, pace);
-        let early = !self.has_learnt();
-        self.at = (self.at + 1) % RING;
-        self.ring[self.at] = x;
-        self.closed = self.closed.saturating_add(1);
-        let long_sum = self.last(RING);
-        #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let n = self.closed as f32;
-        // Early on the mean of what was seen, later a week's memory.
-        let rate = WEEK.max(1.0 / n);
-        self.mean += rate * (s.hour_sum - self.mean);
-        let least = 0.02 * self.record;
-        let scale = if early {
-            long_sum
-        } else {
-            long_sum.min(6.0 * self.scale.max(least))
-        };
-        self.scale += (0.5 * WEEK).max(1.0 / n) * (scale - self.scale);
-        self.scale = self.scale.max(0.25 * least);
-        let hour = hour_of(bin, pace);
-        let difference = transform(long_sum, self.scale) - (self.level + self.hours[hour]);
-        let limit = 4.0 * self.dev.max(0.05);
-        let r = if early {
-            difference
-        } else {
-            difference.clamp(-limit, limit)
-        };
-        self.level += 0.003f32.max(1.0 / n) * r;
-        self.seen[hour] = self.seen[hour].saturating_add(1);
-        let seldom = 0.5 / f32::from(self.seen[hour]);
-        self.hours[hour] += 0.5 * r * (1.0f32 / 84.0).max(seldom);
-        self.dev += rate * (r.abs() - self.dev);
-        self.record = (self.record * RECORD_DECAY).max(s.hour_sum);
-        if !early {
-            self.highest = (self.highest * HIGHEST_DECAY).max(s.season);
-        }
-    }
-
-    pub(super) fn encode(&self, w: &mut Writer) {
-        w.option(self.bin, Writer::i64);
-        if self.bin.is_none() {
-            return;
-        }
-        w.f32(self.open);
-        // In order of age, so that the place in the ring need not be kept; pauses take a bit.
-        let values = (0..RING).map(|i| self.ring[(self.at + RING - i) % RING]);
-        let mut mask = 0u64;
-        for (i, x) in values.clone().enumerate() {
-            mask |= u64::from(x != 0.0) << i;
-        }
-        w.u64(mask);
-        for x in values.filter(|x| *x != 0.0) {
-            w.f32(x);
-        }
-        w.u64(u64::from(self.closed));
-        for x in [
-            self.mean,
-            self.scale,
-            self.level,
-            self.dev,
-            self.record,
-            self.highest,
-        ] {
-            w.f32(x);
-        }
-        for (x, n) in self.hours.iter().zip(self.seen) {
-            w.u8(n);
-            if n > 0 {
-                w.f32(*x);
-            }
-        }
-        w.option(self.told, Writer::i64);
-    }
-
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
-        let mut b = Self {
-            bin: r.option(Reader::i64)?,
-            ..Self::default()
-        };
-        if b.bin.is_none() {
-            return Ok(b);
-        }
-        b.open = r.f32()?;
-        b.at = RING - 1;
-        let mask = r.u64()?;
-        for i in 0..RING {
-            if mask >> i & 1 == 1 {
-                b.ring[RING - 1 - i] = r.f32()?;
-            }
-        }
-        b.closed = r.small()?;
-        b.mean = r.f32()?;
-        b.scale = r.f32()?;
-        b.level = r.f32()?;
-        b.dev = r.f32()?;
-        b.record = r.f32()?;
-        b.highest = r.f32()?;
-        for h in 0..24 {
-            b.seen[h] = r.u8()?;
-            if b.seen[h] > 0 {
-                b.hours[h] = r.f32()?;
-            }
-        }
-        b.told = r.option(Reader::i64)?;
-        Ok(b)
-    }
-}
-
-struct Scores {
-    hour_sum: f32,
-    season: f32,
-    /// The better of the tests, over its threshold.
-    fused: f32,
-}
-
-fn transform(sum: f32, scale: f32) -> f32 {
-    if scale > 0.0 {
-        (sum / (0.1 * scale)).asinh()
-    } else {
-        0.0
-    }
-}
-
-fn hour_of(bin: i64, pace: &Pace) -> usize {
-    let hour = bin.saturating_mul(pace.bin_ms).div_euclid(3_600_000);
-    usize::try_from(hour.rem_euclid(24)).unwrap_or(0)
 }
 
 /// A weight as dollars: cents, or three digits below a dollar.
@@ -497,5 +111,168 @@ impl Alarm {
             dollars(self.usual),
             self.score
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config;
+    use super::super::wire::{Reader, Writer};
+    use super::*;
+
+    /// A working day of an even user: most of it between eight and eighteen, with noise of a third.
+    fn usual(bin: i64) -> f32 {
+        let hour = bin / 6 % 24;
+        let h = blake3::hash(&bin.to_le_bytes());
+        let noise = 0.7 + 0.6 * f32::from(h.as_bytes()[0]) / 255.0;
+        let level = if (8..18).contains(&hour) { 1.0 } else { 0.1 };
+        level * noise * 1e11
+    }
+
+    /// The bins that alarm; the state goes through its bytes at every step.
+    fn alarms(days: i64, extra: impl Fn(i64) -> f32) -> Vec<i64> {
+        let config = config::Spend::default();
+        let (mut b, mut out) = (Baseline::default(), Vec::new());
+        for bin in 0..days * 144 {
+            #[expect(clippy::cast_possible_truncation, reason = "far below the bound")]
+            let weight = (usual(bin) + extra(bin)) as i64;
+            if b.add(Time(bin * BIN_MS + 1), weight, &config)
+                .alarm
+                .is_some()
+            {
+                out.push(bin);
+            }
+            let mut w = Writer::default();
+            b.encode(&mut w);
+            assert!(w.0.len() <= 350, "{} bytes", w.0.len());
+            let back = Baseline::decode(&mut Reader::new(&w.0)).expect("decode");
+            let mut again = Writer::default();
+            back.encode(&mut again);
+            assert_eq!(again.0, w.0);
+            b = back;
+        }
+        out
+    }
+
+    #[test]
+    fn bursts_loops_theft_at_night_and_ramps_are_found_and_a_usual_fortnight_is_not() {
+        assert_eq!(alarms(14, |_| 0.0), Vec::<i64>::new());
+        let from = 10 * 144 + 60;
+        let after = |found: &[i64], start: i64| found.first().map(|b| b - start);
+        let burst = alarms(12, |b| {
+            if (from..from + 6).contains(&b) {
+                10e11
+            } else {
+                0.0
+            }
+        });
+        assert!(
+            after(&burst, from).is_some_and(|d| (1..3).contains(&d)),
+            "{burst:?}"
+        );
+        let steady = alarms(12, |b| {
+            if (from..from + 36).contains(&b) {
+                2.5e11
+            } else {
+                0.0
+            }
+        });
+        assert!(
+            after(&steady, from).is_some_and(|d| (1..24).contains(&d)),
+            "{steady:?}"
+        );
+        // Two in the morning: less than any working hour spends.
+        let night = 10 * 144 + 12;
+        let theft = alarms(12, |b| {
+            if (night..night + 24).contains(&b) {
+                0.9e11
+            } else {
+                0.0
+            }
+        });
+        assert!(
+            after(&theft, night).is_some_and(|d| (1..24).contains(&d)),
+            "{theft:?}"
+        );
+        #[expect(clippy::cast_precision_loss, reason = "hundreds of bins")]
+        let ramp = alarms(14, |b| ((b - from).max(0) as f32 / 288.0).min(1.0) * 4e11);
+        assert!(
+            after(&ramp, from).is_some_and(|d| (6..144).contains(&d)),
+            "{ramp:?}"
+        );
+    }
+
+    #[test]
+    fn one_wild_bin_is_no_burst_and_a_lasting_rise_is_told_once() {
+        let from = 10 * 144 + 60;
+        let one = alarms(12, |b| if b == from { 10e11 } else { 0.0 });
+        assert_eq!(one, Vec::<i64>::new());
+        let level = alarms(14, |b| if b >= from { 6e11 } else { 0.0 });
+        assert!((1..=3).contains(&level.len()), "{level:?}");
+    }
+
+    #[test]
+    fn a_row_of_the_format_before_keeps_its_bins_and_learns_the_days_anew() {
+        let mut w = Writer::default();
+        w.option(Some(1_000), Writer::i64);
+        w.f32(5.0);
+        w.u64(0b101);
+        w.f32(7.0);
+        w.f32(8.0);
+        w.u64(900);
+        for x in [60.0, 0.0, 0.0, 0.0, 120.0, 0.0] {
+            w.f32(x);
+        }
+        for _ in 0..24 {
+            w.u8(0);
+        }
+        w.option(None, Writer::i64);
+        let mut r = Reader::new(&w.0);
+        let b = Baseline::decode_v1(&mut r).expect("old row");
+        assert!(r.is_at_end());
+        assert!(b.has_learnt());
+        let mut w = Writer::default();
+        b.encode(&mut w);
+        assert!(Baseline::decode(&mut Reader::new(&w.0)).is_ok());
+    }
+
+    #[test]
+    fn a_crowd_is_told_when_half_of_it_rises_a_little_and_not_when_one_does_much() {
+        let pace = Pace {
+            bin_ms: BIN_MS,
+            floor: 0.0,
+            threshold: 1.0,
+            again: 6,
+        };
+        let run = |rise: &dyn Fn(usize, i64) -> f32| {
+            let mut users = vec![Baseline::default(); 40];
+            let (mut fleet, mut out) = (CoElevation::default(), Vec::new());
+            for bin in 0..8 * 144i64 {
+                let mut sums = super::super::part::Elevation::default();
+                for (i, u) in users.iter_mut().enumerate() {
+                    let h = blake3::hash(&[bin.to_le_bytes(), i.to_le_bytes()].concat());
+                    let noise = 0.7 + 0.6 * f32::from(h.as_bytes()[0]) / 255.0;
+                    let x = 1e9 * noise * rise(i, bin);
+                    u.add_at(Time(bin * BIN_MS + 1), x, &pace);
+                    if let Some(raise) = u.advance(bin + 1, &pace) {
+                        raise.add_to(&mut sums);
+                    }
+                }
+                if fleet.bin(bin, sums, pace.again).alarm {
+                    out.push(bin);
+                }
+            }
+            out
+        };
+        let from = 7 * 144 + 70;
+        let many = run(&|i, b| if i % 2 == 0 && b >= from { 1.4 } else { 1.0 });
+        assert!(
+            many.iter().any(|b| (from..from + 5).contains(b)),
+            "{many:?}"
+        );
+        let before = many.iter().filter(|b| **b < from).count();
+        assert!(before <= 3, "by chance, in a week: {many:?}");
+        let one = run(&|i, b| if i == 0 && b >= from { 2.0 } else { 1.0 });
+        assert!(!one.iter().any(|b| (from..from + 6).contains(b)), "{one:?}");
     }
 }

@@ -7,8 +7,9 @@ use crate::event::Time;
 
 /// Largest encoded state: a million users are 700 MB in Postgres.
 pub const MAX_BYTES: usize = 700;
-/// Format of a row.
-const FORMAT: u8 = 1;
+/// Format of a row. Rows of the format before are read: their bins and attempts stay, what is learnt
+/// by the day begins anew.
+const FORMAT: u8 = 2;
 /// Attempts remembered.
 pub const ATTEMPTS: usize = 4;
 
@@ -48,7 +49,8 @@ impl UserState {
     /// Reads a row back.
     pub fn decode(as_of: i64, bytes: &[u8]) -> Result<Self, Damaged> {
         let mut r = Reader::new(bytes);
-        if r.u8()? != FORMAT {
+        let format = r.u8()?;
+        if format != FORMAT && format != FORMAT - 1 {
             return Err(r.damaged());
         }
         let mut s = Self {
@@ -60,7 +62,11 @@ impl UserState {
         for i in 0..r.len()? {
             *s.attempts.get_mut(i).ok_or(r.damaged())? = Some(Time(r.i64()?));
         }
-        s.spend = spend::Baseline::decode(&mut r)?;
+        s.spend = if format == FORMAT {
+            spend::Baseline::decode(&mut r)?
+        } else {
+            spend::Baseline::decode_v1(&mut r)?
+        };
         Ok(s)
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Row, SEED, between, field, index, normal, records};
 use crate::detect::config::Spend;
+use crate::detect::part::Elevation;
 use crate::detect::spend::{BIN_MS, Baseline, CoElevation, Pace};
 use crate::event::Time;
 
@@ -165,6 +166,7 @@ fn crowd(users: &[User], rise: Option<(usize, &[bool])>) -> Vec<usize> {
     for bin in 0..last {
         let number = i64::try_from(bin).unwrap_or(0);
         let end = Time(number * BIN_MS);
+        let mut sums = Elevation::default();
         for (i, (u, b)) in users.iter().zip(&mut baselines).enumerate() {
             let up = rise.is_some_and(|(start, chosen)| bin >= start && chosen[i]);
             let x = u.series[bin] * if up { 1.4 } else { 1.0 };
@@ -173,13 +175,11 @@ fn crowd(users: &[User], rise: Option<(usize, &[bool])>) -> Vec<usize> {
                 reason = "a baseline needs seven digits"
             )]
             b.add_at(end, x as f32, &pace);
-            b.advance(number, &pace);
+            if let Some(raise) = b.advance(number + 1, &pace) {
+                raise.add_to(&mut sums);
+            }
         }
-        let raises = baselines
-            .iter()
-            .filter(|b| b.has_learnt())
-            .map(Baseline::raise);
-        let (_, alarm) = fleet.crowd(bin % DAY / 6, number, raises);
+        let alarm = fleet.bin(number, sums, pace.again).alarm;
         if alarm && bin >= CLEAN {
             out.push(bin);
         }

@@ -9,6 +9,7 @@ use super::{
     ModelSeen, ServedSeen, Spender, unite,
 };
 use crate::detect::campaign::{self, Sightings};
+use crate::detect::spend::Raise;
 use crate::detect::{Counters, Seen, latency};
 use crate::event::{Event, Pico, Pseudonym, Sketch, SmolStr, Time, UsageState};
 
@@ -55,18 +56,10 @@ impl Builders {
         minute: i64,
         late: bool,
         tenant: &SmolStr,
-        z: f32,
+        raise: Raise,
     ) {
-        let e = self
-            .0
-            .entry((minute, late))
-            .or_default()
-            .elevation
-            .entry(tenant.clone())
-            .or_default();
-        e.users += 1;
-        e.raise_milli += crate::detect::spend::raise_milli(z);
-        e.raised += u64::from(z > crate::detect::spend::RAISED);
+        let builder = self.0.entry((minute, late)).or_default();
+        raise.add_to(builder.elevation.entry(tenant.clone()).or_default());
     }
 
     /// Notes an attack that `sketch` of the event is.
