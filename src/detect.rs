@@ -10,6 +10,7 @@
 //! batches, and whenever the state was checkpointed and restored; nothing here reads a clock.
 
 pub mod access;
+pub mod alias;
 pub mod audit;
 pub mod blind;
 pub mod campaign;
@@ -37,6 +38,7 @@ pub mod wire;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use alias::Wanted;
 pub use config::DetectConfig;
 pub use fact::{Fact, Facts};
 pub use leader::{Leader, Part};
@@ -243,7 +245,7 @@ pub struct Effects {
     pub values: BTreeMap<ValueKey, ValueDelta>,
     /// User rows evicted since the last batch. Rows of a checkpoint come with it.
     pub user_rows: Vec<UserRow>,
-    /// Rotated pseudonyms seen for the first time: (new, oldest known).
+    /// Rotated pseudonyms seen for the first time, or again after a day: (new, oldest known).
     pub aliases: Vec<(Pseudonym, Pseudonym)>,
     /// Events to be kept: those with a finding, and what [`config::Keep`] adds, in record order.
     pub flagged: Vec<FlaggedEvent>,
@@ -297,8 +299,6 @@ pub struct Counters {
     pub unloaded_users: u64,
     /// Users evicted from memory (their rows are in `user_rows`).
     pub evicted_users: u64,
-    /// Aliases that did not fit the bounded table.
-    pub alias_overflow: u64,
     /// Entries that did not fit a minute part's bounded tables.
     pub part_overflow: u64,
     /// Values beyond the bound of a value's row.
@@ -318,7 +318,6 @@ impl Counters {
         self.clamped += o.clamped;
         self.unloaded_users += o.unloaded_users;
         self.evicted_users += o.evicted_users;
-        self.alias_overflow += o.alias_overflow;
         self.part_overflow += o.part_overflow;
         self.value_overflow += o.value_overflow;
         self.part_scanned += o.part_scanned;

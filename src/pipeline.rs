@@ -177,15 +177,15 @@ impl Worker {
         out
     }
 
-    /// Brings in the rows of users who are not in memory: first those that wait to be written, then
-    /// by one query.
+    /// Brings in what is not in memory of the users: first rows that wait to be written, then by one
+    /// query names from before key rotations and the rows under them.
     fn load_users(&mut self, decoded: &[Decoded]) {
         let mut wanted = Vec::new();
         for d in decoded {
             if let Some(p) = self.partitions.get_mut(&d.tp) {
-                let missing = p.missing_users(d);
-                if !missing.is_empty() {
-                    wanted.push((d.tp.clone(), missing));
+                let unknown = p.unknown(d);
+                if !unknown.is_empty() {
+                    wanted.push((d.tp.clone(), unknown));
                 }
             }
         }
@@ -203,9 +203,10 @@ impl Worker {
                 return;
             }
         };
-        for ((tp, missing), rows) in wanted.iter().zip(found) {
-            if let Some(p) = self.partitions.get_mut(tp) {
-                p.load_users(missing, &rows);
+        for ((tp, unknown), loaded) in wanted.iter().zip(found) {
+            let batch = decoded.iter().find(|d| d.tp == *tp);
+            if let (Some(p), Some(d)) = (self.partitions.get_mut(tp), batch) {
+                p.load(d, unknown, &loaded);
             }
         }
     }
@@ -218,7 +219,7 @@ impl Worker {
             let Some(p) = self.partitions.get_mut(&tp) else {
                 continue;
             };
-            match p.observe(d, &self.parts.books, &mut checkpoints, &mut self.tools) {
+            match p.observe(d, &self.settings.books, &mut checkpoints, &mut self.tools) {
                 Ok(Some(batch)) => out.push(batch),
                 // A replay: its effects were committed before.
                 Ok(None) => {}

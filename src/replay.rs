@@ -37,6 +37,8 @@ pub struct Replay {
     routes: Routes,
     state: PartitionState,
     rows: BTreeMap<Pseudonym, (i64, Arc<[u8]>)>,
+    /// Oldest names of rotated pseudonyms.
+    names: BTreeMap<Pseudonym, (Pseudonym, Time)>,
     values: BTreeMap<ValueKey, ValueRow>,
     /// Rows that wait, by the earliest `end` of a candidate.
     due_values: std::collections::BTreeSet<(Time, ValueKey)>,
@@ -76,6 +78,7 @@ impl Replay {
             routes,
             state: PartitionState::new(Arc::clone(&config)),
             rows: BTreeMap::new(),
+            names: BTreeMap::new(),
             values: BTreeMap::new(),
             due_values: std::collections::BTreeSet::new(),
             open: Effects::default(),
@@ -153,6 +156,11 @@ impl Replay {
             append,
         };
         self.offset += 1;
+        for (name, _) in self.state.unknown(std::iter::once(event)) {
+            if let Some(known) = self.names.get(&name) {
+                self.state.load_alias(name, Some(*known));
+            }
+        }
         for user in self.state.missing_users(std::iter::once(event)) {
             let row = self.rows.get(&user).map(|(o, b)| (*o, &**b));
             self.state.load_user(user, row, false);
@@ -165,6 +173,9 @@ impl Replay {
         for row in std::mem::take(&mut self.open.user_rows) {
             self.rows.insert(row.user, (row.as_of, row.state));
         }
+        for (new, oldest) in self.open.aliases.drain(..) {
+            self.names.insert(new, (oldest, append));
+        }
         let Some(seen) = seen else {
             self.summary.duplicates += 1;
             return;
@@ -174,7 +185,6 @@ impl Replay {
         self.account(event, &seen, priced);
         self.values();
         self.open.flagged.clear();
-        self.open.aliases.clear();
         let findings = std::mem::take(&mut self.open.findings);
         self.findings(&findings, append);
     }

@@ -8,6 +8,9 @@
 //! by (subject, period) → narrow incident heads by key → wide ledgers by (width, subject, period) →
 //! wide heads by key → outbox.
 //!
+//! Housekeeping passes over rows that others hold, and locks nothing but one table's rows and its own
+//! place in it (`vw.house`). A replayed dead letter comes before the ledgers (`vw.dead_letter`, `vw.revived`).
+//!
 //! Transactions run in tasks that are never aborted (`begin` is not cancel-safe) and are bounded by
 //! timeouts on the server.
 

@@ -38,7 +38,7 @@ pub async fn judge(rig: &Rig, more: &str, panicking: &BTreeSet<(i32, i64)>) -> r
             &ingest,
             &topic,
             &parts.live.load().detect,
-            &parts.books,
+            &parts.live.load().books,
             &parts.budgets,
             through,
             &panicking,

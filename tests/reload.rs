@@ -1,4 +1,4 @@
-//! Rules that change while `run` is running: taken whole, refused whole, counted.
+//! What changes while `run` is running: rules, taken whole, refused whole, counted; limits set by hand.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -119,6 +119,52 @@ fn rules_change_while_it_runs_and_a_bad_set_keeps_the_old_one() {
         rig.wait_applied(&pool, 6, wait).await;
         assert_eq!(findings(&pool, "sec-one").await, 3);
         assert_eq!(findings(&pool, "sec-two").await, 1);
+        signal(&child, Signal::TERM);
+        assert!(ended(&mut child, Duration::from_secs(30)).success());
+    });
+}
+
+#[test]
+fn a_limit_set_by_hand_counts_without_a_restart() {
+    let rig = Rig::new(1);
+    let config = rig.write_config("a.toml", &rig.config_text(""));
+    let set = || {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+            .args(["budget", "set", "--scope", "everyone", "--period", "month"])
+            .args(["--tokens", "1000", "--author", "test", "--format", "json"])
+            .arg("--config")
+            .arg(&config)
+            .output()
+            .expect("budget set");
+        assert!(out.status.success(), "{out:?}");
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).expect("JSON")
+    };
+    runtime().block_on(async {
+        let mut child = rig.spawn("a", &config, &[]);
+        let pool = rig.pool().await;
+        let wait = Duration::from_secs(60);
+        let month = "SELECT coalesce(sum(events), 0)::bigint FROM vw.ledger WHERE width = 5 AND period LIKE 'm:%'";
+        let number = async |sql| -> i64 { sqlx::query_scalar(sql).fetch_one(&pool).await.expect("counted") };
+        let mut traffic = crate::rig::small(5, 1);
+        rig.publish(&mut traffic, 30);
+        rig.wait_applied(&pool, 30, wait).await;
+        let said = set();
+        assert!(said["counts_from"].is_string(), "the month has begun: {said}");
+        let deadline = Instant::now() + wait;
+        while !rig.logs().contains("budgets taken") {
+            assert!(Instant::now() < deadline, "{}", tail(&rig.logs(), 5));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(number(month).await, 0);
+        rig.publish(&mut traffic, 30);
+        rig.wait_applied(&pool, 60, wait).await;
+        assert_eq!(number(month).await, 30, "what came after, and all of it");
+        assert_eq!(
+            number("SELECT count(*) FROM vw.budget_crossing WHERE budget_id = 'everyone-each-month-tokens'").await,
+            3
+        );
+        // The same limit again: the ledger is kept since the first.
+        assert_eq!(set()["counts_from"], said["counts_from"]);
         signal(&child, Signal::TERM);
         assert!(ended(&mut child, Duration::from_secs(30)).success());
     });

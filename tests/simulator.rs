@@ -225,6 +225,8 @@ struct Row {
     claim: u64,
     checkpoint: Option<Checkpoint>,
     users: BTreeMap<Pseudonym, (i64, Arc<[u8]>)>,
+    /// Oldest names of rotated pseudonyms.
+    names: BTreeMap<Pseudonym, (Pseudonym, Time)>,
     watermark: Time,
 }
 
@@ -332,6 +334,11 @@ impl World {
 
     fn apply(&self, w: &mut Worker, to: usize) -> veilwatch::account::Applied {
         let log = &self.logs[w.partition][w.next..to];
+        for (name, _) in w.state.unknown(log.iter().map(|(_, e)| e)) {
+            if let Some(known) = self.db.rows[w.partition].names.get(&name) {
+                w.state.load_alias(name, Some(*known));
+            }
+        }
         for user in w.state.missing_users(log.iter().map(|(_, e)| e)) {
             let stored = self.db.rows[w.partition].users.get(&user);
             let row = w.buffer.get(&user).or(stored);
@@ -372,6 +379,9 @@ impl World {
         }
         row.next = to;
         row.watermark = watermark;
+        for (new, oldest) in &applied.effects.aliases {
+            row.names.insert(*new, (*oldest, watermark));
+        }
         for (user, r) in std::mem::take(&mut w.buffer) {
             row.users.insert(user, r);
         }

@@ -46,8 +46,8 @@ enum Verb {
         limit: i64,
     },
     /// Set a limit. It holds at once, on every replica; stored usage is tested within a minute. Users
-    /// are counted by UTC day, everything wider by UTC hour and day; other periods begin to count when
-    /// `run` is next started.
+    /// are counted by UTC day, everything wider by UTC hour and day; other periods begin to count within
+    /// seconds, and what was used before is in no total of theirs.
     Set(SetArgs),
     /// Remove a limit. Usage and crossings stay.
     Remove {
@@ -174,6 +174,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     t.join(" ")
                 }),
                 ("FROM", |l| l.source.clone()),
+                ("COUNTS FROM", |l| l.counts_from.clone().unwrap_or_default()),
                 ("RAISED", |l| match &l.raised_until {
                     Some(until) => format!("+{} until {until}", l.raised_by),
                     None => String::new(),
@@ -206,11 +207,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let author = author(set.author.clone())?;
             let budget = budget_of(set)?;
             let id = budget.id.clone();
-            db.with(|s| async move { Ok(s.set_budget(&budget, &author).await?) })?;
+            let from = db.with(|s| async move { Ok(s.set_budget(&budget, &author).await?) })?;
+            let from = from.map(|t| t.to_string());
+            let since = match &from {
+                None => "all usage of its period counts".to_owned(),
+                Some(t) => format!("usage counts from {t} on, what was used before does not"),
+            };
             said(
                 format,
-                &serde_json::json!({ "budget": id }),
-                &format!("budget {id} is set"),
+                &serde_json::json!({ "budget": id, "counts_from": from }),
+                &format!("budget {id} is set: {since}"),
             )?;
         }
         Verb::Remove { budget, author: by } => {

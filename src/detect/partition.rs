@@ -7,9 +7,10 @@
 //! with findings, parts and values thrown away. User rows evicted on the way must be kept (they carry
 //! steps that no stored row has); a user's step below the row's `as_of` is skipped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::alias::{Aliases, Once, Wanted};
 use super::resident::{Fast, Residents};
 use super::user::UserState;
 use super::window::Window;
@@ -18,13 +19,10 @@ use super::{
     Checkpoint, DetectConfig, Effects, Finding, FlaggedEvent, RestoreError, Seen, UserRow, access,
     injection, leak, part, prompt_leak, spend,
 };
-use crate::event::{Event, Pico, Position, Pseudonym, Sketch, SmolStr, Stage};
+use crate::event::{Event, Pico, Position, Pseudonym, Sketch, SmolStr, Stage, Time};
 
 /// Format of a partition's checkpoint.
 pub const FORMAT: i32 = 1;
-/// Rotated pseudonyms remembered; a rotation of more users than that repeats alias rows, which is
-/// harmless.
-const MAX_ALIASES: usize = 65_536;
 
 /// What a single event's findings are about: its user, else its key, else its gateway.
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +68,8 @@ pub struct PartitionState {
     users: Residents,
     /// Left memory in this batch; back at once if they are seen again.
     evicted: BTreeMap<Pseudonym, UserState>,
-    /// New pseudonym → oldest known one.
-    aliases: HashMap<Pseudonym, Pseudonym, Fast>,
+    /// New pseudonym → oldest known one: a cache of what Postgres has.
+    aliases: Aliases,
 }
 
 impl PartitionState {
@@ -82,7 +80,7 @@ impl PartitionState {
             window: Window::default(),
             users: Residents::default(),
             evicted: BTreeMap::new(),
-            aliases: HashMap::default(),
+            aliases: Aliases::default(),
         }
     }
 
@@ -113,7 +111,8 @@ impl PartitionState {
         for _ in 0..r.len().map_err(damaged)? {
             let new = r.pseudonym().map_err(damaged)?;
             let old = r.pseudonym().map_err(damaged)?;
-            state.aliases.insert(new, old);
+            // Written by a version that kept them here.
+            state.aliases.insert(new, old, Time(0));
         }
         if !r.is_at_end() {
             return Err(damaged(r.damaged()));
@@ -126,12 +125,8 @@ impl PartitionState {
     pub fn checkpoint(&mut self, as_of: i64) -> (Checkpoint, Vec<UserRow>) {
         let mut w = Writer::default();
         self.window.encode(&mut w);
-        let aliases: BTreeMap<_, _> = self.aliases.iter().collect();
-        w.len(aliases.len());
-        for (new, old) in aliases {
-            w.pseudonym(new);
-            w.pseudonym(old);
-        }
+        // Names from before rotations are read when they are needed.
+        w.len(0);
         let mut rows = Vec::new();
         for (user, state) in self.users.sorted() {
             if std::mem::take(&mut state.dirty) {
@@ -147,14 +142,69 @@ impl PartitionState {
         (checkpoint, rows)
     }
 
+    /// What must be read before these events are observed, in order of first sight: oldest names for
+    /// [`PartitionState::load_alias`], then rows for [`PartitionState::load_user`].
+    pub fn unknown<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Vec<(Pseudonym, Wanted)> {
+        let mut seen = Once::default();
+        let mut unknown = Vec::new();
+        let mut want = |name: Pseudonym, what: Wanted| {
+            if seen.insert((name, what)) {
+                unknown.push((name, what));
+            }
+        };
+        for e in events {
+            if let Some(user) = e.user
+                && !self.user_known(user, &mut want)
+                && let Some(old) = e.prev.and_then(|p| p.user).filter(|o| *o != user)
+            {
+                self.user_known(old, &mut want);
+            }
+            if let Some(key) = e.api_key.as_ref().map(|k| k.id) {
+                let known = self.aliases.get(&key);
+                if known.is_none() {
+                    want(key, Wanted::Name);
+                }
+                if known.is_none_or(|k| k == key)
+                    && let Some(old) = e.prev.and_then(|p| p.api_key)
+                    && self.aliases.get(&old).is_none()
+                {
+                    want(old, Wanted::Name);
+                }
+            }
+        }
+        unknown
+    }
+
+    /// Wants what is not known of a user. Whether an older name is known.
+    fn user_known(&self, user: Pseudonym, want: &mut impl FnMut(Pseudonym, Wanted)) -> bool {
+        match self.aliases.get(&user) {
+            Some(oldest) => {
+                if !self.is_resident(&oldest) {
+                    want(oldest, Wanted::Row);
+                }
+                oldest != user
+            }
+            None => {
+                // A user who has a row under this name was looked up before.
+                if !self.is_resident(&user) {
+                    want(user, Wanted::NameAndRow);
+                }
+                false
+            }
+        }
+    }
+
+    fn is_resident(&self, user: &Pseudonym) -> bool {
+        self.users.contains(user) || self.evicted.contains_key(user)
+    }
+
     /// Users of these events whose rows must be loaded before they are observed, in order of first
-    /// sight.
+    /// sight. Their names must be known.
     pub fn missing_users<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Vec<Pseudonym> {
         let mut seen = std::collections::HashSet::<Pseudonym, Fast>::default();
         let mut missing = Vec::new();
         for user in events.filter_map(|e| self.user_of(e)) {
-            if seen.insert(user) && !self.users.contains(&user) && !self.evicted.contains_key(&user)
-            {
+            if seen.insert(user) && !self.is_resident(&user) {
                 missing.push(user);
             }
         }
@@ -210,10 +260,16 @@ impl PartitionState {
         let seen = Seen {
             end,
             late,
-            user: self.alias(event.user, event.prev.and_then(|p| p.user), out),
+            user: self.alias(
+                event.user,
+                event.prev.and_then(|p| p.user),
+                position.append,
+                out,
+            ),
             api_key: self.alias(
                 event.api_key.as_ref().map(|k| k.id),
                 event.prev.and_then(|p| p.api_key),
+                position.append,
                 out,
             ),
         };
@@ -296,6 +352,7 @@ impl PartitionState {
 
     /// Ends a batch: rows of the users that had to leave memory go to the effects.
     pub fn end_batch(&mut self, out: &mut Effects) {
+        self.aliases.end_batch();
         for (user, state) in std::mem::take(&mut self.evicted) {
             out.counters.evicted_users += 1;
             if state.dirty {
@@ -329,47 +386,49 @@ impl PartitionState {
 
     fn user_of(&self, event: &Event) -> Option<Pseudonym> {
         let user = event.user?;
-        if let Some(old) = self.aliases.get(&user) {
-            return Some(*old);
+        if let Some(old) = self.aliases.get(&user).filter(|o| *o != user) {
+            return Some(old);
         }
         match event.prev.and_then(|p| p.user) {
-            Some(old) => Some(self.aliases.get(&old).copied().unwrap_or(old)),
+            Some(old) => Some(self.aliases.get(&old).unwrap_or(old)),
             None => Some(user),
         }
     }
 
-    /// The oldest known pseudonym; the first sight of a rotation is an effect.
+    /// The oldest known pseudonym; the first sight of a rotation is an effect, and a use after a day.
     fn alias(
         &mut self,
         new: Option<Pseudonym>,
         old: Option<Pseudonym>,
+        append: Time,
         out: &mut Effects,
     ) -> Option<Pseudonym> {
         let new = new?;
-        if old.is_none() && self.aliases.is_empty() {
-            return Some(new);
-        }
-        if let Some(known) = self.aliases.get(&new) {
-            return Some(*known);
+        if let Some((known, note)) = self.aliases.used(&new, append)
+            && known != new
+        {
+            if note {
+                out.aliases.push((new, known));
+            }
+            return Some(known);
         }
         let Some(old) = old.filter(|o| *o != new) else {
             return Some(new);
         };
-        let oldest = self.aliases.get(&old).copied().unwrap_or(old);
-        if self.aliases.len() < MAX_ALIASES {
-            self.aliases.insert(new, oldest);
-        } else {
-            out.counters.alias_overflow += 1;
+        let oldest = self.aliases.get(&old).unwrap_or(old);
+        if oldest == new {
+            return Some(new);
         }
+        self.aliases.insert(new, oldest, append);
         out.aliases.push((new, oldest));
         Some(oldest)
     }
 
-    /// Aliases known from the database, so that a rotation outlives its overlap.
-    pub fn load_alias(&mut self, new: Pseudonym, oldest: Pseudonym) {
-        if self.aliases.len() < MAX_ALIASES {
-            self.aliases.insert(new, oldest);
-        }
+    /// The oldest name of a pseudonym and when its use was last noted, as Postgres has them; `None`: it
+    /// has no older one.
+    pub fn load_alias(&mut self, name: Pseudonym, oldest: Option<(Pseudonym, Time)>) {
+        let (oldest, noted) = oldest.unwrap_or((name, Time(0)));
+        self.aliases.insert(name, oldest, noted);
     }
 }
 

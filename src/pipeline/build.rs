@@ -43,14 +43,13 @@ pub enum BuildError {
     },
 }
 
-/// Pause between two looks at the registered texts: how long `watch add` takes to be in force.
-const WATCH_LOOK: std::time::Duration = std::time::Duration::from_secs(5);
+/// Pause between two looks at registered texts and limits: how long `watch add` and `budget set` take to
+/// be in force.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What the stages are configured with, built once and shared by all workers.
 pub struct Parts {
-    /// Prices and ledgers.
-    pub books: Arc<Books>,
-    /// Rules, detectors' settings and registered texts: what may change while it runs.
+    /// Rules, detectors' settings, registered texts, prices and ledgers: what may change while it runs.
     pub live: Arc<Live>,
     /// Limits as configured.
     pub budgets: Vec<Budget>,
@@ -80,7 +79,6 @@ impl Parts {
             Ok(Arc::new(Sealer::new(keys, Arc::new(engine))))
         });
         Ok(Self {
-            books: Arc::new(Books::new(prices(&config.rules), &budgets)),
             live: Arc::new(Live::new(Settings {
                 detect: Arc::new(DetectConfig {
                     keep: core::keep(config.store.events),
@@ -88,6 +86,7 @@ impl Parts {
                 }),
                 sealer: sealer.transpose()?,
                 signatures: Arc::new(signatures(&config.signatures)?),
+                books: Arc::new(Books::new(prices(&config.rules), &budgets)),
             })),
             routes: core::routes(&config.routing, &config.sinks, Titles::of_rules(&rules)),
             sinks: sinks.collect::<Result<_, _>>()?,
@@ -99,14 +98,46 @@ impl Parts {
     ///
     /// # Errors
     /// The database does not answer.
-    pub(super) async fn take_limits(&mut self, store: &Store) -> Result<(), StoreError> {
+    pub(super) async fn take_limits(&self, store: &Store) -> Result<(), StoreError> {
         store.sync_budgets(&self.budgets).await?;
+        self.keep_ledgers(store).await
+    }
+
+    /// Keeps the ledgers of limits that are set or removed while the program runs, within [`LOOK`].
+    pub(super) async fn follow_budgets(
+        self: Arc<Self>,
+        store: Store,
+        mut stopped: tokio::sync::watch::Receiver<bool>,
+    ) {
+        let mut taken = None;
+        loop {
+            let stamp = store.budgets_stamp().await.ok();
+            // The stamp was read first: what changes after it is found by the next look.
+            if stamp.is_some() && stamp != taken && self.keep_ledgers(&store).await.is_ok() {
+                if taken.is_some() {
+                    let ledgers = self.live.load().books.grains.len();
+                    tracing::info!(ledgers, "budgets taken");
+                }
+                taken = stamp;
+            }
+            tokio::select! {
+                _ = stopped.wait_for(|s| *s) => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Takes the ledgers that the limits in force need. Between two batches each worker has them.
+    async fn keep_ledgers(&self, store: &Store) -> Result<(), StoreError> {
         let budgets = store.enabled_budgets().await?;
-        self.books = Arc::new(Books::new(self.books.prices.clone(), &budgets));
+        self.live.change(|settings| {
+            let prices = settings.books.prices.clone();
+            settings.books = Arc::new(Books::new(prices, &budgets));
+        });
         Ok(())
     }
 
-    /// Takes texts that are registered or forgotten while the program runs, within [`WATCH_LOOK`].
+    /// Takes texts that are registered or forgotten while the program runs, within [`LOOK`].
     pub(super) async fn follow_watched(
         self: Arc<Self>,
         store: Store,
@@ -125,7 +156,7 @@ impl Parts {
             }
             tokio::select! {
                 _ = stopped.wait_for(|s| *s) => return,
-                () = tokio::time::sleep(WATCH_LOOK) => {}
+                () = tokio::time::sleep(LOOK) => {}
             }
         }
     }

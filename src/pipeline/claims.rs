@@ -119,15 +119,7 @@ impl PostgresClaims {
         }
         done.sort_by_key(|(n, _)| *n);
         let claimed = done.into_iter().map(|(_, one)| one);
-        let mut claimed = claimed.collect::<Result<Vec<_>, _>>()?;
-        // After the claims: what the owners before us wrote is in it.
-        let aliases = until(deadline, "aliases", || self.store.load_aliases()).await?;
-        for c in &mut claimed {
-            for (new, old) in &aliases {
-                c.state.state.load_alias(*new, *old);
-            }
-        }
-        Ok(claimed)
+        claimed.collect()
     }
 
     async fn one(

@@ -7,9 +7,10 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::claims::Lost;
+use crate::detect::Wanted;
 use crate::event::{Pseudonym, TopicPartition};
 use crate::store::batch::Fence;
-use crate::store::claim::StoredUser;
+use crate::store::claim::Loaded;
 use crate::store::{Commit, PartitionBatch, Store, StoreError};
 use crate::telemetry::{Health, metrics};
 
@@ -214,8 +215,8 @@ async fn mark_halted(store: &Store, halted: Vec<(TopicPartition, Uuid, &'static 
 /// One that does not heal: the process must end.
 pub(super) async fn load_users(
     store: &Store,
-    wanted: &[(TopicPartition, Vec<Pseudonym>)],
-) -> Result<Vec<Vec<StoredUser>>, StoreError> {
+    wanted: &[(TopicPartition, Vec<(Pseudonym, Wanted)>)],
+) -> Result<Vec<Loaded>, StoreError> {
     let mut pause = FIRST_PAUSE;
     let mut refused = 0;
     loop {

@@ -1,4 +1,4 @@
-//! What may change while the program runs: rules, the detectors' settings, registered texts.
+//! What may change while the program runs: rules, the detectors' settings, registered texts, ledgers.
 //!
 //! [`Settings`] are exchanged as a whole, so that nobody sees half of a change: a worker takes the new
 //! ones between two batches, the leader between two ticks. A set of rules with a mistake changes
@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::build::{BuildError, rules};
+use crate::account::Books;
 use crate::config::rules::{RuleFiles, Stamp};
 use crate::decode::Decoder;
 use crate::decode::signature::Signatures;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub sealer: Option<Arc<Sealer>>,
     /// Keys of gateways that sign their records.
     pub signatures: Arc<Signatures>,
+    /// Prices, and the ledgers that budgets need.
+    pub books: Arc<Books>,
 }
 
 impl Settings {
@@ -65,6 +68,7 @@ impl Settings {
             detect: Arc::new(detect),
             sealer,
             signatures: self.signatures.clone(),
+            books: Arc::clone(&self.books),
         })
     }
 }
@@ -169,6 +173,7 @@ mod tests {
             detect: Arc::new(DetectConfig::default()),
             sealer: None,
             signatures: Arc::default(),
+            books: Arc::new(Books::new(crate::account::Prices::shipped(), &[])),
         }));
         let (asked, health) = (Arc::new(tokio::sync::Notify::new()), Health::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);

@@ -77,7 +77,6 @@ pub(super) fn count(
     m.duplicates.add(&[topic], c.duplicates);
     m.late.add(&[topic], c.late);
     m.clamped.add(&[topic], c.clamped);
-    m.log_drops.add(&["alias"], c.alias_overflow);
     m.log_drops.add(&["minute part entry"], c.part_overflow);
     m.log_drops.add(&["value"], c.value_overflow);
     m.log_drops.add(&["part of a text"], c.part_scanned);

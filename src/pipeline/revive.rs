@@ -6,7 +6,7 @@
 //! ledgers by a record that could be decoded at once (a gateway that sent it again, mended) counts a
 //! second time: replay what was never sent again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,11 +16,14 @@ use crate::account::{self, Applied, Books};
 use crate::config::Config;
 use crate::decode::{Decoder, RawRecord};
 use crate::detect::{DetectConfig, Effects, PartitionState};
-use crate::event::{Event, Hash16, Position, SmolStr, Time, TopicPartition, hash16};
+use crate::event::{Event, Hash16, Position, Pseudonym, SmolStr, Time, TopicPartition, hash16};
 use crate::ingest::read::{Found, ReadError, read_offsets};
 use crate::store::dead_letter::{DeadLetterFilter, StoredDeadLetter};
 use crate::store::revive::Revival;
 use crate::store::{PartitionBatch, StoreError, Uuid};
+
+/// Why a record that makes the program panic stays a dead letter.
+const PANICS: &str = "detector_panic: it panics still; report it";
 
 /// Which dead letters.
 #[derive(Debug, Clone)]
@@ -116,7 +119,7 @@ pub async fn revive(
     wanted: &Wanted,
     author: &str,
 ) -> Result<Vec<Replayed>, ReviveError> {
-    let mut parts = Parts::build(config)?;
+    let parts = Parts::build(config)?;
     let store = build::connect(config).await?;
     parts.take_limits(&store).await?;
     parts.watch_for(&store).await?;
@@ -141,38 +144,43 @@ pub async fn revive(
             out.extend(letters.iter().map(|d| row(d, Outcome::Unread, why)));
             continue;
         }
-        let (ingest, settings, books) = (
-            config.ingest.clone(),
-            parts.live.load(),
-            parts.books.clone(),
-        );
+        let (ingest, settings) = (config.ingest.clone(), parts.live.load());
+        let mut judge = Judge::new(tp.clone(), &settings, ingest.mode(&tp.topic));
         let read = tokio::task::spawn_blocking(move || {
             let offsets: Vec<i64> = letters.iter().map(|d| d.offset).collect();
-            let mut judge = Judge::new(&tp, &settings, ingest.mode(&tp.topic), &books);
-            let mut judged = Vec::with_capacity(letters.len());
+            let mut decoded = Vec::with_capacity(letters.len());
             let mut waiting = letters.into_iter();
+            let tp = judge.tp.clone();
             read_offsets(&ingest, &tp, &offsets, |_, found| {
                 if let Some(d) = waiting.next() {
-                    judged.push(judge.judge(&d, &found));
+                    decoded.push(judge.decode(&d, &found));
                 }
             })?;
-            Ok::<_, ReadError>(judged)
+            Ok::<_, ReadError>((judge, decoded))
         });
-        let judged = read
+        let (judge, decoded) = read
             .await
             .map_err(|e| ReviveError::Thread(e.to_string()))??;
-        for (mut row, batch) in judged {
-            if let Some((batch, identity)) = batch {
-                row.outcome = match store.revive(*batch, identity, author).await? {
-                    Revival::Applied => row.outcome,
-                    Revival::Duplicate => Outcome::Duplicate,
-                    Revival::Already => Outcome::Already,
-                };
-                if row.outcome != Outcome::Replayed {
-                    (row.findings, row.tokens) = (0, 0);
-                }
-            }
-            out.push(row);
+        let names = judge.names(&decoded);
+        let names = store.aliases(&names).await?;
+        for (row, event) in decoded {
+            out.push(match event {
+                None => row,
+                Some((position, event)) => match judge.judge(row, position, &event, &names) {
+                    (row, None) => row,
+                    (mut row, Some((batch, identity))) => {
+                        row.outcome = match store.revive(*batch, identity, author).await? {
+                            Revival::Applied => row.outcome,
+                            Revival::Duplicate => Outcome::Duplicate,
+                            Revival::Already => Outcome::Already,
+                        };
+                        if row.outcome != Outcome::Replayed {
+                            (row.findings, row.tokens) = (0, 0);
+                        }
+                        row
+                    }
+                },
+            });
         }
     }
     store.close().await;
@@ -191,38 +199,32 @@ fn row(d: &StoredDeadLetter, outcome: Outcome, why: impl Into<String>) -> Replay
     }
 }
 
+/// A dead letter, and its event where it can be decoded now.
+type Decoded = (Replayed, Option<(Position, Box<Event>)>);
+
 /// Decodes and judges the dead letters of one partition, each as the first of its kind: the store
 /// knows which events were replayed before.
-struct Judge<'a> {
-    tp: &'a TopicPartition,
+struct Judge {
+    tp: TopicPartition,
     decoder: Decoder,
     kid: SmolStr,
     detect: Arc<DetectConfig>,
-    books: &'a Arc<Books>,
+    books: Arc<Books>,
 }
 
-impl<'a> Judge<'a> {
-    fn new(
-        tp: &'a TopicPartition,
-        settings: &Settings,
-        mode: crate::ingest::TopicMode,
-        books: &'a Arc<Books>,
-    ) -> Self {
+impl Judge {
+    fn new(tp: TopicPartition, settings: &Settings, mode: crate::ingest::TopicMode) -> Self {
         let (decoder, kid) = settings.decoder(mode);
         Self {
             tp,
             decoder,
             kid,
             detect: settings.detect.clone(),
-            books,
+            books: settings.books.clone(),
         }
     }
 
-    fn judge(
-        &mut self,
-        d: &StoredDeadLetter,
-        found: &Found<'_>,
-    ) -> (Replayed, Option<(Box<PartitionBatch>, Hash16)>) {
+    fn decode(&mut self, d: &StoredDeadLetter, found: &Found<'_>) -> Decoded {
         let (r, headers) = match found {
             Found::Record(r, headers) => (r, headers),
             Found::Gone { low, high } => {
@@ -255,42 +257,51 @@ impl<'a> Judge<'a> {
             offset: r.offset,
             append,
         };
-        let worked = catch_unwind(AssertUnwindSafe(|| {
-            let event = self.decoder.decode(&raw)?;
-            let mut state = PartitionState::new(self.detect.clone());
-            let mut batch = account::Batch::default();
-            batch.apply(&mut state, self.books, position, &event);
-            Ok::<_, crate::decode::DeadLetter>((
-                identity(&event),
-                event.usage,
-                batch.finish(&mut state),
-            ))
-        }));
-        match worked {
-            Err(_) => (
-                row(
-                    d,
-                    Outcome::Refused,
-                    "detector_panic: it panics still; report it",
-                ),
-                None,
-            ),
-            Ok(Err(dead)) => (
-                row(
-                    d,
-                    Outcome::Refused,
-                    format!("{dead}: {}", dead.reason.remedy()),
-                ),
-                None,
-            ),
-            Ok(Ok((identity, usage, applied))) => {
-                let mut done = row(d, Outcome::Replayed, "");
-                done.findings = applied.effects.findings.len();
-                done.tokens = usage.input + usage.output;
-                let batch = Box::new(self.batch(r.offset, append, applied));
-                (done, Some((batch, identity)))
+        match catch_unwind(AssertUnwindSafe(|| self.decoder.decode(&raw))) {
+            Err(_) => (row(d, Outcome::Refused, PANICS), None),
+            Ok(Err(dead)) => {
+                let why = format!("{dead}: {}", dead.reason.remedy());
+                (row(d, Outcome::Refused, why), None)
             }
+            Ok(Ok(event)) => (row(d, Outcome::Replayed, ""), Some((position, event))),
         }
+    }
+
+    /// Pseudonyms whose oldest names must be known before the events are judged.
+    fn names(&self, decoded: &[Decoded]) -> BTreeSet<Pseudonym> {
+        let events = decoded.iter().filter_map(|(_, e)| e.as_ref());
+        let unknown = PartitionState::new(self.detect.clone()).unknown(events.map(|(_, e)| &**e));
+        unknown.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Takes one event through the detectors, under its user's oldest name: whoever has a new pseudonym
+    /// has no second budget.
+    fn judge(
+        &self,
+        mut done: Replayed,
+        position: Position,
+        event: &Event,
+        names: &BTreeMap<Pseudonym, (Pseudonym, Time)>,
+    ) -> (Replayed, Option<(Box<PartitionBatch>, Hash16)>) {
+        let worked = catch_unwind(AssertUnwindSafe(|| {
+            let mut state = PartitionState::new(self.detect.clone());
+            for (name, _) in state.unknown(std::iter::once(event)) {
+                if let Some(known) = names.get(&name) {
+                    state.load_alias(name, Some(*known));
+                }
+            }
+            let mut batch = account::Batch::default();
+            batch.apply(&mut state, &self.books, position, event);
+            batch.finish(&mut state)
+        }));
+        let Ok(applied) = worked else {
+            (done.outcome, done.why) = (Outcome::Refused, PANICS.to_owned());
+            return (done, None);
+        };
+        done.findings = applied.effects.findings.len();
+        done.tokens = event.usage.input + event.usage.output;
+        let batch = Box::new(self.batch(position.offset, position.append, applied));
+        (done, Some((batch, identity(event))))
     }
 
     fn batch(&self, offset: i64, append: Time, applied: Applied) -> PartitionBatch {
@@ -333,5 +344,68 @@ fn identity(e: &Event) -> Hash16 {
             ],
         ),
         None => hash16("revived", &[gateway, id]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::Prices;
+    use crate::decode::bare;
+    use crate::event::{Kid, Role, Side, Sketch};
+    use crate::ingest::TopicMode;
+
+    #[test]
+    fn a_letter_from_after_a_rotation_is_booked_on_the_user_from_before_it() {
+        let settings = Settings {
+            detect: Arc::new(DetectConfig::default()),
+            sealer: None,
+            signatures: Arc::default(),
+            books: Arc::new(Books::new(Prices::shipped(), &[])),
+        };
+        let tp = TopicPartition {
+            topic: "t".into(),
+            partition: 0,
+        };
+        let judge = Judge::new(tp, &settings, TopicMode::Sealed);
+        let named = |kid| Pseudonym {
+            kid: Kid::parse(kid).expect("kid"),
+            mac: [7; 16],
+        };
+        let mut event = bare::event(1, Role::User, Side::Request, Sketch::default());
+        event.user = Some(named("k8"));
+        let d = StoredDeadLetter {
+            topic: "t".to_owned(),
+            partition: 0,
+            offset: 3,
+            reason: String::new(),
+            field_path: None,
+            byte_position: None,
+            size_bytes: 0,
+            gateway: None,
+            at: String::new(),
+            replayed_at: None,
+        };
+        let position = Position {
+            offset: 3,
+            append: event.at,
+        };
+        let decoded = vec![(
+            row(&d, Outcome::Replayed, ""),
+            Some((position, Box::new(event.clone()))),
+        )];
+        assert!(judge.names(&decoded).contains(&named("k8")));
+        let booked = |names: &BTreeMap<_, _>| -> Vec<String> {
+            let (_, batch) = judge.judge(row(&d, Outcome::Replayed, ""), position, &event, names);
+            let (batch, _) = batch.expect("judged");
+            let users = batch
+                .ledger
+                .keys()
+                .filter(|k| k.scope == account::Scope::User);
+            users.map(|k| k.subject.to_string()).collect()
+        };
+        assert_eq!(booked(&BTreeMap::new()), [named("k8").to_string()]);
+        let names = BTreeMap::from([(named("k8"), (named("k7"), Time(0)))]);
+        assert_eq!(booked(&names), [named("k7").to_string()]);
     }
 }

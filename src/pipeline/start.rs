@@ -71,7 +71,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     // order whichever knows it first.
     let topics = topics(config);
     let (parts, store) = tokio::join!(parts(config), build::connect(config));
-    let (mut parts, store) = (parts?, store?);
+    let (parts, store) = (parts?, store?);
     parts.take_limits(&store).await?;
     parts.watch_for(&store).await?;
     let parts = Arc::new(parts);
@@ -92,6 +92,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     let (inboxes, workers) = workers(config, &parts, &store, &health, &feedback, &mut background);
     background.spawn(look_at_halted(store.clone(), feedback, stopped.clone()));
     background.spawn(parts.clone().follow_watched(store.clone(), stopped.clone()));
+    background.spawn(parts.clone().follow_budgets(store.clone(), stopped.clone()));
     parts.spawn_background(&store, &health, &stopped, &mut background);
     let reload = Arc::new(tokio::sync::Notify::new());
     background.spawn(live::follow(

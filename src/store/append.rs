@@ -279,7 +279,7 @@ pub(super) async fn state(
             "INSERT INTO vw.alias (new_id, old_id)
              SELECT u.new_id, u.old_id FROM unnest($1::text[], $2::text[]) AS u (new_id, old_id)
               ORDER BY u.new_id COLLATE \"C\"
-             ON CONFLICT DO NOTHING",
+             ON CONFLICT (new_id) DO UPDATE SET at = now() WHERE alias.at < now() - interval '1 day'",
         )
         .bind(aliases.iter().map(|a| a.0.as_str()).collect::<Vec<_>>())
         .bind(aliases.iter().map(|a| a.1.as_str()).collect::<Vec<_>>())

@@ -1,44 +1,16 @@
 //! Budgets as rows: limits from the config and by hand, temporary raises, and how much is used.
 
+mod usage;
+
 use sqlx::Row as _;
+pub use usage::BudgetUse;
 
 use super::{Store, StoreError, clean, stamp, time};
-use crate::account::{
-    Budget, Grain, LedgerDelta, LedgerKey, Limit, Period, PeriodKind, Scope, Unit, Zone,
-};
+use crate::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit, Zone};
 use crate::event::{SmolStr, Time};
 
 /// Longest raise: a raise that outlives a quarter is a limit and should be one.
 pub const MAX_RAISE_DAYS: i64 = 92;
-
-/// A budget as it stands, for one subject and period.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct BudgetUse {
-    /// Which budget.
-    pub budget: String,
-    /// `user`, `key`, …
-    pub scope: String,
-    /// Whose.
-    pub subject: String,
-    /// When.
-    pub period: String,
-    /// `tokens` or `usd`.
-    pub unit: String,
-    /// Tokens, or dollars with 12 decimals, as text: exact.
-    pub limit: String,
-    /// With the raises that hold now.
-    pub in_force: String,
-    /// Used so far.
-    pub used: String,
-    /// Percent of the limit in force.
-    pub percent: f64,
-    /// Events counted.
-    pub events: i64,
-    /// Events whose usage is unknown.
-    pub missing_events: i64,
-    /// Events without a price.
-    pub unpriced_events: i64,
-}
 
 /// A limit as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -63,6 +35,8 @@ pub struct LimitRow {
     pub raised_by: String,
     /// Until when the last of them holds, RFC 3339.
     pub raised_until: Option<String>,
+    /// Since when its ledger is kept, RFC 3339; `None`: as long as there are events.
+    pub counts_from: Option<String>,
 }
 
 /// A raise to be granted.
@@ -118,10 +92,32 @@ impl Store {
         self.put_budgets(budgets, "config", "", true).await
     }
 
-    /// Sets one limit by hand.
-    pub async fn set_budget(&self, budget: &Budget, author: &str) -> Result<(), StoreError> {
+    /// Sets one limit by hand. Gives since when its ledger is kept: usage before that is in no total;
+    /// `None`: all usage is.
+    pub async fn set_budget(
+        &self,
+        budget: &Budget,
+        author: &str,
+    ) -> Result<Option<Time>, StoreError> {
         self.put_budgets(std::slice::from_ref(budget), "cli", author, false)
-            .await
+            .await?;
+        let from: Option<chrono::DateTime<chrono::Utc>> =
+            sqlx::query_scalar("SELECT counts_from FROM vw.budget_limit WHERE id = $1")
+                .bind(budget.id.as_str())
+                .fetch_one(self.pool())
+                .await
+                .map_err(StoreError::statement("could not read a budget"))?;
+        Ok(from.map(time))
+    }
+
+    /// What changes whenever a limit is set, changed or removed: cheap to ask for often.
+    pub async fn budgets_stamp(&self) -> Result<String, StoreError> {
+        sqlx::query_scalar(
+            "SELECT count(*) || '/' || coalesce(sum(extract(epoch FROM changed_at)), 0) FROM vw.budget_limit",
+        )
+        .fetch_one(self.pool())
+        .await
+        .map_err(StoreError::statement("could not look for changed budgets"))
     }
 
     async fn put_budgets(
@@ -158,10 +154,16 @@ impl Store {
         self.unabortable(async move {
             let mut tx = store.pool().begin().await.map_err(StoreError::statement(what))?;
             sqlx::query(
-                "INSERT INTO vw.budget_limit AS b (id, width, subject, period, unit, amount, thresholds, source, author)
-                 SELECT u.id, u.width, u.subject, u.period, u.unit, u.amount::numeric, u.thresholds::int[], $8, $9
+                // Some ledgers are kept for all (`Books::new`); one that another limit needs is kept since then.
+                "INSERT INTO vw.budget_limit AS b (id, width, subject, period, unit, amount, thresholds, source, author, counts_from)
+                 SELECT u.id, u.width, u.subject, u.period, u.unit, u.amount::numeric, u.thresholds::int[], $8, $9,
+                        CASE WHEN u.period = 'd' OR (u.period = 'h' AND u.width > 0) THEN NULL
+                             WHEN k.n > 0 THEN k.since ELSE now() END
                    FROM unnest($1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
                      AS u (id, width, subject, period, unit, amount, thresholds)
+                  CROSS JOIN LATERAL (SELECT count(*) AS n, CASE WHEN bool_or(o.counts_from IS NULL) THEN NULL ELSE min(o.counts_from) END AS since
+                                        FROM vw.budget_limit o
+                                       WHERE o.enabled AND o.width = u.width AND o.period = u.period COLLATE \"C\") k
                   ORDER BY u.id COLLATE \"C\"
                  ON CONFLICT (id) DO UPDATE SET
                    retest = b.retest OR excluded.amount < b.amount OR NOT b.enabled OR excluded.thresholds <> b.thresholds
@@ -169,7 +171,7 @@ impl Store {
                                IS DISTINCT FROM (b.width, b.subject, b.period, b.unit),
                    width = excluded.width, subject = excluded.subject, period = excluded.period, unit = excluded.unit,
                    amount = excluded.amount, thresholds = excluded.thresholds, source = excluded.source,
-                   author = excluded.author, enabled = true, changed_at = now()
+                   author = excluded.author, enabled = true, changed_at = now(), counts_from = excluded.counts_from
                  WHERE (b.width, b.subject, b.period, b.unit, b.amount, b.thresholds, b.source, b.enabled)
                     IS DISTINCT FROM (excluded.width, excluded.subject, excluded.period, excluded.unit,
                                       excluded.amount, excluded.thresholds, excluded.source, true)",
@@ -339,7 +341,7 @@ impl Store {
                     trim_scale(coalesce((SELECT sum(r.extra) / CASE b.unit WHEN 'usd' THEN 1e12 ELSE 1 END FROM vw.budget_raise r
                        WHERE r.budget_id = b.id AND r.starts_at <= now() AND r.expires_at > now()), 0))::text,
                     (SELECT max(r.expires_at) FROM vw.budget_raise r
-                       WHERE r.budget_id = b.id AND r.starts_at <= now() AND r.expires_at > now())
+                       WHERE r.budget_id = b.id AND r.starts_at <= now() AND r.expires_at > now()), b.counts_from
                FROM vw.budget_limit b WHERE b.enabled ORDER BY b.width, b.subject, b.period, b.id",
         )
         .fetch_all(self.pool())
@@ -360,77 +362,9 @@ impl Store {
                 raised_until: r
                     .get::<Option<chrono::DateTime<chrono::Utc>>, _>(9)
                     .map(|t| time(t).to_string()),
-            })
-            .collect())
-    }
-
-    /// How much of the present periods is used, most used first.
-    pub async fn budget_use(
-        &self,
-        budget: Option<&str>,
-        subject: Option<&str>,
-        limit: i64,
-    ) -> Result<Vec<BudgetUse>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT budget_id, scope, subject, period, unit, trim_scale(limit_amount)::text, trim_scale(limit_in_force)::text,
-                    trim_scale(used::numeric)::text, used_percent::float8, events, missing_events, unpriced_events
-               FROM budgets WHERE current AND ($1::text IS NULL OR budget_id = $1) AND ($2::text IS NULL OR subject = $2)
-              ORDER BY used_percent DESC, budget_id, subject LIMIT $3",
-        )
-        .bind(budget)
-        .bind(subject)
-        .bind(limit)
-        .fetch_all(self.pool())
-        .await
-        .map_err(StoreError::statement("could not read the budgets"))?;
-        Ok(rows
-            .iter()
-            .map(|r| BudgetUse {
-                budget: r.get(0),
-                scope: r.get(1),
-                subject: r.get(2),
-                period: r.get(3),
-                unit: r.get(4),
-                limit: r.get(5),
-                in_force: r.get(6),
-                used: r.get(7),
-                percent: r.get(8),
-                events: r.get(9),
-                missing_events: r.get(10),
-                unpriced_events: r.get(11),
-            })
-            .collect())
-    }
-
-    /// Every ledger row: reconciliation compares them with the sum of the events.
-    pub async fn ledger(
-        &self,
-    ) -> Result<std::collections::BTreeMap<LedgerKey, LedgerDelta>, StoreError> {
-        let mut conn = self
-            .pool()
-            .acquire()
-            .await
-            .map_err(StoreError::statement("could not read the ledgers"))?;
-        super::ledger::read(&mut conn).await
-    }
-
-    /// Thresholds crossed so far: (budget, subject, period, percent), sorted.
-    pub async fn crossings(&self) -> Result<Vec<(SmolStr, SmolStr, Period, u32)>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT budget_id, subject, period, threshold FROM vw.budget_crossing ORDER BY 1, 2, 3, 4",
-        )
-        .fetch_all(self.pool())
-        .await
-        .map_err(StoreError::statement("could not read the crossings"))?;
-        Ok(rows
-            .iter()
-            .map(|r| {
-                (
-                    SmolStr::new(r.get::<&str, _>(0)),
-                    SmolStr::new(r.get::<&str, _>(1)),
-                    Period::from_name(r.get(2)),
-                    u32::try_from(r.get::<i32, _>(3)).unwrap_or(0),
-                )
+                counts_from: r
+                    .get::<Option<chrono::DateTime<chrono::Utc>>, _>(10)
+                    .map(|t| time(t).to_string()),
             })
             .collect())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row as _};
 
 use super::batch::PartitionBatch;
-use super::{Store, StoreError, append, clean, day, incident, ledger};
+use super::{Store, StoreError, append, clean, day, incident, ledger, uuid};
 use crate::decide;
 use crate::event::Hash16;
 
@@ -42,11 +42,10 @@ impl Store {
         author: &str,
     ) -> Result<Revival, StoreError> {
         let (store, author) = (self.clone(), clean(author));
-        let identity = identity.to_string();
         self.unabortable(async move {
             let mut failures = 0;
             loop {
-                match store.try_revive(&batch, &identity, &author).await {
+                match store.try_revive(&batch, identity, &author).await {
                     Err(e) if e.is_transient() && failures + 1 < TRIES => {
                         tokio::time::sleep(FIRST_PAUSE * 2u32.pow(failures)).await;
                         failures += 1;
@@ -61,7 +60,7 @@ impl Store {
     async fn try_revive(
         &self,
         b: &PartitionBatch,
-        identity: &str,
+        identity: Hash16,
         author: &str,
     ) -> Result<Revival, StoreError> {
         let what = "could not replay a dead letter";
@@ -84,20 +83,20 @@ impl Store {
             return Ok(Revival::Already);
         };
         // Two dead letters of one event wait for each other here, whoever replays them.
-        let known: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM vw.action_log WHERE action = 'dead-letters replay' AND detail->>'event' = $1)
-               FROM pg_advisory_xact_lock(hashtextextended($1, 0))",
-        )
-        .bind(identity)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(sql(what))?;
+        let known =
+            sqlx::query("INSERT INTO vw.revived (event) VALUES ($1) ON CONFLICT DO NOTHING")
+                .bind(uuid(identity))
+                .execute(&mut *tx)
+                .await
+                .map_err(sql(what))?
+                .rows_affected()
+                == 0;
         if !known {
             apply(&mut tx, b).await?;
         }
         let detail = serde_json::json!({
             "topic": b.tp.topic, "partition": b.tp.partition, "offset": b.lo,
-            "reason": row.get::<String, _>(0), "kid": b.kid.as_str(), "event": identity,
+            "reason": row.get::<String, _>(0), "kid": b.kid.as_str(), "event": identity.to_string(),
         });
         sqlx::query("INSERT INTO vw.action_log (author, action, detail) VALUES ($1, 'dead-letters replay', $2)")
             .bind(author)

@@ -309,3 +309,40 @@ async fn f30_updates_of_a_ledger_stay_hot() {
         "{hot} of {updated} updates were hot"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_says_since_when_its_ledger_is_kept() {
+    let db = Db::new().await;
+    let set = async |b: &Budget| db.store.set_budget(b, "ops").await.expect("set");
+    let monthly = |id, tokens| Budget {
+        grain: Grain::utc(PeriodKind::Month),
+        ..budget(id, Scope::Tenant, tokens)
+    };
+    // Kept for every tenant, limit or not.
+    assert_eq!(set(&budget("day", Scope::Tenant, 10)).await, None);
+    let stamp = db.store.budgets_stamp().await.expect("stamp");
+    let from = set(&monthly("a", 10)).await;
+    assert!(from.is_some());
+    assert_ne!(
+        db.store.budgets_stamp().await.expect("stamp"),
+        stamp,
+        "seen by whoever follows"
+    );
+    assert_eq!(
+        set(&monthly("a", 20)).await,
+        from,
+        "another amount, the same ledger"
+    );
+    assert_eq!(
+        set(&monthly("b", 10)).await,
+        from,
+        "another limit, the same ledger"
+    );
+    let listed = db.store.limits().await.expect("limits");
+    assert_eq!(listed.iter().filter(|l| l.counts_from.is_some()).count(), 2);
+    // Once nobody needs it, it is not kept; then it begins anew.
+    for id in ["a", "b"] {
+        assert!(db.store.remove_budget(id, "ops").await.expect("remove"));
+    }
+    assert!(set(&monthly("a", 20)).await > from);
+}

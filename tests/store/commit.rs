@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use veilwatch::account::Scope;
-use veilwatch::detect::{Checkpoint, UserRow, ValueRow};
+use veilwatch::detect::{Checkpoint, UserRow, ValueRow, Wanted};
 use veilwatch::event::{Severity, Time};
 use veilwatch::store::batch::{Fence, GapRow};
 
@@ -84,10 +84,10 @@ async fn a_batch_is_all_or_nothing() {
         Some((10, 5_000))
     );
     assert_eq!(claim.epoch, 2);
-    assert_eq!(
-        db.store.load_aliases().await.expect("aliases"),
-        vec![(user(2), user(1))]
-    );
+    let names = db.store.aliases(&[user(2), user(1)].into()).await;
+    let names = names.expect("aliases");
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&user(2)]);
+    assert_eq!(names[&user(2)].0, user(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,19 +224,66 @@ async fn users_load_their_own_row_else_a_copy() {
     }
     let own = db
         .store
-        .load_users(&[(tp(0), vec![user(1), user(3)])])
+        .load_users(&[(
+            tp(0),
+            vec![(user(1), Wanted::Row), (user(3), Wanted::NameAndRow)],
+        )])
         .await
         .expect("load")
-        .remove(0);
+        .remove(0)
+        .users;
     assert_eq!(own.len(), 1);
     assert_eq!((own[0].state.as_slice(), own[0].copy), (&[1][..], false));
     let copy = db
         .store
-        .load_users(&[(tp(7), vec![user(2)])])
+        .load_users(&[(tp(7), vec![(user(2), Wanted::NameAndRow)])])
         .await
         .expect("load")
-        .remove(0);
+        .remove(0)
+        .users;
     assert_eq!((copy[0].state.as_slice(), copy[0].copy), (&[2][..], true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_from_before_a_rotation_comes_with_the_row_under_it() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let mut b = owner.batch(1);
+    b.effects.user_rows.push(UserRow {
+        user: user(1),
+        as_of: 1,
+        state: [7].into(),
+    });
+    // More rotations than any cache holds; the one that is asked for is the last of them.
+    b.effects.aliases = (10..70_000).map(|n| (user(n), user(1))).collect();
+    owner.commit(&db.store, b).await;
+    let asked = vec![
+        (user(69_999), Wanted::NameAndRow),
+        (user(69_998), Wanted::Name),
+        (user(5), Wanted::Name),
+        (user(6), Wanted::NameAndRow),
+    ];
+    let loaded = db.store.load_users(&[(tp(0), asked)]).await;
+    let loaded = loaded.expect("load").remove(0);
+    let names: Vec<_> = loaded.names.iter().map(|n| (n.0, n.1)).collect();
+    assert_eq!(names, [(user(69_999), user(1)), (user(69_998), user(1))]);
+    assert_eq!(loaded.users.len(), 1);
+    assert_eq!(
+        (loaded.users[0].user, &loaded.users[0].state),
+        (user(1), &vec![7])
+    );
+    // A use is noted, at most once a day.
+    let old = "SELECT count(*) FROM vw.alias WHERE at < now() - interval '300 days'";
+    db.run("UPDATE vw.alias SET at = now() - interval '399 days'")
+        .await;
+    let mut b = owner.batch(1);
+    b.effects.aliases = vec![(user(69_999), user(1))];
+    owner.commit(&db.store, b).await;
+    assert_eq!(db.number(old).await, 69_989);
+    db.run("UPDATE vw.alias SET at = at - interval '2 days'")
+        .await;
+    db.store.expire_all().await.expect("expire");
+    assert_eq!(db.number("SELECT count(*) FROM vw.alias").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

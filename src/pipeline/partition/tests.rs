@@ -40,6 +40,7 @@ fn partition(schedule: &mut Schedule) -> Partition {
         detect: Arc::new(DetectConfig::default()),
         sealer: None,
         signatures: Arc::default(),
+        books: Arc::new(Books::new(Prices::shipped(), &[])),
     };
     Partition::new(tp(), TopicMode::Sealed, &settings, claim, schedule)
 }
@@ -149,8 +150,8 @@ fn f42_a_halt_keeps_nothing_of_the_batch_that_panicked() {
     let d = p
         .decode(Work::Batch(full), &none, &mut tools)
         .expect("decodes");
-    let missing = p.missing_users(&d);
-    p.load_users(&missing, &[]);
+    let unknown = p.unknown(&d);
+    p.load(&d, &unknown, &Loaded::default());
     p.observe(d, &books, &mut schedule.begin(), &mut tools)
         .expect_err("panics");
     let halt = Work::Halt {
