@@ -171,7 +171,17 @@ fn kafka_and_postgres_are_those_that_the_configuration_names() {
     let kafka = &c.services["kafka"];
     for broker in config.ingest.brokers.split(',') {
         let advertised = kafka.environment["KAFKA_ADVERTISED_LISTENERS"].as_str();
-        assert_eq!(advertised, Some(format!("PLAINTEXT://{broker}").as_str()));
+        let mut listeners = advertised.unwrap_or_default().split(',');
+        assert_eq!(
+            listeners.next(),
+            Some(format!("PLAINTEXT://{broker}").as_str())
+        );
+        // Those on the machine itself come in by a port that is published on loopback only.
+        let host = listeners
+            .next()
+            .and_then(|l| l.strip_prefix("HOST://127.0.0.1:"));
+        let port = host.expect("a listener for the host");
+        assert_eq!(kafka.ports, [format!("127.0.0.1:{port}:{port}")]);
         let health = kafka.healthcheck.as_ref().expect("health").test.join(" ");
         for t in &config.ingest.topics {
             assert!(
