@@ -22,6 +22,10 @@ use crate::detect::{
 use crate::event::{Event, Hash16, Position, Pseudonym, SmolStr, Time, TopicPartition};
 use crate::seal::Sealer;
 
+/// Longest call that moves virtual time, milliseconds: a week. The contract takes any duration; a single
+/// forged one must not carry all that follows to where no calendar is.
+const LONGEST_CALL_MS: f64 = 7.0 * 24.0 * 3_600_000.0;
+
 /// Part of the leader's parts: there is one partition.
 const TOPIC: &str = "file";
 
@@ -148,7 +152,8 @@ impl Replay {
 
     /// Takes one event.
     pub fn event(&mut self, event: &Event) {
-        let end = event.at.plus_ms_f64(event.total_ms.unwrap_or(0.0));
+        let took = event.total_ms.unwrap_or(0.0).min(LONGEST_CALL_MS);
+        let end = event.at.plus_ms_f64(took);
         let append = self.now.map_or(end, |now| now.max(end));
         self.advance(append);
         let position = Position {

@@ -114,7 +114,11 @@ fn a_producer_with_a_fast_clock_does_not_make_the_others_late() {
         "{} ms ahead",
         b.watermark.since_ms(now())
     );
-    assert!(b.watermark >= start, "it moves with the records");
+    // Both clocks are cut to milliseconds.
+    assert!(
+        b.watermark >= start.minus_ms(2),
+        "it moves with the records"
+    );
 }
 
 #[test]
