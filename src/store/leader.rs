@@ -1,7 +1,7 @@
 //! The leader: merges closed minutes, judges values, tests budgets again, keeps house.
 //!
 //! One process in the fleet holds the lease. A minute closes when the watermark of every partition is
-//! 10 s past its end. A partition that is behind holds it at most [`StoreConfig::hold`], then it is
+//! 10 s past its end. A partition that is behind holds it at most [`super::StoreConfig::hold`], then it is
 //! left out whole: the merge is partial, and its parts are merged later, once, without firing. One that
 //! stays left out is a finding of its own: the merged-minute detectors are blind without it.
 //!

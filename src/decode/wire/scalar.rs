@@ -38,9 +38,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
 #[derive(Clone, Copy)]
 pub struct Int(pub u64);
 
-/// The message of errors that mean [`super::Reason::OutOfRange`].
+/// The message of errors that mean [`crate::decode::Reason::OutOfRange`].
 pub const OUT_OF_RANGE: &str = "out of range";
-/// The message of errors that mean [`super::Reason::DuplicateField`].
+/// The message of errors that mean [`crate::decode::Reason::DuplicateField`].
 pub const DUPLICATE: &str = "duplicate field";
 
 impl<'de> Deserialize<'de> for Int {
