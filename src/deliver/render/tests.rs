@@ -47,7 +47,7 @@ fn notification(hostile: &str) -> Notification {
         findings: 2,
         reason: format!("2 candidates in 4 min{hostile}"),
         runbook: "deploy/runbooks/leak.md".to_owned(),
-        silence_command: "veilwatch silence add rule=leak-cross-user -d 2h -c \"why\"".to_owned(),
+        silence_command: "veilwatch silence add --for 2h --comment 'why' 'rule=leak-cross-user' 'subject=value:k7'".to_owned(),
     }
 }
 
@@ -143,7 +143,10 @@ fn ordinary_text_is_left_alone() {
 #[test]
 fn a_mail_says_what_a_reader_asks() {
     insta::assert_snapshot!(subject(&notification("")), @"[critical] opened: a value of one user was sent to another (acme) #3");
-    insta::assert_snapshot!(mail(&notification("")));
+    let text = mail(&notification(""));
+    let shown = include_str!("../../../README.md");
+    assert!(shown.contains(text.trim()), "the README shows another page");
+    insta::assert_snapshot!(text);
 }
 
 #[test]
