@@ -32,6 +32,9 @@ const MAX_SENDERS: usize = 64;
 /// Campaigns followed at once, attacks from a single sender included: about 4 MB. Beyond it the one
 /// with the fewest senders, then the oldest, is forgotten and counted.
 const MAX_CAMPAIGNS: usize = 4_096;
+/// Most campaigns that may share a print for it to be compared by. A phrase that more of them have tells
+/// none from another, and whoever puts it into ever new attacks would make each dear to place.
+const MAX_ALIKE: usize = 64;
 /// It is over when no attack of it was seen for this long, milliseconds.
 pub const RESOLVE_AFTER_MS: i64 = 60 * 60_000;
 
@@ -194,6 +197,7 @@ impl Campaigns {
         let near: BTreeSet<Pseudonym> = prints
             .iter()
             .filter_map(|p| self.index.get(&(mark.kid, *p)))
+            .filter(|names| names.len() <= MAX_ALIKE)
             .flatten()
             .copied()
             .collect();

@@ -242,6 +242,28 @@ fn a_flood_of_differing_attacks_is_bounded_counted_and_hides_no_campaign() {
 }
 
 #[test]
+fn a_phrase_that_all_attacks_share_costs_nothing_and_joins_nothing() {
+    let mut all = Campaigns::default();
+    let many = u16::try_from(MAX_ALIKE).expect("small") + 20;
+    let sent: Vec<_> = (0..many)
+        .map(|n| {
+            (
+                n,
+                attack(n, &[1, 1_000 + u64::from(n), 5_000 + u64::from(n)]),
+            )
+        })
+        .collect();
+    assert_eq!(minute(&mut all, 0, &sent), []);
+    assert_eq!(all.all.len(), sent.len());
+    // A near copy is still placed by what it has in common beside the phrase.
+    let copies = [
+        (900, attack(900, &[1, 1_003, 5_003])),
+        (901, attack(901, &[1, 1_003, 5_003])),
+    ];
+    assert_eq!(minute(&mut all, 1, &copies).len(), 1);
+}
+
+#[test]
 fn parts_merge_in_any_order_and_state_survives_encoding() {
     let mut parts = Vec::new();
     for m in 0..3u16 {
