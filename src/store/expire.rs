@@ -22,25 +22,13 @@ const WALK_EVERY: &str = "1 hour";
 /// Deletes rows found by an index. `$1` days, `$2` rows.
 macro_rules! old_rows {
     ($table:literal, $key:literal, $old:literal) => {
-        concat!(
-            "WITH gone AS MATERIALIZED (SELECT ",
-            $key,
-            " FROM vw.",
-            $table,
-            " WHERE ",
-            $old,
-            " LIMIT $2)
-             DELETE FROM vw.",
-            $table,
-            " WHERE (",
-            $key,
-            ") IN (SELECT ",
-            $key,
-            " FROM gone)"
-        )
+        old_rows!(@ $table, $key, $old, "")
     };
     // Rows that others lock: without a wait.
     ($table:literal, $key:literal, $old:literal, unlocked) => {
+        old_rows!(@ $table, $key, $old, " FOR UPDATE SKIP LOCKED")
+    };
+    (@ $table:literal, $key:literal, $old:literal, $lock:literal) => {
         concat!(
             "WITH gone AS MATERIALIZED (SELECT ",
             $key,
@@ -48,7 +36,9 @@ macro_rules! old_rows {
             $table,
             " WHERE ",
             $old,
-            " LIMIT $2 FOR UPDATE SKIP LOCKED)
+            " LIMIT $2",
+            $lock,
+            ")
              DELETE FROM vw.",
             $table,
             " WHERE (",
