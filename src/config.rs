@@ -15,6 +15,7 @@ pub mod reader;
 pub mod routing;
 pub mod rules;
 mod sections;
+mod show;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ pub use init::EXAMPLE;
 pub use reader::{Problem, Reader, Source};
 pub use routing::{InhibitSetting, RouteSetting, Routing};
 pub use sections::is_loopback;
+pub use show::show;
 
 use crate::detect::DetectorId;
 use crate::event::Stage;
@@ -172,6 +174,17 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or has mistakes; all are listed.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, |config, _| config)
+    }
+
+    /// [`Config::load`], and what `and` makes of it and of what it was read from.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with<T>(
+        path: &Path,
+        and: impl FnOnce(Self, &Source<'_>) -> T,
+    ) -> Result<T, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
             source,
@@ -179,15 +192,18 @@ impl Config {
         let env = std::env::vars()
             .filter(|(k, _)| k.starts_with("VEILWATCH_"))
             .collect();
-        Self::parse(&Source {
+        let source = Source {
             text: &text,
             dir: path.parent().unwrap_or(Path::new(".")),
             env: &env,
-        })
-        .map_err(|problems| ConfigError::Wrong {
-            path: path.to_owned(),
-            problems,
-        })
+        };
+        match Self::parse(&source) {
+            Ok(config) => Ok(and(config, &source)),
+            Err(problems) => Err(ConfigError::Wrong {
+                path: path.to_owned(),
+                problems,
+            }),
+        }
     }
 
     /// Checks a configuration text.
@@ -218,7 +234,7 @@ impl Config {
         let rules = rules::read(root.section("rules"));
         let detect = sections::detect(root.section("detect"));
         let pipeline = sections::pipeline(root.section("pipeline"));
-        let (sinks, routing) = delivery::read(root.section("deliver"), source.env);
+        let (sinks, routing) = delivery::read(root.section("deliver"));
         let budgets = budgets::read(root.sections("budget"));
         let telemetry = sections::telemetry(root.section("telemetry"));
         root.finish();

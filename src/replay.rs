@@ -133,13 +133,7 @@ impl Replay {
             }
             Err(d) => {
                 self.refuse();
-                let path = d.path.map(|p| format!(" at `{p}`")).unwrap_or_default();
-                let byte = d.byte.map(|b| format!(", byte {b}")).unwrap_or_default();
-                Err(format!(
-                    "{}{path}{byte}: {}",
-                    d.reason.as_str(),
-                    d.reason.remedy()
-                ))
+                Err(d.to_string())
             }
         }
     }

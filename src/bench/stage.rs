@@ -1,7 +1,8 @@
 //! What the bench measures on: a broker, a durable Postgres, a directory for configurations.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,25 @@ impl Stop {
         }
         Ok(())
     }
+}
+
+/// A folder that nobody else may look into: its configurations name the database with its password.
+fn private_folder() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix("veilwatch-bench-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir()
+}
+
+/// Writes a file that nobody else may read, in place of what was there.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 /// Broker, database, a directory for configurations.
@@ -97,7 +117,7 @@ impl Stage {
             brokers: address,
             url,
             embedded: broker.is_some(),
-            dir: tempfile::tempdir()?,
+            dir: private_folder()?,
             stop: stop.clone(),
             exe,
             broker,
@@ -151,12 +171,30 @@ log = "warn"
             self.brokers, self.url
         );
         let path = self.dir.path().join(format!("{topic}.toml"));
-        std::fs::write(&path, config)?;
+        write_private(&path, &config)?;
         Product::start(&self.exe, &path, self.stop.clone())
     }
 
     /// Starts a ceiling, which waits for its first pass.
     pub(super) fn ceiling(&self, topic: &str, parse: bool) -> anyhow::Result<Ceiling> {
         Ceiling::start(&self.exe, &self.brokers, topic, parse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_reads_the_password_of_the_database() {
+        let dir = private_folder().expect("folder");
+        let path = dir.path().join("bench.toml");
+        write_private(&path, "first, and longer").expect("write");
+        write_private(&path, "second").expect("write");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "second");
+        for (path, mode) in [(dir.path(), 0o700), (path.as_path(), 0o600)] {
+            let found = path.metadata().expect("there").permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{}", path.display());
+        }
     }
 }

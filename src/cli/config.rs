@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::config::{Config, EXAMPLE};
+use crate::config::{self, Config, EXAMPLE};
 use crate::pipeline::build::Parts;
 
 /// Arguments.
@@ -24,7 +24,7 @@ enum Verb {
         #[arg(short, long, value_name = "F")]
         config: PathBuf,
     },
-    /// Show the configuration as it is understood, defaults included, secrets hidden.
+    /// Show the configuration as it is understood: TOML that can be fed back, defaults included, secrets hidden.
     Show {
         /// The configuration.
         #[arg(short, long, value_name = "F")]
@@ -55,7 +55,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 c.budgets.len()
             )?;
         }
-        Verb::Show { config } => writeln!(out, "{:#?}", Config::load(&config)?)?,
+        Verb::Show { config } => {
+            let shown = Config::load_with(&config, |c, from| config::show(&c, from))?;
+            write!(out, "{shown}")?;
+        }
         Verb::Init => write!(out, "{EXAMPLE}")?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,5 @@
-//! Lines of a file or of standard input, each of bounded length: `scan`, `seal` and `replay` read with it.
+//! Lines of a file or of standard input, each of bounded length: `scan`, `seal`, `series` and `replay` read
+//! with it, and report what they cannot use in one form ([`Refused`]).
 //!
 //! A line beyond [`MAX_LINE`] is passed over without being held in memory, and reported by number.
 
@@ -16,11 +17,45 @@ pub const MAX_LINE: usize = 8 * 1024 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLine {
     /// Longer than the bound.
-    #[error("line is longer than 8 MiB; split it")]
-    TooLong,
+    #[error("line is longer than {}; split it", size(*.0))]
+    TooLong(usize),
     /// Not UTF-8.
-    #[error("not UTF-8 at byte {0}")]
+    #[error("not UTF-8 at byte {0}; convert the file, such as with `iconv -f LATIN1 -t UTF-8`")]
     NotUtf8(usize),
+    /// The whole file has two bytes a character, as some systems write it.
+    #[error("UTF-16; convert the file with `iconv -f UTF-16 -t UTF-8`")]
+    Utf16,
+}
+
+fn size(bytes: usize) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        mib => format!("{mib} MiB"),
+    }
+}
+
+/// A line that could not be used: `{"line": n, "error": "…"}` in every verb.
+#[derive(Debug, serde::Serialize)]
+pub struct Refused<'a> {
+    /// Its number, from 1.
+    pub line: u64,
+    /// Why; quotes nothing of it.
+    pub error: &'a str,
+}
+
+impl Refused<'_> {
+    /// Writes it with its line end.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn write(&self, to: &mut impl io::Write, json: bool) -> io::Result<()> {
+        if json {
+            serde_json::to_writer(&mut *to, self)?;
+            to.write_all(b"\n")
+        } else {
+            writeln!(to, "line {}: {}", self.line, self.error)
+        }
+    }
 }
 
 /// A reader of lines.
@@ -28,6 +63,8 @@ pub struct Lines<R> {
     from: R,
     buffer: Vec<u8>,
     number: u64,
+    max: usize,
+    utf16: bool,
 }
 
 /// Opens a file, or standard input for `-`.
@@ -57,7 +94,16 @@ impl<R: BufRead> Lines<R> {
             from,
             buffer: Vec::new(),
             number: 0,
+            max: MAX_LINE,
+            utf16: false,
         }
+    }
+
+    /// With another bound on the length of a line, in bytes.
+    #[must_use]
+    pub fn bounded(mut self, max: usize) -> Self {
+        self.max = max;
+        self
     }
 
     /// The next line that is not blank: its number from 1 and its text without the line end.
@@ -72,10 +118,20 @@ impl<R: BufRead> Lines<R> {
             };
             self.number += 1;
             if too_long {
-                return Ok(Some((self.number, Err(BadLine::TooLong))));
+                return Ok(Some((self.number, Err(BadLine::TooLong(self.max)))));
             }
-            if self.number == 1 && self.buffer.starts_with(b"\xef\xbb\xbf") {
-                self.buffer.drain(..3);
+            if self.number == 1 {
+                self.utf16 = is_utf16(&self.buffer);
+                if self.buffer.starts_with(b"\xef\xbb\xbf") {
+                    self.buffer.drain(..3);
+                }
+            }
+            if self.utf16 {
+                // Half a line end is no line.
+                if self.buffer.iter().all(|b| matches!(b, 0 | b'\n' | b'\r')) {
+                    continue;
+                }
+                return Ok(Some((self.number, Err(BadLine::Utf16))));
             }
             while self
                 .buffer
@@ -96,7 +152,7 @@ impl<R: BufRead> Lines<R> {
     fn fill(&mut self) -> io::Result<Option<bool>> {
         self.buffer.clear();
         // One long line must not keep its memory for the rest of the file.
-        self.buffer.shrink_to(MAX_LINE / 8);
+        self.buffer.shrink_to(self.max / 8);
         let (mut any, mut too_long) = (false, false);
         loop {
             let chunk = match self.from.fill_buf() {
@@ -110,7 +166,7 @@ impl<R: BufRead> Lines<R> {
             let end = memchr::memchr(b'\n', chunk);
             let take = end.map_or(chunk.len(), |i| i + 1);
             // The line end itself does not count.
-            if self.buffer.len() + take - usize::from(end.is_some()) > MAX_LINE {
+            if self.buffer.len() + take - usize::from(end.is_some()) > self.max {
                 too_long = true;
                 self.buffer.clear();
             }
@@ -123,6 +179,18 @@ impl<R: BufRead> Lines<R> {
             }
         }
     }
+}
+
+/// Whether a file that begins so has two bytes a character: a mark says it, or ASCII with a zero beside
+/// each letter, which no text in UTF-8 has.
+fn is_utf16(start: &[u8]) -> bool {
+    const LOOK_AT: usize = 64;
+    if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
+        return true;
+    }
+    let (pairs, _) = start[..start.len().min(LOOK_AT)].as_chunks::<2>();
+    let zeros = pairs.iter().filter(|[a, b]| (*a == 0) != (*b == 0)).count();
+    pairs.len() >= 2 && zeros * 4 >= pairs.len() * 3
 }
 
 impl<R> Drop for Lines<R> {
@@ -160,6 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn utf_16_is_named_once_a_line() {
+        let text = "{\"text\":\"a\"}\r\n{\"text\":\"b\"}\n";
+        let utf16 = |to: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(to).collect::<Vec<u8>>();
+        for bytes in [
+            utf16(u16::to_le_bytes),
+            utf16(u16::to_be_bytes),
+            [b"\xff\xfe".to_vec(), utf16(u16::to_le_bytes)].concat(),
+            [b"\xfe\xff".to_vec(), utf16(u16::to_be_bytes)].concat(),
+        ] {
+            let wrong = |n| (n, Err(BadLine::Utf16));
+            assert_eq!(all(&bytes), [wrong(1), wrong(2)], "{bytes:?}");
+        }
+        assert!(BadLine::Utf16.to_string().contains("iconv"));
+        assert_eq!(all(b"\0").len(), 1, "a zero alone is a line");
+    }
+
+    #[test]
     fn a_long_line_is_passed_over_without_being_held() {
         struct Endless(usize);
         impl io::Read for Endless {
@@ -174,7 +259,7 @@ mod tests {
         let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, long));
         assert_eq!(
             lines.next_line().expect("reads"),
-            Some((1, Err(BadLine::TooLong)))
+            Some((1, Err(BadLine::TooLong(MAX_LINE))))
         );
         assert!(lines.buffer.capacity() <= 2 * MAX_LINE);
         assert_eq!(lines.next_line().expect("reads"), Some((2, Ok("short"))));
@@ -191,7 +276,7 @@ mod tests {
         let mut lines = Lines::new(&bytes[..]);
         assert!(matches!(
             lines.next_line(),
-            Ok(Some((1, Err(BadLine::TooLong))))
+            Ok(Some((1, Err(BadLine::TooLong(_)))))
         ));
         assert!(matches!(lines.next_line(), Ok(Some((2, Ok("y"))))));
     }

@@ -181,11 +181,6 @@ fn write(
         #[serde(flatten)]
         summary: Summary,
     }
-    #[derive(serde::Serialize)]
-    struct Bad<'a> {
-        line: u64,
-        error: &'a str,
-    }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let result = (|| -> std::io::Result<()> {
         for l in lines {
@@ -208,12 +203,7 @@ fn write(
             }
         }
         for (line, error) in bad {
-            if json {
-                serde_json::to_writer(&mut out, &Bad { line: *line, error })?;
-                out.write_all(b"\n")?;
-            } else {
-                writeln!(out, "line {line}: {error}")?;
-            }
+            lines::Refused { line: *line, error }.write(&mut out, json)?;
         }
         if json {
             let last = Last {

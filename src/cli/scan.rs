@@ -6,16 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::format::Format;
-use super::lines;
+use super::lines::{self, Refused};
 use super::rules::RuleArgs;
 use crate::cli::EXIT_FINDINGS;
-use crate::decode::{Decoder, RawRecord, bare, to_json};
-use crate::event::{Role, Side, SmolStr, Stage, Time};
+use crate::decode::bare::{self, Bare};
+use crate::decode::{Decoder, RawRecord, to_json};
+use crate::event::{SmolStr, Stage, Time};
 use crate::seal::engine::{Engine, Found, Scratch, ValueKind};
-use crate::seal::text::Text;
 use crate::seal::verdict::Judge;
 use crate::seal::{self, Keys, Sealer};
 
@@ -41,16 +41,6 @@ pub struct Args {
 enum FailOn {
     /// Anything was found.
     Finding,
-}
-
-/// One input line; other fields are ignored.
-#[derive(Deserialize)]
-struct Line {
-    text: Text,
-    #[serde(default)]
-    role: Role,
-    #[serde(default)]
-    side: Side,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,12 +70,6 @@ struct Value {
     end: Option<usize>,
 }
 
-#[derive(Debug, Serialize)]
-struct Bad {
-    line: u64,
-    error: String,
-}
-
 impl Output {
     fn found(&self) -> bool {
         self.injection.verdict || !self.pii.is_empty() || !self.secrets.is_empty()
@@ -106,7 +90,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot read {}", args.file.display()))?
     {
         let result = match line {
-            Ok(line) => parse(line).and_then(|line| scanner.scan(number, line)),
+            Ok(line) => bare::text(line)
+                .map_err(|e| e.to_string())
+                .and_then(|line| scanner.scan(number, line)),
             Err(e) => Err(e.to_string()),
         };
         match result {
@@ -116,20 +102,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     Format::Json => serde_json::to_writer(&mut out, &output)?,
                     Format::Text => print(&mut out, &output)?,
                 }
+                out.write_all(b"\n")?;
             }
             Err(error) => {
                 bad = true;
-                let error = Bad {
+                Refused {
                     line: number,
-                    error,
-                };
-                match format {
-                    Format::Json => serde_json::to_writer(&mut out, &error)?,
-                    Format::Text => write!(out, "{:>6}  error: {}", error.line, error.error)?,
+                    error: &error,
                 }
+                .write(&mut out, format == Format::Json)?;
             }
         }
-        out.write_all(b"\n")?;
     }
     out.flush()?;
     let fail = bad || (found && args.fail_on == Some(FailOn::Finding));
@@ -137,18 +120,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ExitCode::from(EXIT_FINDINGS)
     } else {
         ExitCode::SUCCESS
-    })
-}
-
-/// Reads a line. Errors name a place and never quote the line.
-fn parse(line: &str) -> Result<Line, String> {
-    serde_json::from_str(line).map_err(|e| {
-        let what = match e.classify() {
-            serde_json::error::Category::Syntax => "not JSON",
-            serde_json::error::Category::Eof => "JSON ends too early",
-            _ => "not an object with `text` and known `role` and `side`",
-        };
-        format!("{what} at column {}", e.column())
     })
 }
 
@@ -191,14 +162,14 @@ impl Scanner {
     }
 
     /// Scans one line. Sealed, the text is dropped before anything is judged.
-    fn scan(&mut self, number: u64, line: Line) -> Result<Output, String> {
+    fn scan(&mut self, number: u64, line: Bare) -> Result<Output, String> {
         match &mut self.sealed {
             None => Ok(self.open(number, &line)),
             Some(sealed) => sealed.scan(number, line),
         }
     }
 
-    fn open(&mut self, number: u64, line: &Line) -> Output {
+    fn open(&mut self, number: u64, line: &Bare) -> Output {
         let scan = self
             .engine
             .scan(line.text.expose(), line.role, line.side, &mut self.scratch);
@@ -223,7 +194,7 @@ impl Scanner {
 }
 
 impl Sealed {
-    fn scan(&mut self, number: u64, line: Line) -> Result<Output, String> {
+    fn scan(&mut self, number: u64, line: Bare) -> Result<Output, String> {
         let sketch =
             self.sealer
                 .sketch(line.text.expose(), line.role, line.side, &mut self.scratch);

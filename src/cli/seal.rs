@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::lines::{self, BadLine};
+use super::lines::{self, BadLine, Refused};
 use crate::config::keyfile;
 use crate::decode::{Decoder, RawRecord, bare, to_json};
 use crate::event::Time;
@@ -70,18 +70,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(event) => writeln!(out, "{event}")?,
             Err(error) => {
                 bad += 1;
-                writeln!(
-                    out,
-                    "{}",
-                    serde_json::json!({"line": number, "error": error})
-                )?;
+                Refused {
+                    line: number,
+                    error: &error,
+                }
+                .write(&mut out, true)?;
             }
         }
     }
     out.flush()?;
     if bad > 0 {
         eprintln!(
-            "{bad} lines could not be sealed; each stands in the output with its number and reason"
+            "veilwatch: {bad} lines could not be sealed; each stands in the output with its number and reason"
         );
         return Ok(ExitCode::from(super::EXIT_FINDINGS));
     }

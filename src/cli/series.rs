@@ -1,31 +1,21 @@
 //! `veilwatch series`: Score a time series for anomalies.
 //!
 //! Without `--keyed` a CSV `timestamp,value` goes through [`crate::detect::series`]. With it, a CSV
-//! `timestamp,key,value` in time order goes through the spend detector, and one `*` line a bin
-//! carries co-elevation across keys. A row's score uses no later row.
+//! `timestamp,key,value` in time order goes through the spend detector ([`keyed`]), and one `*` line a
+//! bin carries co-elevation across keys. A row's score uses no later row.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+mod keyed;
+mod row;
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use serde::Serialize;
 
 use super::format::{Format, is_json};
-use crate::detect::part::Elevation;
+use super::lines::{self, Lines, Refused};
 use crate::detect::series::Series;
-use crate::detect::spend::{Baseline, CoElevation, Pace};
-use crate::event::{SmolStr, Time};
-
-/// Rows from which the bin is taken.
-const BUFFERED: usize = 1_000;
-/// Shortest bin of the spend detector, milliseconds; finer rows are judged inside it.
-const LEAST_BIN_MS: i64 = 600_000;
-/// Bins between two alarms of one key: six hours of ten minutes.
-const AGAIN: i64 = 36;
-/// Keys kept; beyond it a new key is scored zero and counted on stderr.
-const MAX_KEYS: usize = 1_000_000;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -49,19 +39,14 @@ enum FailOn {
     Finding,
 }
 
+/// A line of the output.
 #[derive(Serialize)]
-struct Row<'a> {
+struct Line<'a> {
     timestamp: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
     score: f64,
     alarm: bool,
-}
-
-#[derive(Serialize)]
-struct Bad {
-    line: u64,
-    error: &'static str,
 }
 
 struct Out<W: Write> {
@@ -72,54 +57,77 @@ struct Out<W: Write> {
 }
 
 impl<W: Write> Out<W> {
-    fn row(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
-        self.alarms += u64::from(row.alarm);
+    fn row(&mut self, line: &Line<'_>) -> anyhow::Result<()> {
+        self.alarms += u64::from(line.alarm);
         if self.json {
-            serde_json::to_writer(&mut self.to, row)?;
+            serde_json::to_writer(&mut self.to, line)?;
             self.to.write_all(b"\n")?;
         } else {
-            let key = row.key.unwrap_or("");
-            let mark = if row.alarm { "ALARM" } else { "" };
+            let key = line.key.unwrap_or("");
+            let mark = if line.alarm { "ALARM" } else { "" };
             writeln!(
                 self.to,
                 "{:<24} {key:<32} {:.3} {mark}",
-                row.timestamp, row.score
+                line.timestamp, line.score
             )?;
         }
         Ok(())
     }
-    fn bad(&mut self, line: u64, error: &'static str) -> anyhow::Result<()> {
+    fn bad(&mut self, line: u64, error: &str) -> anyhow::Result<()> {
         self.bad = true;
-        if self.json {
-            serde_json::to_writer(&mut self.to, &Bad { line, error })?;
-            self.to.write_all(b"\n")?;
-        } else {
-            writeln!(self.to, "line {line}: {error}")?;
-        }
+        Refused { line, error }.write(&mut self.to, self.json)?;
         Ok(())
+    }
+}
+
+/// The data lines of a file.
+struct Rows<R> {
+    lines: Lines<R>,
+    keyed: bool,
+}
+
+impl<R: BufRead> Rows<R> {
+    /// Reads the header.
+    fn new(mut lines: Lines<R>, keyed: bool) -> anyhow::Result<Self> {
+        let expected = row::columns(keyed).join(",");
+        let Some((_, header)) = lines.next_line()? else {
+            anyhow::bail!("the file is empty; its first line must be `{expected}`");
+        };
+        // In another encoding no line can be read: that is an unreadable file, not a bad line.
+        let header = header.map_err(|e| anyhow::anyhow!("the header is {e}"))?;
+        if row::is_header(header, keyed) {
+            return Ok(Self { lines, keyed });
+        }
+        if row::is_header(header, !keyed) {
+            let how = if keyed { "without" } else { "with" };
+            anyhow::bail!("the header is not `{expected}`; run it {how} --keyed");
+        }
+        anyhow::bail!("the header is not `{expected}`; write it as the first line");
+    }
+
+    /// The next data line, or its number and what is wrong with it. None at the end.
+    fn next_row(&mut self) -> std::io::Result<Option<Result<row::Row, (u64, String)>>> {
+        let keyed = self.keyed;
+        let Some((number, line)) = self.lines.next_line()? else {
+            return Ok(None);
+        };
+        Ok(Some(match line {
+            Ok(line) => row::parse(number, line, keyed).map_err(|e| (number, e.to_owned())),
+            Err(e) => Err((number, e.to_string())),
+        }))
     }
 }
 
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let from: Box<dyn Read> = if args.file == Path::new("-") {
-        Box::new(std::io::stdin().lock())
-    } else {
-        let file = std::fs::File::open(&args.file).with_context(|| {
-            format!(
-                "cannot read {}; name a readable file or `-`",
-                args.file.display()
-            )
-        })?;
-        Box::new(file)
-    };
+    let input = lines::open(&args.file)?.bounded(row::MAX_LINE);
     let mut out = Out {
         to: std::io::BufWriter::new(std::io::stdout().lock()),
         json: is_json(args.format),
         bad: false,
         alarms: 0,
     };
-    score(from, args.keyed, &mut out)?;
+    score(input, args.keyed, &mut out)?;
     out.to.flush()?;
     if out.bad || (args.fail_on.is_some() && out.alarms > 0) {
         return Ok(ExitCode::from(super::EXIT_FINDINGS));
@@ -127,56 +135,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Scores a CSV of any reader as JSON lines; true if a line of it was bad.
-///
-/// # Errors
-/// The header is not the expected one, or `to` cannot be written.
-pub fn score_csv(from: impl Read, keyed: bool, to: impl Write) -> anyhow::Result<bool> {
-    let mut out = Out {
-        to,
-        json: true,
-        bad: false,
-        alarms: 0,
-    };
-    score(from, keyed, &mut out)?;
-    Ok(out.bad)
-}
-
-fn score(from: impl Read, keyed: bool, out: &mut Out<impl Write>) -> anyhow::Result<()> {
-    let mut csv = csv::ReaderBuilder::new()
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .from_reader(from);
-    let header = csv.headers().context("cannot read the header")?;
-    let expected: &[&str] = if keyed {
-        &["timestamp", "key", "value"]
-    } else {
-        &["timestamp", "value"]
-    };
-    if !header.iter().eq(expected.iter().copied()) {
-        anyhow::bail!(
-            "the header is not `{}`; write it as the first line",
-            expected.join(",")
-        );
-    }
+fn score(lines: Lines<impl BufRead>, keyed: bool, out: &mut Out<impl Write>) -> anyhow::Result<()> {
+    let mut rows = Rows::new(lines, keyed)?;
     if keyed {
-        return score_keyed(csv, out);
+        return keyed::score(rows, out);
     }
     let mut series = Series::default();
-    for record in csv.records() {
-        let row = match record
-            .map_err(|e| bad_line(&e))
-            .and_then(|r| parse(&r, false))
-        {
+    while let Some(row) = rows.next_row()? {
+        let row = match row {
             Ok(row) => row,
             Err((line, error)) => {
-                out.bad(line, error)?;
+                out.bad(line, &error)?;
                 continue;
             }
         };
         let hour = row.time.0.div_euclid(3_600_000).rem_euclid(24);
         let scored = series.push(usize::try_from(hour).unwrap_or(0), row.value);
-        out.row(&Row {
+        out.row(&Line {
             timestamp: &row.timestamp,
             key: None,
             score: scored.score,
@@ -184,180 +159,6 @@ fn score(from: impl Read, keyed: bool, out: &mut Out<impl Write>) -> anyhow::Res
         })?;
     }
     Ok(())
-}
-
-#[derive(Debug, Clone)]
-struct Parsed {
-    line: u64,
-    timestamp: String,
-    time: Time,
-    key: SmolStr,
-    value: f64,
-}
-
-fn bad_line(e: &csv::Error) -> (u64, &'static str) {
-    (
-        e.position().map_or(0, csv::Position::line),
-        "not a CSV line in UTF-8",
-    )
-}
-
-fn parse(record: &csv::StringRecord, keyed: bool) -> Result<Parsed, (u64, &'static str)> {
-    let line = record.position().map_or(0, csv::Position::line);
-    let fields = if keyed { 3 } else { 2 };
-    if record.len() != fields {
-        let error = if keyed {
-            "three fields are expected: timestamp,key,value"
-        } else {
-            "two fields are expected: timestamp,value"
-        };
-        return Err((line, error));
-    }
-    let timestamp = record[0].to_owned();
-    let time = time_of(&timestamp).ok_or((
-        line,
-        "timestamp is not RFC 3339, `YYYY-MM-DD HH:MM:SS` or integer seconds",
-    ))?;
-    let value: f64 = record[fields - 1]
-        .parse()
-        .ok()
-        .filter(|v: &f64| v.is_finite())
-        .ok_or((line, "value is not a finite number"))?;
-    Ok(Parsed {
-        line,
-        timestamp,
-        time,
-        key: SmolStr::new(if keyed { &record[1] } else { "" }),
-        value,
-    })
-}
-
-fn time_of(s: &str) -> Option<Time> {
-    if let Ok(seconds) = s.parse::<i64>() {
-        return seconds.checked_mul(1_000).map(Time);
-    }
-    Time::parse_rfc3339(s).or_else(|| {
-        let (day, clock) = s.split_once(' ')?;
-        Time::parse_rfc3339(&format!("{day}T{clock}Z"))
-    })
-}
-
-/// Everything about the keyed series.
-struct Keyed {
-    pace: Pace,
-    keys: BTreeMap<SmolStr, Baseline>,
-    fleet: CoElevation,
-    now: Option<(Time, String)>,
-    /// Score of the latest whole bin, for rows finer than a bin.
-    fleet_score: f64,
-    overflow: u64,
-}
-
-fn score_keyed(mut csv: csv::Reader<impl Read>, out: &mut Out<impl Write>) -> anyhow::Result<()> {
-    let mut rows = csv
-        .records()
-        .map(|r| r.map_err(|e| bad_line(&e)).and_then(|r| parse(&r, true)));
-    let first: Vec<_> = rows.by_ref().take(BUFFERED).collect();
-    let mut times: Vec<i64> = first.iter().flatten().map(|r| r.time.0).collect();
-    times.sort_unstable();
-    times.dedup();
-    let bin_ms = times
-        .windows(2)
-        .map(|w| w[1] - w[0])
-        .min()
-        .unwrap_or(LEAST_BIN_MS)
-        .max(LEAST_BIN_MS);
-    let mut keyed = Keyed {
-        pace: Pace {
-            bin_ms,
-            floor: 0.0,
-            threshold: 1.0,
-            again: AGAIN,
-        },
-        keys: BTreeMap::new(),
-        fleet: CoElevation::default(),
-        now: None,
-        fleet_score: 0.0,
-        overflow: 0,
-    };
-    for row in first.into_iter().chain(rows) {
-        match row {
-            Ok(row) => keyed.row(&row, out)?,
-            Err((line, error)) => out.bad(line, error)?,
-        }
-    }
-    keyed.close_bin(None, out)?;
-    if keyed.overflow > 0 {
-        eprintln!(
-            "veilwatch: warning: {} rows of keys beyond the first {MAX_KEYS} were not scored",
-            keyed.overflow
-        );
-    }
-    Ok(())
-}
-
-impl Keyed {
-    fn row(&mut self, row: &Parsed, out: &mut Out<impl Write>) -> anyhow::Result<()> {
-        match &self.now {
-            Some((now, _)) if row.time < *now => {
-                return out.bad(row.line, "out of time order; sort the file by timestamp");
-            }
-            Some((now, _)) if row.time > *now => self.close_bin(Some(row.time), out)?,
-            _ => {}
-        }
-        self.now = Some((row.time, row.timestamp.clone()));
-        let (mut score, mut alarm) = (0.0, false);
-        if self.keys.len() < MAX_KEYS || self.keys.contains_key(&row.key) {
-            let baseline = self.keys.entry(row.key.clone()).or_default();
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "a baseline needs seven digits"
-            )]
-            let step = baseline.add_at(row.time, row.value.max(0.0) as f32, &self.pace);
-            alarm = step.alarm.is_some();
-            score = squash(f64::from(baseline.score(&self.pace)));
-        } else {
-            self.overflow += 1;
-        }
-        out.row(&Row {
-            timestamp: &row.timestamp,
-            key: Some(&row.key),
-            score,
-            alarm,
-        })
-    }
-
-    /// After the last row of a timestamp. Where that ends a bin, every key's bin closes (absent ones
-    /// spent nothing) and the crowd is judged; rows finer than a bin repeat the latest score.
-    fn close_bin(&mut self, next: Option<Time>, out: &mut Out<impl Write>) -> anyhow::Result<()> {
-        let Some((now, timestamp)) = self.now.take() else {
-            return Ok(());
-        };
-        let bin = now.0.div_euclid(self.pace.bin_ms);
-        let mut alarm = false;
-        if next.is_none_or(|n| n.0.div_euclid(self.pace.bin_ms) > bin) {
-            let mut sums = Elevation::default();
-            for k in self.keys.values_mut() {
-                if let Some(raise) = k.advance(bin + 1, &self.pace) {
-                    raise.add_to(&mut sums);
-                }
-            }
-            let crowd = self.fleet.bin(bin, sums, AGAIN);
-            (self.fleet_score, alarm) = (crowd.score, crowd.alarm);
-        }
-        out.row(&Row {
-            timestamp: &timestamp,
-            key: Some("*"),
-            score: squash(self.fleet_score),
-            alarm,
-        })
-    }
-}
-
-/// From 0 to 1, with the threshold at one half.
-fn squash(score: f64) -> f64 {
-    let s = score.max(0.0);
-    if s.is_finite() { s / (s + 1.0) } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -371,7 +172,8 @@ mod tests {
             bad: false,
             alarms: 0,
         };
-        score(text.as_bytes(), keyed, &mut out).expect("score");
+        let lines = Lines::new(text.as_bytes()).bounded(row::MAX_LINE);
+        score(lines, keyed, &mut out).expect("score");
         let lines = String::from_utf8(out.to).expect("utf-8");
         let rows = lines
             .lines()
@@ -445,5 +247,121 @@ mod tests {
                 .any(|(b, k)| *k == "*" && (1_500..1_505).contains(b)),
             "{alarms:?}"
         );
+    }
+
+    #[test]
+    fn a_stray_quote_costs_its_own_line_only() {
+        let mut csv = String::from("timestamp,value\n");
+        for i in 0..99 {
+            csv += &if i == 1 {
+                "\"2,1\n".to_owned()
+            } else {
+                format!("{i},1\n")
+            };
+        }
+        let (rows, bad) = run(&csv, false);
+        assert!(bad);
+        assert_eq!(rows.len(), 99, "one line a data line");
+        assert_eq!(rows[1]["line"], 3);
+        assert_eq!(rows[98]["timestamp"], "98");
+    }
+
+    #[test]
+    fn a_line_without_end_is_passed_over() {
+        let csv = format!("timestamp,value\n1,2\n{}\n2,3\n", "9".repeat(1 << 20));
+        let (rows, bad) = run(&csv, false);
+        assert!(bad);
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[1]["error"], "line is longer than 64 KiB; split it");
+    }
+
+    #[test]
+    fn the_key_of_all_keys_is_refused() {
+        let (rows, bad) = run("timestamp,key,value\n0,*,1\n0,a,1\n600,a,1\n", true);
+        assert!(bad);
+        assert_eq!(rows[0]["line"], 2);
+        let all = rows.iter().filter(|r| r["key"] == "*").count();
+        assert_eq!(all, 2, "one a bin");
+    }
+
+    /// Keys spend around a hundred in each bin of a minute, key 3 twenty times as much for an hour.
+    fn minutes(keys: u32, minutes: i64) -> String {
+        use std::fmt::Write as _;
+        let mut csv = String::from("timestamp,key,value\n");
+        for at in 0..minutes {
+            for key in 0..keys {
+                let h = blake3::hash(format!("{key} {at}").as_bytes());
+                let noise = 0.7 + 0.6 * f64::from(h.as_bytes()[0]) / 255.0;
+                let burst = if key == 3 && at >= minutes - 60 {
+                    20.0
+                } else {
+                    0.0
+                };
+                let _ = writeln!(csv, "{},k{key},{:.3}", at * 60, 100.0 * (noise + burst));
+            }
+        }
+        csv
+    }
+
+    #[test]
+    fn one_line_of_all_keys_a_bin_whatever_the_bin() {
+        // Ten days of minutes are the detector's ten days; each minute has its line.
+        let (rows, bad) = run(&minutes(5, 10 * 1_440), true);
+        assert!(!bad);
+        assert_eq!(rows.len(), 10 * 1_440 * 6);
+        let alarms: Vec<_> = rows
+            .iter()
+            .filter(|r| r["alarm"] == true && r["key"] != "*")
+            .map(|r| {
+                (
+                    r["key"].as_str().expect("key"),
+                    r["timestamp"].as_str().expect("t"),
+                )
+            })
+            .collect();
+        let from = (10 * 1_440 - 60) * 60;
+        assert!(
+            matches!(alarms.as_slice(), [("k3", at)] if (from..from + 2_400).contains(&at.parse().expect("n"))),
+            "{alarms:?}"
+        );
+        // Two times within one bin (the bin is the step of the first thousand rows) share a line.
+        let mut csv = String::from("timestamp,key,value\n");
+        for i in 0..1_000 {
+            csv += &format!("{},a,1\n", i * 600);
+        }
+        csv += "600000,a,1\n600300,a,1\n600600,a,1\n";
+        let (rows, _) = run(&csv, true);
+        assert_eq!(rows.len(), 1_000 + 3 + 1_000 + 2);
+    }
+
+    #[test]
+    fn the_bin_is_found_beyond_a_thousand_rows_of_one_time() {
+        // A minute has more keys than are buffered: the second time tells the bin.
+        let (rows, bad) = run(&minutes(1_200, 3), true);
+        assert!(!bad);
+        let all: Vec<_> = rows.iter().filter(|r| r["key"] == "*").collect();
+        assert_eq!(all.len(), 3);
+        assert_eq!(rows.len(), 3 * 1_201);
+        let (rows, _) = run("timestamp,key,value\n5,a,1\n5,b,1\n", true);
+        assert_eq!(rows.len(), 3, "one time is one bin");
+    }
+
+    #[test]
+    fn the_header_says_what_to_do() {
+        let said = |text: &str, keyed| {
+            let mut out = Out {
+                to: Vec::new(),
+                json: true,
+                bad: false,
+                alarms: 0,
+            };
+            let e = score(Lines::new(text.as_bytes()), keyed, &mut out).expect_err("refused");
+            e.to_string()
+        };
+        assert!(said("", false).contains("empty"));
+        assert!(said("timestamp,key,value\n", false).contains("with --keyed"));
+        assert!(said("timestamp,value\n", true).contains("without --keyed"));
+        assert!(said("a,b\n", false).contains("first line"));
+        assert!(said("t\0i\0m\0e\0s\0t\0a\0m\0p\0,\0", false).contains("iconv"));
     }
 }

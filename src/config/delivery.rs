@@ -1,6 +1,5 @@
 //! `[deliver]`: the sinks.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::reader::Section;
@@ -35,8 +34,8 @@ pub struct SinkSetting {
     pub name: String,
     /// What it speaks.
     pub kind: SinkKind,
-    /// Webhook: where to.
-    pub url: Option<String>,
+    /// Where to. A secret: Slack's address is all that a stranger needs to post.
+    pub url: Option<Secret>,
     /// Email: `host:port`.
     pub smtp: Option<String>,
     /// Email: recipients.
@@ -55,7 +54,20 @@ pub struct SinkSetting {
     pub limits: Limits,
 }
 
+/// The environment variable that has the secret of the sink of a name; its URL's ends in `_URL`.
+fn variable(name: &str) -> String {
+    format!(
+        "VEILWATCH_SINK_{}_SECRET",
+        name.to_ascii_uppercase().replace('-', "_")
+    )
+}
+
 impl SinkSetting {
+    /// The environment variable that has the sink's secret.
+    pub(super) fn variable(&self) -> String {
+        variable(&self.name)
+    }
+
     /// Makes the sink; touches no network.
     ///
     /// # Errors
@@ -67,7 +79,7 @@ impl SinkSetting {
                 .map_err(|e| ("url", e.to_string()))
         };
         let secret = || self.secret.clone().unwrap_or_else(|| Secret::new(""));
-        let url = self.url.as_deref();
+        let url = self.url.as_ref().map(Secret::reveal);
         let sink = match self.kind {
             SinkKind::Stdout => Sink::Stdout(Lines::stdout()),
             SinkKind::Slack => http(Service::Slack, url)?,
@@ -113,13 +125,10 @@ impl SinkSetting {
     }
 }
 
-pub(super) fn read(
-    s: Section<'_, '_>,
-    env: &BTreeMap<String, String>,
-) -> (Vec<SinkSetting>, Routing) {
+pub(super) fn read(s: Section<'_, '_>) -> (Vec<SinkSetting>, Routing) {
     let mut sinks: Vec<SinkSetting> = Vec::new();
     for t in s.sections("sink") {
-        if let Some(sink) = sink(&t, env) {
+        if let Some(sink) = sink(&t) {
             if sinks.iter().any(|o| o.name == sink.name) {
                 t.problem("name", "is used twice", "give each sink its own name");
             } else {
@@ -133,7 +142,7 @@ pub(super) fn read(
     (sinks, routing)
 }
 
-fn sink(s: &Section<'_, '_>, env: &BTreeMap<String, String>) -> Option<SinkSetting> {
+fn sink(s: &Section<'_, '_>) -> Option<SinkSetting> {
     let name = s.str("name");
     if let Some(n) = &name
         && (n.is_empty()
@@ -165,17 +174,9 @@ fn sink(s: &Section<'_, '_>, env: &BTreeMap<String, String>) -> Option<SinkSetti
     if !s.has("kind") {
         s.missing("kind", "write \"webhook\", \"email\", \"pagerduty\", \"slack\", \"alertmanager\" or \"stdout\"");
     }
-    let variable = name.as_deref().map_or_else(String::new, |n| {
-        format!(
-            "VEILWATCH_SINK_{}_SECRET",
-            n.to_ascii_uppercase().replace('-', "_")
-        )
-    });
-    let _ = env;
+    let variable = name.as_deref().map_or_else(String::new, variable);
     let sink = SinkSetting {
-        url: s
-            .secret("url", &variable.replace("_SECRET", "_URL"))
-            .map(|u| u.reveal().to_owned()),
+        url: s.secret("url", &variable.replace("_SECRET", "_URL")),
         smtp: s.str("smtp"),
         to: s.strings("to").unwrap_or_default(),
         from: s.str("from"),

@@ -16,7 +16,7 @@ pub struct RuleFiles {
     /// Their texts, in the order of their names.
     pub files: Vec<Arc<Source>>,
     /// Files that tune rules by id: paths and texts.
-    override_paths: Vec<PathBuf>,
+    pub(super) override_paths: Vec<PathBuf>,
     /// Their texts.
     pub overrides: Vec<Arc<Source>>,
     /// The price table that replaces the shipped one, read once: `[rules] prices`, else `prices.json` in

@@ -434,6 +434,13 @@ pub(super) fn telemetry(s: Section<'_, '_>) -> TelemetryConfig {
             "write http://HOST:4317",
         );
     }
+    if endpoint.as_ref().is_some_and(|e| e.contains('@')) {
+        s.problem(
+            "otlp_endpoint",
+            "has a name or password, which is never sent",
+            "write http://HOST:4317, and let the collector tell its senders by network or certificate",
+        );
+    }
     let t = TelemetryConfig {
         log: s.str("log").unwrap_or(d.log),
         json,

@@ -28,36 +28,95 @@ struct Line<'a> {
     side: Option<Str<'a>>,
 }
 
+/// Why a line is no bare text: the refusal, and what to write instead in words of this form (the
+/// contract of events has no `role` or `side` at the top).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Why and where.
+    pub dead: DeadLetter,
+    /// What to write.
+    pub remedy: &'static str,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.dead.tell(self.remedy))
+    }
+}
+
+impl From<DeadLetter> for Refused {
+    fn from(dead: DeadLetter) -> Self {
+        let remedy = match (dead.reason, dead.path.as_deref()) {
+            (Reason::NotJson | Reason::NotUtf8, _) => "write one JSON object a line, in UTF-8",
+            (Reason::MissingField, _) => "write the text as `text`",
+            (Reason::WrongType, None) => "write a JSON object with `text`",
+            (Reason::WrongType, _) => "write a string",
+            (Reason::UnknownValue, Some("role")) => {
+                "write user, assistant, system, tool or document"
+            }
+            (Reason::UnknownValue, Some("side")) => "write request or response",
+            (Reason::TooDeep, _) => "write a flat object with `text`",
+            (reason, _) => reason.remedy(),
+        };
+        Self { dead, remedy }
+    }
+}
+
+/// Parses a line as a bare text, whatever else it holds.
+///
+/// # Errors
+/// It has no text, or a role or side that is not one.
+pub fn text(line: &str) -> Result<Bare, Refused> {
+    let read = read(line)?;
+    Ok(bare(line, read)?)
+}
+
 /// Parses a line. `Ok(None)` if it is an event (it has a `v`) rather than a bare text.
 ///
 /// # Errors
 /// The line is neither.
-pub fn parse(line: &str) -> Result<Option<Bare>, DeadLetter> {
-    let refused = |b: Bad| DeadLetter {
+pub fn parse(line: &str) -> Result<Option<Bare>, Refused> {
+    let read = read(line)?;
+    if read.v.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(bare(line, read)?))
+}
+
+fn refused(line: &str, b: Bad) -> DeadLetter {
+    DeadLetter {
         reason: b.reason,
         path: b.path,
         byte: b.byte.map(|b| b as u64),
         bytes: line.len() as u64,
-    };
-    let field = |reason, path| {
-        refused(Bad {
-            reason,
-            path: Some(SmolStr::new_static(path)),
-            byte: None,
-        })
-    };
+    }
+}
+
+fn read(line: &str) -> Result<Line<'_>, DeadLetter> {
     if let Some(byte) = super::place::too_deep(line, super::MAX_DEPTH) {
-        return Err(refused(Bad {
+        let bad = Bad {
             reason: Reason::TooDeep,
             path: None,
             byte: Some(byte),
-        }));
+        };
+        return Err(refused(line, bad));
     }
-    let Obj(l) =
-        serde_json::from_str::<Obj<Line<'_>>>(line).map_err(|e| refused(parse_error(line, &e)))?;
-    if l.v.is_some() {
-        return Ok(None);
+    match serde_json::from_str::<Obj<Line<'_>>>(line) {
+        Ok(Obj(read)) => Ok(read),
+        Err(e) => Err(refused(line, parse_error(line, &e))),
     }
+}
+
+fn bare(line: &str, l: Line<'_>) -> Result<Bare, DeadLetter> {
+    let field = |reason, path| {
+        let path = Some(SmolStr::new_static(path));
+        let bad = Bad {
+            reason,
+            path,
+            byte: None,
+        };
+        refused(line, bad)
+    };
     let text = l.text.ok_or_else(|| field(Reason::MissingField, "text"))?;
     let role = match l.role.as_ref().map_or("user", |r| &r.0) {
         "user" => Role::User,
@@ -72,7 +131,7 @@ pub fn parse(line: &str) -> Result<Option<Bare>, DeadLetter> {
         "response" => Side::Response,
         _ => return Err(field(Reason::UnknownValue, "side")),
     };
-    Ok(Some(Bare { text, role, side }))
+    Ok(Bare { text, role, side })
 }
 
 /// The event that a bare line's sketch stands in: gateway `file`, id `line-<n>`, at the epoch.
@@ -134,7 +193,8 @@ mod tests {
     fn refused(line: &str) -> (Reason, Option<SmolStr>) {
         let d = parse(line).map(|_| ()).expect_err("refused");
         assert!(!d.to_string().contains("zebra"), "{d}");
-        (d.reason, d.path)
+        assert!(text(line).is_err_and(|t| t == d), "one parser, one answer");
+        (d.dead.reason, d.dead.path)
     }
 
     #[test]
@@ -150,6 +210,9 @@ mod tests {
             .expect("parses")
             .expect("bare");
         assert_eq!((b.role, b.side), (Role::Tool, Side::Response));
+        // No role is the usual one; a version is another field to who asks for a text.
+        let b = text(r#"{"v":1,"text":"zebra","role":null}"#).expect("a text");
+        assert_eq!(b.role, Role::User);
         assert!(
             parse(r#"{"v":1,"request":{"text":"zebra"}}"#)
                 .expect("parses")
@@ -178,5 +241,13 @@ mod tests {
             (Reason::UnknownValue, Some("side".into()))
         );
         assert_eq!(refused(&"[".repeat(10_000)).0, Reason::TooDeep);
+        let said = |line: &str| text(line).map(|_| ()).expect_err("refused").to_string();
+        assert_eq!(
+            said(r#"{"text":"x","role":"boss"}"#),
+            "unknown_value at role: write user, assistant, system, tool or document"
+        );
+        assert!(said(r#"{"text":"x","role":5}"#).starts_with("wrong_type at role, byte"));
+        assert!(said(r#"{"text":5}"#).ends_with("write a string"));
+        assert!(said("zebra").ends_with("write one JSON object a line, in UTF-8"));
     }
 }

@@ -172,16 +172,25 @@ impl DeadLetter {
     }
 }
 
-impl fmt::Display for DeadLetter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.reason)?;
+impl DeadLetter {
+    /// Why and where, and what to do about it: the one sentence that every verb prints.
+    pub fn tell(&self, remedy: &str) -> String {
+        use fmt::Write as _;
+        let mut out = self.reason.as_str().to_owned();
         if let Some(p) = &self.path {
-            write!(f, " at {p}")?;
+            let _ = write!(out, " at {p}");
         }
         if let Some(b) = self.byte {
-            write!(f, ", byte {b}")?;
+            let _ = write!(out, ", byte {b}");
         }
-        write!(f, " of {}: {}", self.bytes, self.reason.remedy())
+        let _ = write!(out, ": {remedy}");
+        out
+    }
+}
+
+impl fmt::Display for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.tell(self.reason.remedy()))
     }
 }
 
@@ -190,6 +199,17 @@ impl std::error::Error for DeadLetter {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_reads_as_a_sentence() {
+        let mut d = DeadLetter::whole(Reason::MissingField, 13);
+        d.path = Some("request.role".into());
+        d.byte = Some(12);
+        assert_eq!(
+            d.to_string(),
+            "missing_field at request.role, byte 12: send every required field of event.v1.json"
+        );
+    }
 
     #[test]
     fn names_are_distinct_and_low_cardinality() {

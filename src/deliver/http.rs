@@ -76,11 +76,20 @@ impl std::fmt::Debug for SigningKey {
 }
 
 /// A sink over HTTP.
-#[derive(Debug)]
 pub struct Http {
     service: Service,
     url: Url,
     client: reqwest::Client,
+}
+
+/// Shows where it goes, and nothing of the path: that of a webhook may be all that is needed to post.
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http")
+            .field("service", &self.service)
+            .field("host", &self.url.host_str())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a sink over HTTP cannot be set up.
@@ -393,5 +402,11 @@ mod tests {
         );
         let sink = Http::new(Service::PagerDuty { routing_key: s }, PAGERDUTY_URL, false);
         assert!(!format!("{sink:?}").contains("squirrel"));
+        let slack = Http::new(Service::Slack, "https://hooks.slack.com/squirrel", false);
+        let shown = format!("{slack:?}");
+        assert!(
+            !shown.contains("squirrel") && shown.contains("hooks.slack.com"),
+            "{shown}"
+        );
     }
 }

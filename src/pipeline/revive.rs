@@ -259,10 +259,7 @@ impl Judge {
         };
         match catch_unwind(AssertUnwindSafe(|| self.decoder.decode(&raw))) {
             Err(_) => (row(d, Outcome::Refused, PANICS), None),
-            Ok(Err(dead)) => {
-                let why = format!("{dead}: {}", dead.reason.remedy());
-                (row(d, Outcome::Refused, why), None)
-            }
+            Ok(Err(dead)) => (row(d, Outcome::Refused, dead.to_string()), None),
             Ok(Ok(event)) => (row(d, Outcome::Replayed, ""), Some((position, event))),
         }
     }

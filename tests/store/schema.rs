@@ -286,6 +286,50 @@ async fn a_process_with_the_running_roles_does_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hours_of_usage_are_utc_in_every_session() {
+    let db = Db::new().await;
+    // Berlin skips 02:00 on the first day and has it twice on the second; what is no hour of UTC stays out.
+    db.run(
+        "INSERT INTO vw.ledger SELECT 5, '*', p, 1, 1, 1, 1, 0, 0, 0, 0
+           FROM unnest('{h:2026-03-29T01,h:2026-03-29T02,h:2026-03-29T03,h:2026-10-25T00,h:2026-10-25T01,h:2026-10-25T02,
+                         h:2026-03-29T02+0200@Europe/Berlin,d:2026-03-29,t}'::text[]) p",
+    )
+    .await;
+    let mut conn = PgConnection::connect(&postgres::server().url(&db.name))
+        .await
+        .expect("connect");
+    for zone in [
+        "UTC",
+        "Europe/Berlin",
+        "America/New_York",
+        "Australia/Lord_Howe",
+    ] {
+        conn.execute(sqlx::AssertSqlSafe(format!("SET TIME ZONE '{zone}'")))
+            .await
+            .expect("zone");
+        let hours: Vec<String> = sqlx::query_scalar(
+            "SELECT to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') FROM usage_hourly
+              WHERE hour > '2026-01-01' ORDER BY hour",
+        )
+        .fetch_all(&mut conn)
+        .await
+        .expect("hours");
+        assert_eq!(
+            hours,
+            [
+                "2026-03-29 01:00",
+                "2026-03-29 02:00",
+                "2026-03-29 03:00",
+                "2026-10-25 00:00",
+                "2026-10-25 01:00",
+                "2026-10-25 02:00"
+            ],
+            "{zone}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_documented_query_runs() {
     let db = Db::new().await;
     let mut owner = Owner::claim(&db.store, 0).await;
