@@ -8,6 +8,7 @@ mod decode;
 mod deliver;
 mod deploy;
 mod engine;
+mod everyday;
 mod evidence;
 mod faults;
 mod ingest;

@@ -4,6 +4,7 @@ mod explain;
 mod junit;
 mod new;
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -79,19 +80,37 @@ pub struct RuleArgs {
     /// Override files beside the set.
     #[arg(long, value_name = "FILE")]
     pub overrides: Vec<PathBuf>,
+    /// Weights of `veilwatch train` instead of the compiled-in ones.
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
 }
 
 impl RuleArgs {
-    /// The engine of these rules and the compiled-in model.
+    /// The engine of these rules and weights.
     ///
     /// # Errors
-    /// The rules do not load; the diagnostics are in the message.
+    /// The rules do not load (the diagnostics are in the message), or the weights do not.
     pub fn engine(&self) -> anyhow::Result<Engine> {
-        if self.rules.is_none() && self.overrides.is_empty() {
+        if self.rules.is_none() && self.overrides.is_empty() && self.model.is_none() {
             return Ok(Engine::built_in());
         }
+        let model = match &self.model {
+            Some(path) => {
+                let bytes = fs::read(path).with_context(|| {
+                    format!(
+                        "cannot read {}; `veilwatch train --out FILE` writes weights",
+                        path.display()
+                    )
+                })?;
+                Some(
+                    Model::from_bytes(&bytes)
+                        .with_context(|| format!("{} is refused", path.display()))?,
+                )
+            }
+            None => Model::shipped().ok(),
+        };
         match load(self.rules.as_deref(), &self.overrides)? {
-            Ok((set, _)) => Ok(Engine::new(&set, Model::shipped().ok())),
+            Ok((set, _)) => Ok(Engine::new(&set, model)),
             Err(problems) => {
                 let errors: Vec<String> = problems
                     .iter()

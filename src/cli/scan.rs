@@ -56,6 +56,9 @@ struct Injection {
     verdict: bool,
     score: f32,
     rules: Vec<SmolStr>,
+    /// Where no rule hit: the model's strongest n-gram families.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    families: Vec<SmolStr>,
 }
 
 #[derive(Debug, Serialize)]
@@ -186,6 +189,7 @@ impl Scanner {
                 verdict: scan.injection.verdict,
                 score: scan.injection.score,
                 rules: scan.injection.rules.clone(),
+                families: scan.injection.families.clone(),
             },
             pii: part(ValueKind::Pii),
             secrets: part(ValueKind::Secret),
@@ -241,6 +245,7 @@ impl Sealed {
                 verdict: verdict.injection.verdict,
                 score: verdict.injection.score,
                 rules: verdict.injection.rules,
+                families: verdict.injection.families,
             },
         })
     }
@@ -269,6 +274,9 @@ fn print(out: &mut impl std::io::Write, output: &Output) -> std::io::Result<()> 
     )?;
     for rule in &output.injection.rules {
         write!(out, " {rule}")?;
+    }
+    if !output.injection.families.is_empty() {
+        write!(out, " model {}", output.injection.families.join(","))?;
     }
     for v in output.pii.iter().chain(&output.secrets) {
         write!(out, " {}", v.kind)?;

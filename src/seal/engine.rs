@@ -197,7 +197,7 @@ impl Engine {
         }
         scratch.called = called;
         if let Some(model) = &self.model {
-            tally.model(kind, model.score(&view.text, &mut scratch.memo));
+            tally.model(kind, at, model.score(&view.text, &mut scratch.memo));
         }
     }
 
@@ -305,10 +305,18 @@ impl Engine {
             context.frame = frame::frame(&readings.views[0].text);
             combined = combine(&evidence, logit, context);
         }
+        let families = match &self.model {
+            Some(model) if combined.verdict() && heavy.is_empty() => {
+                let families = model.families(&readings.views[tally.loudest].text);
+                families.iter().map(|f| f.to_string().into()).collect()
+            }
+            _ => Vec::new(),
+        };
         let injection = Injection {
             verdict: combined.verdict(),
             score: combined.score,
             rules: heavy.iter().map(|c| c.rule.id.clone()).collect(),
+            families,
         };
         let mut order: Vec<(u16, u32)> = counts.into_iter().collect();
         order.sort_by(|(a, _), (b, _)| {
@@ -354,6 +362,8 @@ impl Engine {
 struct Tally {
     injection: BTreeMap<u16, InjectionHit>,
     logit: f32,
+    /// The reading that gave it.
+    loudest: usize,
     folded_logit: f32,
     matches_skipped: u32,
 }
@@ -370,6 +380,7 @@ impl Default for Tally {
         Self {
             injection: BTreeMap::new(),
             logit: f32::NEG_INFINITY,
+            loudest: 0,
             folded_logit: f32::NEG_INFINITY,
             matches_skipped: 0,
         }
@@ -383,11 +394,13 @@ impl Tally {
         hit.open |= kind == ReadingKind::Folded;
     }
 
-    fn model(&mut self, kind: ReadingKind, logit: f32) {
+    fn model(&mut self, kind: ReadingKind, at: usize, logit: f32) {
         if kind == ReadingKind::Folded {
             self.folded_logit = self.folded_logit.max(logit);
         }
-        self.logit = self.logit.max(logit);
+        if logit > self.logit {
+            (self.logit, self.loudest) = (logit, at);
+        }
     }
 }
 

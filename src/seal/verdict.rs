@@ -80,6 +80,7 @@ impl Judge {
                 verdict: score >= THRESHOLD,
                 score,
                 rules: injection.into_iter().map(|r| r.id.clone()).collect(),
+                families: Vec::new(),
             },
             values,
         }

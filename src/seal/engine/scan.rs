@@ -50,6 +50,9 @@ pub struct Injection {
     pub score: f32,
     /// Rules that hit (without shadow and counting ones), heaviest first.
     pub rules: Vec<SmolStr>,
+    /// Where the model alone gave the verdict: its strongest n-gram families, as kind and bucket
+    /// number. Never sealed; empty otherwise.
+    pub families: Vec<SmolStr>,
 }
 
 /// A rule and how often it hit.
