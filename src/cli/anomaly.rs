@@ -10,11 +10,11 @@ use crate::bench::anomaly::{self, Row};
 ///
 /// # Errors
 /// The traces cannot be read, or the output cannot be written.
-pub fn run(dir: &Path, json: bool, strict: bool) -> anyhow::Result<ExitCode> {
+pub fn run(dir: &Path, seeds: u64, json: bool, strict: bool) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let mut missed = false;
     let mut written = Ok(());
-    let result = anomaly::run(dir, |row| {
+    let result = anomaly::run(dir, anomaly::SEED, seeds, |row| {
         missed |= row.ok == Some(false);
         if written.is_ok() {
             written = if json {
@@ -50,8 +50,9 @@ fn line(r: &Row) -> String {
         .delay_min
         .map_or(String::new(), |d| format!("in {d:.0} min"));
     let expected = r.expected.map_or(String::new(), |e| format!("{e:.2}"));
+    let worst = r.worst.map_or(String::new(), |w| format!("worst {w:.2}"));
     format!(
-        "{:<8} {:<40} {:>7.1} {measured:<20} {delay:<12} {expected:>6} {mark}",
+        "{:<8} {:<40} {:>7.1} {measured:<20} {delay:<12} {worst:<11} {expected:>6} {mark}",
         r.section, r.what, r.n
     )
 }

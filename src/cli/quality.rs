@@ -32,6 +32,10 @@ pub struct Args {
     /// Run the spend and latency recipes over the traces in this folder instead.
     #[arg(long, value_name = "DIR", conflicts_with = "corpora")]
     anomaly: Option<PathBuf>,
+    /// With `--anomaly`: how many seeds of noise and attacks are pooled; the worst is named beside.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "anomaly",
+          value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: u64,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -368,7 +372,7 @@ impl Board {
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(dir) = &args.anomaly {
-        return super::anomaly::run(dir, args.format == Format::Json, args.strict);
+        return super::anomaly::run(dir, args.seeds, args.format == Format::Json, args.strict);
     }
     let mut board = Board::new(args.rules.engine()?)?;
     for path in files(&args.corpora)? {

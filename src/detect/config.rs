@@ -180,7 +180,7 @@ impl Default for Errors {
         Self {
             learn_requests: 500,
             learn_minutes: 30,
-            surprise: 8.0,
+            surprise: 4.0,
             page_share: 0.1,
         }
     }

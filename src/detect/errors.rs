@@ -1,8 +1,9 @@
 //! Error, timeout and throttling rates per model version and route against their baseline. Home:
 //! merged minute.
 //!
-//! The failures of the last one, two and five minutes are compared with what the baseline would
-//! make of as many requests (a Poisson tail, in tenths of a power of ten called *surprise*). While a
+//! The failures of the last one, two, three and five minutes are compared with what the baseline would
+//! make of as many requests (a Poisson tail, in powers of ten, called *surprise*). Where failures come
+//! in clusters on usual days, the surprise is divided by how much more they vary than chance. While a
 //! baseline learns, only an absolute ceiling fires.
 
 use std::collections::BTreeMap;
@@ -18,13 +19,18 @@ const MAX_KEYS: usize = 1_024;
 /// Minutes of the longest window.
 const RING: usize = 5;
 /// Windows judged, minutes.
-const WINDOWS: [usize; 3] = [1, 2, 5];
+const WINDOWS: [usize; 4] = [1, 2, 3, 5];
 /// Memory of the baseline: it forgets by 1/e in this many minutes.
 const MEMORY_MINUTES: f64 = 1_440.0;
 /// The baseline is never believed to fail less often than this.
-const LEAST_SHARE: f64 = 0.005;
-/// Failures needed.
-const LEAST_FAILURES: u64 = 5;
+const LEAST_SHARE: f64 = 0.001;
+/// Failures that are believed to have been before any were.
+const PRIOR: f64 = 2.0;
+/// Failures needed, for a ticket and for a page.
+const LEAST_FAILURES: u64 = 3;
+const PAGE_FAILURES: u64 = 5;
+/// Refusals for rate are a caller's habit more often than a fault: they must be this much as surprising.
+const THROTTLED: f64 = 2.0;
 /// Share of failures that pages whatever the baseline, and requests it needs.
 const CEILING: (f64, u64) = (0.5, 20);
 /// An excess that lasts is reported again after this many minutes.
@@ -100,9 +106,13 @@ struct Key {
     failures: [f64; 2],
     /// Requests ever, saturating: for learning.
     seen: u64,
+    /// Decayed squares of the failures of a minute less those expected.
+    squares: [f64; 2],
     /// Newest first.
     ring: [Minute; RING],
     told: [Option<i64>; 2],
+    /// Whether what was told last pages.
+    paged: [bool; 2],
 }
 
 /// The detector's state.
@@ -157,14 +167,15 @@ impl Errors {
                     continue;
                 };
                 abnormal = true;
-                let told = &mut key.told[what as usize];
-                if !fire
-                    || now.failures[what as usize] == 0
-                    || told.is_some_and(|t| part.minute - t < AGAIN_MINUTES)
-                {
+                let recent =
+                    key.told[what as usize].is_some_and(|t| part.minute - t < AGAIN_MINUTES);
+                // A ticket that becomes a page does not wait.
+                let same = recent && (key.paged[what as usize] || !v.page);
+                if !fire || now.failures[what as usize] == 0 || same {
                     continue;
                 }
-                *told = Some(part.minute);
+                key.told[what as usize] = Some(part.minute);
+                key.paged[what as usize] = v.page;
                 out.push(finding(config, name, part.minute, at, what, &v));
             }
             key.learn(now, abnormal);
@@ -189,10 +200,15 @@ impl Errors {
             }
             w.option(k.told[0], Writer::i64);
             w.option(k.told[1], Writer::i64);
+            for i in 0..2 {
+                w.f64(k.squares[i]);
+                w.bool(k.paged[i]);
+            }
         }
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+    /// `old`: a format before the present one, which knew nothing of clusters.
+    pub(super) fn decode(r: &mut Reader<'_>, old: bool) -> Result<Self, Damaged> {
         let mut e = Self::default();
         for _ in 0..r.len()? {
             let name = ModelKey {
@@ -215,6 +231,12 @@ impl Errors {
                 };
             }
             k.told = [r.option(Reader::i64)?, r.option(Reader::i64)?];
+            if !old {
+                for i in 0..2 {
+                    k.squares[i] = r.f64()?;
+                    k.paged[i] = r.bool()?;
+                }
+            }
             e.0.insert(name, k);
         }
         Ok(e)
@@ -239,6 +261,15 @@ impl Key {
         } else {
             0.0
         };
+        let i = what as usize;
+        let believed = ((self.failures[i] + PRIOR) / (self.requests + 1.0)).max(LEAST_SHARE);
+        // A surprise counts in clusters, not in failures.
+        let cluster = ((self.squares[i] + PRIOR) / (self.failures[i] + PRIOR)).max(1.0);
+        let least = match what {
+            What::Errors => config.surprise,
+            What::Throttled => THROTTLED * config.surprise,
+        };
+        let needed = least * cluster;
         WINDOWS.into_iter().find_map(|minutes| {
             let window = &self.ring[..minutes];
             let requests: u64 = window.iter().map(|m| m.requests).sum();
@@ -246,18 +277,20 @@ impl Key {
             let timeouts = window.iter().map(|m| m.timeouts).sum();
             let share = failures as f64 / requests.max(1) as f64;
             let over_ceiling = share >= CEILING.0 && requests >= CEILING.1;
-            let expected = usual.max(LEAST_SHARE) * requests as f64;
+            let expected = believed * requests as f64;
             let unusual = !learning
                 && failures >= LEAST_FAILURES
                 && share >= 2.0 * usual
-                && surprise(failures, expected) >= config.surprise;
+                && surprise(failures, expected) >= needed;
             (over_ceiling && share >= 2.0 * usual || unusual).then_some(Excess {
                 failures,
                 requests,
                 timeouts,
                 minutes,
                 usual,
-                page: what == What::Errors && share >= config.page_share,
+                page: what == What::Errors
+                    && share >= config.page_share
+                    && failures >= PAGE_FAILURES,
             })
         })
     }
@@ -266,8 +299,12 @@ impl Key {
     fn learn(&mut self, now: Minute, abnormal: bool) {
         let keep = (-1.0 / MEMORY_MINUTES).exp();
         let rate = if abnormal { 0.1 } else { 1.0 };
+        let before = self.requests.max(1.0);
         self.requests = self.requests * keep + rate * now.requests as f64;
         for i in 0..2 {
+            let usual = self.failures[i] / before;
+            let off = now.failures[i] as f64 - usual * now.requests as f64;
+            self.squares[i] = self.squares[i] * keep + rate * off * off;
             self.failures[i] = self.failures[i] * keep + rate * now.failures[i] as f64;
         }
         self.seen = self.seen.saturating_add(now.requests);
@@ -374,7 +411,7 @@ mod tests {
             e.minute(&config, &part, Time::from_minute(minute), true, &mut out);
             let mut w = Writer::default();
             e.encode(&mut w);
-            e = Errors::decode(&mut Reader::new(&w.0)).expect("decode");
+            e = Errors::decode(&mut Reader::new(&w.0), false).expect("decode");
         }
         out
     }
@@ -386,6 +423,17 @@ mod tests {
         assert_eq!(f.len(), 1, "{f:?}");
         assert_eq!(f[0].stage, Stage::Page);
         assert_eq!(f[0].end, Time::from_minute(121));
+        // Few failures are a ticket, and more of them page at once.
+        let f = run(
+            |m| [0, 4, 9][usize::from(m >= 120) + usize::from(m > 120)],
+            124,
+        );
+        let stages: Vec<_> = f.iter().map(|f| f.stage).collect();
+        assert_eq!(stages, [Stage::Ticket, Stage::Page], "{f:?}");
+        // Where failures come eight at a time, eight are nothing new.
+        let clusters = |m: i64| if m % 97 == 0 { 8 } else { 0 };
+        let f = run(clusters, 5_000);
+        assert!(f.len() <= 4, "{}", f.len());
         // While learning only the ceiling fires.
         assert!(run(|m| if m >= 5 { 20 } else { 0 }, 20).is_empty());
         assert_eq!(run(|m| if m >= 5 { 50 } else { 0 }, 8).len(), 1);

@@ -1,16 +1,21 @@
 //! Latency per model version and route, normalised by prompt length. Home: merged minute.
 //!
 //! Time to first token and time per output token, never the whole duration: a longer answer takes
-//! longer and nothing is wrong. Each sample is divided by what a prompt of its length takes
-//! ([`baseline`]); the ratios of the last minutes are compared with those of the last day. A shift of
-//! the median and a fatter tail are two tests; both ask for more evidence where there are few samples
-//! or the noise is wide.
+//! longer and nothing is wrong. Each sample is divided by what a prompt of its length takes at a load
+//! as of now ([`baseline`]); the ratios of the last minutes are compared with those of the last day. A
+//! shift of the median (of one measure, or a smaller one of both), a drift of hours and a fatter tail
+//! are tests of their own; all ask for more evidence where there are few samples, the noise is wide, or
+//! medians wander on usual days too.
 
 mod baseline;
+mod level;
+mod line;
+mod tail;
+mod usual;
 
 use std::collections::BTreeMap;
 
-use baseline::Baseline;
+use baseline::{Baseline, Verdict};
 
 use super::part::{MinutePart, ModelKey};
 use super::wire::{Damaged, Reader, Writer};
@@ -172,20 +177,28 @@ impl Latency {
             }
             key.ttft.push(part.minute, &by[0]);
             key.tpot.push(part.minute, &by[1]);
-            let verdicts = [
-                (Measure::Ttft, key.ttft.judge(&config.latency)),
-                (Measure::Tpot, key.tpot.judge(&config.latency)),
+            let looks = [
+                key.ttft.judge(&config.latency),
+                key.tpot.judge(&config.latency),
             ];
+            let verdict = match (&looks[0].verdict, &looks[1].verdict) {
+                (None, None) => baseline::both(
+                    &config.latency,
+                    (&key.ttft, &looks[0]),
+                    (&key.tpot, &looks[1]),
+                )
+                .map(|v| (Measure::Ttft, v)),
+                (first, second) => [(Measure::Ttft, first), (Measure::Tpot, second)]
+                    .into_iter()
+                    .filter_map(|(m, v)| v.clone().map(|v| (m, v)))
+                    .max_by(|a, b| a.1.weight().total_cmp(&b.1.weight())),
+            };
             // What is abnormal is not learnt, so that a long fault does not become the norm at once.
-            key.ttft.learn(verdicts[0].1.is_some());
-            key.tpot.learn(verdicts[1].1.is_some());
-            let worst = verdicts
-                .into_iter()
-                .filter_map(|(m, v)| v.map(|v| (m, v)))
-                .max_by(|a, b| {
-                    (a.1.shift, a.1.ratio.to_bits()).cmp(&(b.1.shift, b.1.ratio.to_bits()))
-                });
-            let Some((measure, verdict)) = worst else {
+            let both = looks.iter().all(|l| l.verdict.is_none()) && verdict.is_some();
+            let [ttft, tpot] = &looks;
+            key.ttft.learn(ttft, both || ttft.verdict.is_some());
+            key.tpot.learn(tpot, both || tpot.verdict.is_some());
+            let Some((measure, verdict)) = verdict else {
                 continue;
             };
             if !fire || samples.is_none() {
@@ -213,7 +226,8 @@ impl Latency {
         }
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+    /// `old`: a format before the present one (see [`baseline`]).
+    pub(super) fn decode(r: &mut Reader<'_>, old: bool) -> Result<Self, Damaged> {
         let mut l = Self::default();
         for _ in 0..r.len()? {
             let name = ModelKey {
@@ -223,8 +237,8 @@ impl Latency {
             let key = Key {
                 last: r.i64()?,
                 told: r.option(Reader::i64)?,
-                ttft: Baseline::decode(r)?,
-                tpot: Baseline::decode(r)?,
+                ttft: Baseline::decode(r, old)?,
+                tpot: Baseline::decode(r, old)?,
             };
             l.0.insert(name, key);
         }
@@ -242,36 +256,67 @@ impl Latency {
     }
 }
 
+impl Verdict {
+    /// Which of two is told: the larger one, and a shift before a tail.
+    fn weight(&self) -> f64 {
+        match self {
+            Self::Shift { ratio, .. } => *ratio,
+            Self::Drift { ratio } => ratio / 2.0,
+            Self::Tail(_) => 0.0,
+        }
+    }
+
+    /// Rule, severity, length of the window in minutes.
+    fn facts(&self) -> (&'static str, Severity, usize) {
+        let of = |ratio: f64| {
+            if ratio < 1.8 {
+                Severity::Medium
+            } else {
+                Severity::High
+            }
+        };
+        match self {
+            Self::Shift { ratio, minutes, .. } => ("latency-shift", of(*ratio), *minutes),
+            Self::Drift { ratio } => ("latency-shift", of(*ratio), 180),
+            Self::Tail(t) => ("latency-tail", Severity::High, t.minutes),
+        }
+    }
+
+    fn reason(&self, what: &str) -> String {
+        match self {
+            Self::Shift {
+                ratio,
+                samples,
+                minutes,
+            } => format!(
+                "median {what} is {ratio:.2} times the usual for prompts of the same length, over {samples} requests in {minutes} min"
+            ),
+            Self::Drift { ratio } => format!(
+                "median {what} has risen over hours to {ratio:.2} times the usual for prompts of the same length"
+            ),
+            Self::Tail(t) => format!(
+                "{} of {} requests in {} min had a {what} beyond {:.1} times the usual 99th percentile, where {:.1} are expected",
+                t.beyond, t.samples, t.minutes, t.edge, t.expected
+            ),
+        }
+    }
+}
+
 fn finding(
     config: &DetectConfig,
     name: &ModelKey,
     minute: i64,
     at: Time,
     measure: Measure,
-    v: &baseline::Verdict,
+    v: &Verdict,
 ) -> Finding {
-    let rule = if v.shift {
-        "latency-shift"
-    } else {
-        "latency-tail"
-    };
+    let (rule, severity, minutes) = v.facts();
     let subject = model_subject(name);
     let what = match measure {
         Measure::Ttft => "time to first token",
         Measure::Tpot => "time per output token",
     };
-    let reason = if v.shift {
-        format!(
-            "median {what} is {:.2} times the usual for prompts of the same length, over {} requests in {} min",
-            v.ratio, v.samples, v.minutes
-        )
-    } else {
-        format!(
-            "{} of {} requests in {} min had a {what} beyond {:.1} times the usual 99th percentile, where {:.1} are expected",
-            v.beyond, v.samples, v.minutes, v.ratio, v.expected
-        )
-    };
-    let minutes = i64::try_from(v.minutes).unwrap_or(1);
+    let minutes = i64::try_from(minutes).unwrap_or(1);
     Finding {
         id: finding_id(
             DetectorId::Latency,
@@ -283,11 +328,7 @@ fn finding(
         detector: DetectorId::Latency,
         rule: SmolStr::new_static(rule),
         version: 1,
-        severity: if v.shift && v.ratio < 1.8 {
-            Severity::Medium
-        } else {
-            Severity::High
-        },
+        severity,
         stage: config.stage(DetectorId::Latency, Stage::Page),
         tenant: SmolStr::default(),
         subject,
@@ -298,7 +339,7 @@ fn finding(
         model: Some(name.model.clone()),
         gateway: None,
         event: None,
-        reason,
+        reason: v.reason(what),
         resolve_after_ms: RESOLVE_AFTER_MS,
     }
 }

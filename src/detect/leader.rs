@@ -17,9 +17,11 @@ use super::{
 };
 use crate::event::{Time, TopicPartition};
 
-/// Format of the leader's checkpoint. Older ones are still read: format 1 is before campaigns, and up
-/// to format 2 spending was judged otherwise.
-pub const FORMAT: i32 = 3;
+/// Format of the leader's checkpoint. Older ones are still read: format 1 is before campaigns, up to
+/// format 2 spending was judged otherwise, and up to format 3 latency and errors were.
+pub const FORMAT: i32 = 4;
+const FORMAT_OLD_LATENCY: i32 = 3;
+const FORMAT_OLD_SPEND: i32 = 2;
 const FORMAT_BEFORE_CAMPAIGNS: i32 = 1;
 /// Minutes without a call that are caught up one by one; after a longer pause the leader goes on
 /// from where it is.
@@ -99,9 +101,9 @@ impl Leader {
         self.damaged_parts = r.u64()?;
         self.audit = Audit::decode(r)?;
         self.drift = Drift::decode(r)?;
-        self.latency = Latency::decode(r)?;
-        self.errors = Errors::decode(r)?;
-        self.spend = Above::decode(r, fmt < FORMAT)?;
+        self.latency = Latency::decode(r, fmt <= FORMAT_OLD_LATENCY)?;
+        self.errors = Errors::decode(r, fmt <= FORMAT_OLD_LATENCY)?;
+        self.spend = Above::decode(r, fmt <= FORMAT_OLD_SPEND)?;
         if fmt != FORMAT_BEFORE_CAMPAIGNS {
             self.campaigns = Campaigns::decode(r)?;
         }

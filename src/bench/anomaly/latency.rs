@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Row, SEED, between, field, index, normal, records};
+use super::{Row, between, field, index, normal, records};
 use crate::detect::latency::{Measure, code, prompt_bucket, value_bucket};
 use crate::detect::part::{MinutePart, ModelKey};
 use crate::detect::{DetectConfig, DetectorId, Leader, Part};
@@ -20,6 +20,8 @@ const RATE: f64 = 0.5;
 const TIMES: usize = 2;
 /// Two alarms within an hour are one.
 const DEDUPE: usize = 60;
+/// What a token of the prompt adds to the time to the first token, milliseconds.
+const PROMPT_MS: f64 = 0.12;
 /// Fewest samples of a provider that make a noise.
 const LEAST: usize = 100;
 
@@ -28,9 +30,14 @@ struct Request {
     second: bool,
     prompt: f64,
     output: f64,
-    /// Milliseconds without the part that grows with the prompt.
+    /// Milliseconds to the first token of an empty prompt, and a token's, without what chance and a
+    /// fault make of them.
     ttft: f64,
     tpot: f64,
+    noise: (f64, f64),
+    /// What a fault multiplies both by, or the first token's time it sets.
+    factor: f64,
+    fixed: Option<f64>,
     failed: bool,
     /// A number of its own, from 0 to 1: which requests a fault meets.
     lot: f64,
@@ -56,7 +63,7 @@ const FAULTS: [Fault; 9] = [
     }),
     ("outage, 10 % take 30 s, 20 min", 20, None, |r, _| {
         if r.lot < 0.1 {
-            r.ttft = 30_000.0;
+            r.fixed = Some(30_000.0);
         }
     }),
     (
@@ -65,7 +72,7 @@ const FAULTS: [Fault; 9] = [
         Some(0.95),
         |r, _| {
             if r.lot < 0.1 {
-                r.ttft = 30_000.0;
+                r.fixed = Some(30_000.0);
                 r.failed = true;
             }
         },
@@ -85,22 +92,21 @@ const FAULTS: [Fault; 9] = [
 ];
 
 fn scale(r: &mut Request, by: f64) {
-    r.ttft *= by;
-    r.tpot *= by;
+    r.factor *= by;
 }
 
 /// One model: a week of requests by minute.
 type Week = Vec<Vec<Request>>;
 
-pub(super) fn run(dir: &Path, each: &mut impl FnMut(Row)) -> Result<(), String> {
-    let models = models(dir)?;
+pub(super) fn run(dir: &Path, seed: u64) -> Result<Vec<Row>, String> {
+    let models = models(dir, seed)?;
     let mut alarms = 0;
     let mut delays: Vec<Vec<f64>> = vec![Vec::new(); FAULTS.len()];
     for (n, week) in models.iter().enumerate() {
         // Where each episode begins, and which it is.
         let mut starts: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (kind, _) in FAULTS.iter().enumerate() {
-            let mut rng = fastrand::Rng::with_seed(SEED + 100 * kind as u64 + n as u64);
+            let mut rng = fastrand::Rng::with_seed(seed + 100 * kind as u64 + n as u64);
             for _ in 0..TIMES {
                 starts
                     .entry(2 * 1_440 + rng.usize(0..4 * 1_440))
@@ -122,16 +128,16 @@ pub(super) fn run(dir: &Path, each: &mut impl FnMut(Row)) -> Result<(), String> 
         }
     }
     let weeks = models.len() as f64 * (WEEK - WARM) as f64 / WEEK as f64;
-    each(Row::clean("latency", weeks, alarms, 1.0));
+    let mut rows = vec![Row::clean("latency", weeks, alarms, 1.0)];
     for ((name, _, expected, _), delays) in FAULTS.into_iter().zip(delays) {
-        let mut row = Row::found("latency", name, models.len() * TIMES, delays, expected);
-        if expected.is_some_and(|e| e < 0.0) {
-            row.expected = Some(0.0);
-            row.ok = Some(row.recall == Some(0.0));
-        }
-        each(row);
+        let n = models.len() * TIMES;
+        rows.push(if expected.is_some_and(|e| e < 0.0) {
+            Row::never("latency", name, n, delays)
+        } else {
+            Row::found("latency", name, n, delays, expected)
+        });
     }
-    Ok(())
+    Ok(rows)
 }
 
 /// Plays a fault from `start` on; minutes until it was found, if it was.
@@ -165,16 +171,24 @@ fn step(leader: &mut Leader, minute: usize, requests: &[Request]) -> bool {
         seen.requests += 1;
         seen.errors += u64::from(r.failed);
         seen.timeouts += u64::from(r.failed);
+        if r.failed {
+            continue;
+        }
         let prompt = prompt_bucket(index(r.prompt) as u64);
-        let ttft = r.ttft + 0.12 * r.prompt;
+        let ttft = (r.ttft + PROMPT_MS * r.prompt) * r.noise.0 * r.factor;
+        let ttft = r.fixed.unwrap_or(ttft);
         *seen
             .samples
             .entry(code(Measure::Ttft, prompt, value_bucket(ttft)))
             .or_default() += 1;
-        if r.output >= 8.0 && !r.failed {
+        if r.output >= 8.0 {
             *seen
                 .samples
-                .entry(code(Measure::Tpot, prompt, value_bucket(r.tpot)))
+                .entry(code(
+                    Measure::Tpot,
+                    prompt,
+                    value_bucket(r.tpot * r.noise.1 * r.factor),
+                ))
                 .or_default() += 1;
         }
     }
@@ -192,7 +206,7 @@ fn step(leader: &mut Leader, minute: usize, requests: &[Request]) -> bool {
 }
 
 /// A model per provider and size of the benchmark: a week of arrivals in the shape of real load.
-fn models(dir: &Path) -> Result<Vec<Week>, String> {
+fn models(dir: &Path, seed: u64) -> Result<Vec<Week>, String> {
     let mut load = vec![0.0; WEEK / 10];
     for r in records(dir, "servegen_rate.dev.csv.gz")? {
         if &r[0] == "m-large"
@@ -222,13 +236,19 @@ fn models(dir: &Path) -> Result<Vec<Week>, String> {
     }
     let all = noise.into_values().enumerate();
     Ok(all
-        .map(|(n, samples)| week(n, &load, mean, &sizes, &samples))
+        .map(|(n, samples)| week(seed + 7 * n as u64, &load, mean, &sizes, &samples))
         .collect())
 }
 
-fn week(n: usize, load: &[f64], mean: f64, sizes: &[(f64, f64)], samples: &[(f64, f64)]) -> Week {
-    let mut rng = fastrand::Rng::with_seed(SEED + 7 * n as u64);
+fn week(seed: u64, load: &[f64], mean: f64, sizes: &[(f64, f64)], samples: &[(f64, f64)]) -> Week {
+    let mut rng = fastrand::Rng::with_seed(seed);
     let mut out = vec![Vec::new(); WEEK];
+    let middle = |of: &dyn Fn(&(f64, f64)) -> f64| {
+        let mut all: Vec<f64> = samples.iter().map(of).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let (median_a, median_b) = (middle(&|s| s.0), middle(&|s| s.1));
     // A slow wave of each measure, one step in ten minutes.
     let (mut wave_a, mut wave_b) = (0.0f64, 0.0f64);
     for (bin, total) in load.iter().enumerate() {
@@ -249,8 +269,14 @@ fn week(n: usize, load: &[f64], mean: f64, sizes: &[(f64, f64)], samples: &[(f64
                 second: rng.f64() < 0.2,
                 prompt,
                 output,
-                ttft: a * (0.7 + 0.3 * level) * wave_a.exp() * jitter(&mut rng),
-                tpot: b * (0.8 + 0.2 * level) * wave_b.exp() * jitter(&mut rng),
+                ttft: median_a * (0.7 + 0.3 * level) * wave_a.exp(),
+                tpot: median_b * (0.8 + 0.2 * level) * wave_b.exp(),
+                noise: (
+                    a / median_a * jitter(&mut rng),
+                    b / median_b * jitter(&mut rng),
+                ),
+                factor: 1.0,
+                fixed: None,
                 failed: false,
                 lot: between(&mut rng, 0.0, 1.0),
             };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Row, SEED, between, field, index, normal, records};
+use super::{Row, between, field, index, normal, records};
 use crate::detect::config::Spend;
 use crate::detect::part::Elevation;
 use crate::detect::spend::{BIN_MS, Baseline, CoElevation, Pace};
@@ -85,8 +85,9 @@ fn alarms(series: impl Iterator<Item = f64>, config: &Spend) -> Vec<usize> {
     out
 }
 
-pub(super) fn run(dir: &Path, each: &mut impl FnMut(Row)) -> Result<(), String> {
-    let users = users(dir)?;
+pub(super) fn run(dir: &Path, seed: u64) -> Result<Vec<Row>, String> {
+    let users = users(dir, seed)?;
+    let mut rows = Vec::new();
     let config = Spend::default();
     let mut false_alarms = 0;
     for u in &users {
@@ -99,9 +100,9 @@ pub(super) fn run(dir: &Path, each: &mut impl FnMut(Row)) -> Result<(), String> 
         }
     }
     let months = users.len() as f64 * (BINS - CLEAN) as f64 / DAY as f64 / 30.0;
-    each(Row::clean("spend", months, false_alarms, 1.0));
+    rows.push(Row::clean("spend", months, false_alarms, 1.0));
     for (kind, (name, bins, expected, add)) in ATTACKS.into_iter().enumerate() {
-        let mut rng = fastrand::Rng::with_seed(SEED + 1 + kind as u64);
+        let mut rng = fastrand::Rng::with_seed(seed + 1 + kind as u64);
         let mut delays = Vec::new();
         for u in &users {
             for _ in 0..TIMES {
@@ -119,7 +120,7 @@ pub(super) fn run(dir: &Path, each: &mut impl FnMut(Row)) -> Result<(), String> 
                 delays.extend(hit.map(|b| (b + 1 - start) as f64 * 10.0));
             }
         }
-        each(Row::found(
+        rows.push(Row::found(
             "spend",
             name,
             users.len() * TIMES,
@@ -128,10 +129,10 @@ pub(super) fn run(dir: &Path, each: &mut impl FnMut(Row)) -> Result<(), String> 
         ));
     }
     let mut delays = Vec::new();
-    let mut rng = fastrand::Rng::with_seed(SEED);
+    let mut rng = fastrand::Rng::with_seed(seed);
     let clean = crowd(&users, None);
     let days = (BINS - CLEAN) as f64 / DAY as f64;
-    each(Row::clean("crowd", days / 30.0, clean.len(), 30.0 / days));
+    rows.push(Row::clean("crowd", days / 30.0, clean.len(), 30.0 / days));
     for _ in 0..CROWDS {
         let start = CLEAN + rng.usize(0..LAST - CLEAN);
         let chosen: Vec<bool> = users.iter().map(|_| rng.bool()).collect();
@@ -141,14 +142,14 @@ pub(super) fn run(dir: &Path, each: &mut impl FnMut(Row)) -> Result<(), String> 
             .find(|b| (start..start + CROWD_BINS).contains(b));
         delays.extend(hit.map(|b| (b + 1 - start) as f64 * 10.0));
     }
-    each(Row::found(
+    rows.push(Row::found(
         "crowd",
         "half of the users +40 %, 6 h",
         CROWDS,
         delays,
         Some(0.9),
     ));
-    Ok(())
+    Ok(rows)
 }
 
 /// The bins in which co-elevation raises an alarm; `rise`: from when, and for whom.
@@ -188,7 +189,7 @@ fn crowd(users: &[User], rise: Option<(usize, &[bool])>) -> Vec<usize> {
 }
 
 /// The users of the traces that are active enough, and their weighted tokens per bin.
-fn users(dir: &Path) -> Result<Vec<User>, String> {
+fn users(dir: &Path, seed: u64) -> Result<Vec<User>, String> {
     let mut requests: BTreeMap<(String, String), Vec<f64>> = BTreeMap::new();
     let key = |r: &csv::StringRecord| (r[0].to_owned(), r[1].to_owned());
     for r in records(dir, "servegen_rate.dev.csv.gz")? {
@@ -209,7 +210,7 @@ fn users(dir: &Path) -> Result<Vec<User>, String> {
             .or_default()
             .push((field(&r, 2) / 600.0, weight));
     }
-    let mut rng = fastrand::Rng::with_seed(SEED);
+    let mut rng = fastrand::Rng::with_seed(seed);
     let mut out = Vec::new();
     for (key, n) in requests {
         let week = |w: &[f64]| w.iter().filter(|x| **x > 0.0).count() * 10 >= w.len();

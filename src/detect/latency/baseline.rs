@@ -1,152 +1,139 @@
-//! What one measure of one model version on one route usually is, and the two tests against it.
+//! What one measure of one model version on one route usually is, and the tests against it.
 //!
-//! Prompt length: a line through decayed sums (forgets in [`REQUESTS`] requests), samples winsorised
-//! at four times their prediction. Ratios to that line go into a decayed histogram of a day with
-//! buckets of 5 %, and into a ring of the last ten minutes.
+//! A sample is divided by what a prompt of its length takes (a line, samples winsorised at four times
+//! their prediction) and by what a load as of now costs (another line). These ratios go into a decayed
+//! histogram of a day ([`Usual`]) and into a ring of the last half hour. A shift is a median further
+//! above the histogram's than chance and its usual wandering ([`Level`]) explain; a fat tail is more
+//! samples far out than a usual day has ([`tail`]).
 
+use std::collections::{BTreeMap, VecDeque};
+
+use super::level::Level;
+use super::line::Line;
+use super::tail::{self, Tail};
+use super::usual::{BUCKETS, Usual, bucket, interpolate};
 use super::{bucket_ms, bucket_tokens};
 use crate::detect::config;
-use crate::detect::errors::surprise;
 use crate::detect::wire::{Damaged, Reader, Writer};
 
-/// The line forgets by 1/e in this many requests.
+/// The line of prompts forgets by 1/e in this many requests, but no faster than in so many minutes.
 const REQUESTS: f64 = 5_000.0;
+const LINE_MINUTES: f64 = 4_320.0;
+/// The line of loads forgets by 1/e in this many minutes: three days.
+const LOAD_MINUTES: f64 = 4_320.0;
+/// Samples until the line of loads is believed.
+const LOAD_SAMPLES: f64 = 5_000.0;
+/// Ratios beyond this are cut before the line of loads learns them.
+const LOAD_WINSOR: f64 = 2.5;
+/// What a load may explain: from half to three times as long.
+const LOAD_EXPLAINS: (f64, f64) = (0.5, 3.0);
 /// The histogram forgets by 1/e in this many minutes.
 const MEMORY_MINUTES: f64 = 1_440.0;
 /// Minutes of the longest window.
-const RING: usize = 10;
-/// Windows judged, minutes.
-const WINDOWS: [usize; 5] = [1, 2, 3, 5, 10];
-/// Buckets of the ratio, 5 % each, from [`LOWEST`].
-const BUCKETS: usize = 200;
-/// Lowest ratio told apart.
-const LOWEST: f64 = 0.02;
-/// Logarithm of the bucket width.
-const STEP: f64 = 0.048_790_164_169_432;
+const RING: usize = 30;
+/// Windows of the median, minutes; older minutes keep only what may be a tail.
+const MEDIAN_WINDOWS: [usize; 4] = [2, 3, 5, 10];
+const MEDIAN_RING: usize = 10;
+/// The window by which the level is followed.
+const LEVEL_WINDOW: usize = 5;
 /// Samples a median needs.
 const MEDIAN_SAMPLES: u64 = 30;
-/// Standard errors of the median that a shift must exceed, on top of the ratio.
-const ERRORS: f64 = 3.0;
-/// A sample is in the tail beyond this many times the usual 99th percentile.
-const TAIL: f64 = 1.5;
-/// The tail is never believed to be thinner than this.
-const LEAST_TAIL: f64 = 0.004;
-/// Tail samples needed.
-const TAIL_SAMPLES: u64 = 5;
-/// −log₁₀ of the chance from which a fat tail fires.
-const TAIL_SURPRISE: f64 = 5.5;
+/// Standard errors of the median, chance and wandering together, that a shift must exceed.
+const SHIFT_ERRORS: f64 = 5.0;
+/// The same where both measures rise together, and the part of a shift's least rise that is enough.
+const BOTH_ERRORS: f64 = 4.8;
+const BOTH_PART: f64 = 0.7;
+/// Each of the two must rise by this (logarithm) and counts as at most so much.
+const BOTH_LEAST: f64 = 0.1;
+const BOTH_MOST: f64 = 0.5;
 /// Abnormal minutes in a row that are not learnt; after them it is the new normal.
 const MAX_HELD: u32 = 120;
 
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Verdict {
-    /// The median has shifted; else the tail is fat.
-    pub(super) shift: bool,
-    /// Median over the usual median; or the factor beyond which the tail begins.
-    pub(super) ratio: f64,
-    /// Samples of the window.
-    pub(super) samples: u64,
-    /// Its length.
-    pub(super) minutes: usize,
-    /// Samples in the tail, and how many are usual.
-    pub(super) beyond: u64,
-    pub(super) expected: f64,
+pub(super) enum Verdict {
+    /// The median of a window is this many times the usual.
+    Shift {
+        ratio: f64,
+        samples: u64,
+        minutes: usize,
+    },
+    /// The median has risen over hours.
+    Drift { ratio: f64 },
+    /// Too many samples are far out.
+    Tail(Tail),
 }
 
-/// Decayed sums of prompt tokens x and milliseconds y.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Line {
-    n: f64,
-    x: f64,
-    y: f64,
-    xx: f64,
-    xy: f64,
+/// The median of a window, against the usual one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Median {
+    minutes: usize,
+    samples: u64,
+    /// Logarithm of its ratio to the usual.
+    rise: f64,
+    /// The same less the slow wave.
+    rest: f64,
+    /// Standard error by chance.
+    error: f64,
 }
 
-impl Line {
-    fn predict(&self, x: f64) -> f64 {
-        if self.n < 1.0 {
-            return 0.0;
-        }
-        let (mx, my) = (self.x / self.n, self.y / self.n);
-        let var = self.xx / self.n - mx * mx;
-        let cov = self.xy / self.n - mx * my;
-        // A slope needs prompts that differ; it is never negative.
-        let slope = if var > 1.0 && self.n >= 50.0 {
-            (cov / var).max(0.0)
-        } else {
-            0.0
-        };
-        (my + slope * (x - mx)).max(0.1 * my).max(1e-3)
-    }
-
-    fn add(&mut self, x: f64, y: f64, n: f64) {
-        self.n += n;
-        self.x += n * x;
-        self.y += n * y;
-        self.xx += n * x * x;
-        self.xy += n * x * y;
-    }
-
-    fn fade(&mut self, keep: f64) {
-        for v in [
-            &mut self.n,
-            &mut self.x,
-            &mut self.y,
-            &mut self.xx,
-            &mut self.xy,
-        ] {
-            *v *= keep;
-        }
-    }
+/// One minute's look at the windows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Look {
+    pub(super) verdict: Option<Verdict>,
+    medians: Vec<Median>,
 }
 
-/// One minute: (ratio bucket, count), ascending; and the samples for the line.
+/// One minute: (ratio bucket, count), ascending.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Minute {
     ratios: Vec<(u8, u32)>,
     total: u64,
 }
 
+/// What the newest minute adds, until it is learnt.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Fresh {
+    /// (prompt bucket, value bucket, count).
+    samples: Vec<(u32, u32, u64)>,
+    /// Requests a minute of late, and the mean ratio to the line of prompts.
+    load: f64,
+    mean: f64,
+}
+
 /// See the module's header.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Baseline {
     line: Line,
-    /// Decayed counts by ratio bucket; empty before the first sample.
-    usual: Vec<f32>,
+    loads: Line,
+    usual: Usual,
+    level: Level,
     born: Option<i64>,
     minute: i64,
     /// Requests ever, saturating.
     seen: u64,
     /// Newest first, at most [`RING`].
-    ring: std::collections::VecDeque<Minute>,
+    ring: VecDeque<Minute>,
     /// Abnormal minutes in a row.
     held: u32,
-    /// Samples of the newest minute as (prompt bucket, value bucket, count), until they are learnt.
-    fresh: Vec<(u32, u32, u64)>,
-}
-
-fn bucket(ratio: f64) -> usize {
-    let b = ((ratio / LOWEST).max(1.0).ln() / STEP).min(BUCKETS as f64 - 1.0);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 0 and BUCKETS"
-    )]
-    let b = b as usize;
-    b
+    fresh: Fresh,
 }
 
 impl Baseline {
     /// Takes a minute's samples into the windows. Call once per minute, also without samples.
     pub(super) fn push(&mut self, minute: i64, samples: &[(u32, u32, u64)]) {
         self.minute = minute;
-        let mut ratios: std::collections::BTreeMap<u8, u32> = std::collections::BTreeMap::new();
-        let mut total = 0;
-        if !samples.is_empty() {
+        let total: u64 = samples.iter().map(|s| s.2).sum();
+        let before: u64 = self.ring.iter().take(2).map(|m| m.total).sum();
+        let load = (total + before) as f64 / 3.0;
+        // A load that jumps shows in the newest minute first, less what chance adds to it.
+        let now = total as f64;
+        let explained = self.explained(load.max(now - now.sqrt()));
+        let mut ratios: BTreeMap<u8, u32> = BTreeMap::new();
+        let mut sum = 0.0;
+        if total > 0 {
             self.born.get_or_insert(minute);
-            if self.line.n < 1.0 {
+            if self.line.weight() < 1.0 {
                 // The first minute is its own line.
                 for (p, v, n) in samples {
                     self.line.add(bucket_tokens(*p), bucket_ms(*v), *n as f64);
@@ -154,10 +141,10 @@ impl Baseline {
             }
             for (p, v, n) in samples {
                 let r = bucket_ms(*v) / self.line.predict(bucket_tokens(*p));
-                let b = u8::try_from(bucket(r)).unwrap_or(u8::MAX);
+                sum += r.min(LOAD_WINSOR) * *n as f64;
+                let b = u8::try_from(bucket(r / explained)).unwrap_or(u8::MAX);
                 let count = ratios.entry(b).or_default();
                 *count = count.saturating_add(u32::try_from(*n).unwrap_or(u32::MAX));
-                total += n;
             }
         }
         self.ring.push_front(Minute {
@@ -165,7 +152,24 @@ impl Baseline {
             total,
         });
         self.ring.truncate(RING);
-        self.fresh = samples.to_vec();
+        let near = bucket(self.usual.quantile(0.9));
+        if let Some(old) = self.ring.get_mut(MEDIAN_RING) {
+            old.ratios.retain(|(b, _)| usize::from(*b) >= near);
+        }
+        self.fresh = Fresh {
+            samples: samples.to_vec(),
+            load,
+            mean: sum / now.max(1.0),
+        };
+    }
+
+    /// How much longer a load lets requests take, as a factor.
+    fn explained(&self, load: f64) -> f64 {
+        if self.loads.weight() < LOAD_SAMPLES {
+            return 1.0;
+        }
+        let (least, most) = LOAD_EXPLAINS;
+        self.loads.relative(load).clamp(least, most)
     }
 
     pub(super) fn has_learnt(&self, config: &config::Latency) -> bool {
@@ -176,140 +180,126 @@ impl Baseline {
     }
 
     /// Judges the windows.
-    pub(super) fn judge(&self, config: &config::Latency) -> Option<Verdict> {
-        if self.fresh.is_empty() || !self.has_learnt(config) {
-            return None;
+    pub(super) fn judge(&self, config: &config::Latency) -> Look {
+        let mut look = Look::default();
+        if self.fresh.samples.is_empty() || !self.has_learnt(config) {
+            return look;
         }
-        let (q16, q50, q84, q99) = (
-            self.quantile(0.16),
-            self.quantile(0.5),
-            self.quantile(0.84),
-            self.quantile(0.99),
+        let q50 = self.usual.quantile(0.5);
+        let variance = self.level.variance();
+        let mut tails = tail::Test::new(
+            self.usual.beyond_each(),
+            self.usual.quantile(0.99),
+            variance.sqrt(),
         );
-        // Width of the noise, in logarithms.
-        let sigma = ((q84 / q16).ln() / 2.0).max(STEP);
-        let edge = bucket(q99 * TAIL);
-        let all: f64 = self.usual.iter().map(|c| f64::from(*c)).sum();
-        let usual_tail: f64 = self.usual[edge..].iter().map(|c| f64::from(*c)).sum();
-        let share = (usual_tail / all.max(1.0)).max(LEAST_TAIL);
         let mut counts = vec![0u64; BUCKETS];
         let mut samples = 0;
-        let mut tail = None;
         for (i, m) in self.ring.iter().enumerate() {
             for (b, n) in &m.ratios {
                 counts[usize::from(*b)] += u64::from(*n);
             }
             samples += m.total;
+            tails.minute(&m.ratios);
             let minutes = i + 1;
-            if !WINDOWS.contains(&minutes) || samples == 0 {
-                continue;
-            }
-            if samples >= MEDIAN_SAMPLES {
-                let ratio = interpolate(counts.iter().map(|n| *n as f64), 0.5) / q50;
-                let error = 1.253 * sigma / (samples as f64).sqrt();
-                // The usual drifts by load within a day; the ratio covers that, the errors chance.
-                let needed = (config.p50_ratio.ln() - 0.05).max(0.1) + ERRORS * error;
-                if ratio.ln() >= needed {
-                    return Some(Verdict {
-                        shift: true,
-                        ratio,
-                        samples,
-                        minutes,
-                        beyond: 0,
-                        expected: 0.0,
-                    });
-                }
-            }
-            let beyond: u64 = counts[edge..].iter().sum();
-            let expected = share * samples as f64;
-            if tail.is_none()
-                && beyond >= TAIL_SAMPLES
-                && surprise(beyond, expected) >= TAIL_SURPRISE
-            {
-                // Where most are beyond the tail it is no tail.
-                let shift = beyond * 2 > samples;
-                let median = interpolate(counts.iter().map(|n| *n as f64), 0.5) / q50;
-                tail = Some(Verdict {
-                    shift,
-                    ratio: if shift { median } else { TAIL },
-                    samples,
+            if MEDIAN_WINDOWS.contains(&minutes) && samples >= MEDIAN_SAMPLES {
+                let median = interpolate(counts.iter().map(|n| *n as f64), 0.5);
+                let rise = (median / q50).ln();
+                look.medians.push(Median {
                     minutes,
-                    beyond,
-                    expected,
+                    samples,
+                    rise,
+                    rest: rise - self.level.explained(),
+                    error: self.error(q50, samples),
                 });
             }
+            if tail::WINDOWS.contains(&minutes) && samples > 0 {
+                tails.window(&counts, samples);
+            }
         }
-        tail
+        let shift = look.medians.iter().find(|m| {
+            m.rest >= least_rise(config).max(SHIFT_ERRORS * (variance + m.error * m.error).sqrt())
+        });
+        look.verdict = if let Some(m) = shift {
+            Some(m.verdict())
+        } else if let Some(ratio) = self.level.drift() {
+            Some(Verdict::Drift { ratio })
+        } else {
+            tails.best().map(|t| self.named(t, &look.medians))
+        };
+        look
+    }
+
+    /// The standard error of a median by chance: how far its rank may slip at the errors a shift needs,
+    /// and what the usual distribution is there. (Its width would not do: latencies have two humps.)
+    fn error(&self, q50: f64, samples: u64) -> f64 {
+        let slip = SHIFT_ERRORS * 0.5 / (samples as f64).sqrt();
+        let high = self.usual.quantile((0.5 + slip).min(0.97));
+        (high / q50).ln() / SHIFT_ERRORS
+    }
+
+    /// Where most are beyond the edge it is no tail: all have shifted.
+    fn named(&self, tail: Tail, medians: &[Median]) -> Verdict {
+        if tail.beyond * 2 <= tail.samples {
+            return Verdict::Tail(tail);
+        }
+        let all: Vec<f64> = (0..BUCKETS)
+            .map(|b| {
+                let of = |m: &Minute| m.ratios.iter().find(|r| usize::from(r.0) == b).map(|r| r.1);
+                let n: u32 = self.ring.iter().take(tail.minutes).filter_map(of).sum();
+                f64::from(n)
+            })
+            .collect();
+        let ratio = medians
+            .iter()
+            .find(|m| m.minutes == tail.minutes)
+            .map_or_else(
+                || interpolate(all.iter().copied(), 0.5) / self.usual.quantile(0.5),
+                |m| m.rise.exp(),
+            );
+        Verdict::Shift {
+            ratio,
+            samples: tail.samples,
+            minutes: tail.minutes,
+        }
     }
 
     /// Learns the newest minute, unless it is `abnormal` and has not been so for long.
-    pub(super) fn learn(&mut self, abnormal: bool) {
+    pub(super) fn learn(&mut self, look: &Look, abnormal: bool) {
         let fresh = std::mem::take(&mut self.fresh);
-        let fade = (-1.0 / MEMORY_MINUTES).exp();
-        if abnormal && self.held < MAX_HELD {
+        let hold = abnormal && self.held < MAX_HELD;
+        if let Some(m) = look.medians.iter().find(|m| m.minutes == LEVEL_WINDOW) {
+            self.level.follow(m.rise, m.error, hold);
+        }
+        if hold {
             self.held += 1;
             return;
         }
         if !abnormal {
             self.held = 0;
         }
-        if fresh.is_empty() {
+        if fresh.samples.is_empty() {
             return;
         }
-        if self.usual.is_empty() {
-            self.usual = vec![0.0; BUCKETS];
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "a factor near one")]
-        let fade = fade as f32;
-        for c in &mut self.usual {
-            *c *= fade;
-        }
         if let Some(m) = self.ring.front() {
-            for (b, n) in &m.ratios {
-                self.usual[usize::from(*b)] += *n as f32;
-            }
+            self.usual.learn((-1.0 / MEMORY_MINUTES).exp(), &m.ratios);
             self.seen = self.seen.saturating_add(m.total);
         }
-        let n: u64 = fresh.iter().map(|s| s.2).sum();
+        let n: u64 = fresh.samples.iter().map(|s| s.2).sum();
+        self.loads.fade((-1.0 / LOAD_MINUTES).exp());
+        self.loads.add(fresh.load, fresh.mean, n as f64);
         let line = self.line;
-        self.line.fade((-(n as f64) / REQUESTS).exp());
-        for (p, v, n) in fresh {
+        self.line
+            .fade((-(n as f64) / REQUESTS).max(-1.0 / LINE_MINUTES).exp());
+        for (p, v, n) in fresh.samples {
             let x = bucket_tokens(p);
             let y = bucket_ms(v).min(4.0 * line.predict(x));
             self.line.add(x, y, n as f64);
         }
     }
 
-    fn quantile(&self, q: f64) -> f64 {
-        interpolate(self.usual.iter().map(|c| f64::from(*c)), q)
-    }
-
     pub(super) fn encode(&self, w: &mut Writer) {
-        for v in [
-            self.line.n,
-            self.line.x,
-            self.line.y,
-            self.line.xx,
-            self.line.xy,
-        ] {
-            w.f64(v);
-        }
-        w.bool(!self.usual.is_empty());
-        if !self.usual.is_empty() {
-            let mut i = 0;
-            // Runs of zeros are most of it.
-            while i < self.usual.len() {
-                let zeros = self.usual[i..].iter().take_while(|c| **c == 0.0).count();
-                w.len(zeros);
-                i += zeros;
-                let full = self.usual[i..].iter().take_while(|c| **c != 0.0).count();
-                w.len(full);
-                for c in &self.usual[i..i + full] {
-                    w.f32(*c);
-                }
-                i += full;
-            }
-        }
+        self.line.encode(w);
+        self.usual.encode(w);
         w.option(self.born, Writer::i64);
         w.i64(self.minute);
         w.u64(self.seen);
@@ -323,39 +313,21 @@ impl Baseline {
                 w.u64(u64::from(*n));
             }
         }
+        self.loads.encode(w);
+        self.level.encode(w);
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+    /// `old`: a format before this one, without loads and level.
+    pub(super) fn decode(r: &mut Reader<'_>, old: bool) -> Result<Self, Damaged> {
         let mut b = Self {
-            line: Line {
-                n: r.f64()?,
-                x: r.f64()?,
-                y: r.f64()?,
-                xx: r.f64()?,
-                xy: r.f64()?,
-            },
+            line: Line::decode(r)?,
+            usual: Usual::decode(r)?,
+            born: r.option(Reader::i64)?,
+            minute: r.i64()?,
+            seen: r.u64()?,
+            held: r.small()?,
             ..Self::default()
         };
-        if r.bool()? {
-            while b.usual.len() < BUCKETS {
-                let zeros: usize = r.small()?;
-                if zeros > BUCKETS - b.usual.len() {
-                    return Err(r.damaged());
-                }
-                b.usual.resize(b.usual.len() + zeros, 0.0);
-                let full: usize = r.small()?;
-                if full > BUCKETS - b.usual.len() || zeros + full == 0 {
-                    return Err(r.damaged());
-                }
-                for _ in 0..full {
-                    b.usual.push(r.f32()?);
-                }
-            }
-        }
-        b.born = r.option(Reader::i64)?;
-        b.minute = r.i64()?;
-        b.seen = r.u64()?;
-        b.held = r.small()?;
         for _ in 0..r.len()? {
             let mut m = Minute {
                 total: r.u64()?,
@@ -370,20 +342,44 @@ impl Baseline {
             }
             b.ring.push_back(m);
         }
+        if !old {
+            b.loads = Line::decode(r)?;
+            b.level = Level::decode(r)?;
+        }
         Ok(b)
     }
 }
 
-/// A quantile of counted ratios, interpolated within its bucket (5 % would be too coarse).
-fn interpolate(counts: impl Iterator<Item = f64> + Clone, q: f64) -> f64 {
-    let at = q * counts.clone().sum::<f64>();
-    let mut below = 0.0;
-    for (b, n) in counts.enumerate() {
-        if n > 0.0 && below + n >= at {
-            let part = (at - below) / n;
-            return LOWEST * ((b as f64 + part) * STEP).exp();
+impl Median {
+    fn verdict(&self) -> Verdict {
+        Verdict::Shift {
+            ratio: self.rise.exp(),
+            samples: self.samples,
+            minutes: self.minutes,
         }
-        below += n;
     }
-    1.0
+}
+
+/// The least rise of a shift, as a logarithm: a little below the ratio, which is of whole buckets.
+fn least_rise(config: &config::Latency) -> f64 {
+    (config.p50_ratio.ln() - 0.05).max(0.1)
+}
+
+/// Two measures that rise together, each too little to be told alone.
+pub(super) fn both(
+    config: &config::Latency,
+    (a, first): (&Baseline, &Look),
+    (b, second): (&Baseline, &Look),
+) -> Option<Verdict> {
+    let variance = a.level.variance() + b.level.variance();
+    first.medians.iter().find_map(|x| {
+        let y = second.medians.iter().find(|y| y.minutes == x.minutes)?;
+        if x.rest <= BOTH_LEAST || y.rest <= BOTH_LEAST {
+            return None;
+        }
+        let sum = x.rest.min(BOTH_MOST) + y.rest.min(BOTH_MOST);
+        let error = (variance + x.error * x.error + y.error * y.error).sqrt();
+        let least = 2.0 * BOTH_PART * least_rise(config);
+        (sum >= least.max(BOTH_ERRORS * error)).then(|| x.verdict())
+    })
 }
