@@ -8,9 +8,10 @@
 //! within a group, or in a digest; nothing critical waits for anything milder; what was told is also
 //! told to be over.
 //!
-//! [`place`] says which group answers for which sink, [`tell`] what a change brings, [`later`] what
+//! [`asleep`] says who need not be in memory, [`place`] which group answers for which sink, [`tell`] what a change brings, [`later`] what
 //! time brings, [`storm`] what is too much, [`message`] what a row says.
 
+mod asleep;
 mod group;
 mod later;
 mod message;
@@ -20,6 +21,7 @@ mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use asleep::AWAKE;
 use group::Waiting;
 pub use group::{Group, Member};
 use serde::{Deserialize, Serialize};
@@ -215,12 +217,14 @@ type Id = (Hash16, i32);
 /// The notifier's state: rows in production, memory in replay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Board {
-    /// By group key.
+    /// By group key, those in memory.
     pub groups: BTreeMap<Hash16, Group>,
+    /// The others, and when each must be looked at again.
+    asleep: BTreeMap<Hash16, Option<Time>>,
     /// By sink.
     pub storms: BTreeMap<SmolStr, Storm>,
     /// The groups that hold an incident: a change must reach them all, whatever the routes say now.
-    holders: BTreeMap<Id, BTreeSet<Hash16>>,
+    holders: BTreeSet<(Id, Hash16)>,
 }
 
 /// What one call decided.
@@ -237,17 +241,14 @@ pub struct Notified {
 impl Board {
     /// The state that was stored.
     pub fn new(groups: BTreeMap<Hash16, Group>, storms: BTreeMap<SmolStr, Storm>) -> Self {
-        let mut holders: BTreeMap<Id, BTreeSet<Hash16>> = BTreeMap::new();
-        for (key, group) in &groups {
-            for m in &group.members {
-                holders.entry(m.id()).or_default().insert(*key);
-            }
-        }
-        Self {
-            groups,
+        let mut board = Self {
             storms,
-            holders,
+            ..Self::default()
+        };
+        for (key, group) in groups {
+            board.wake(key, group);
         }
+        board
     }
 
     /// When the last waiting group is told.
@@ -264,16 +265,12 @@ impl Board {
             [g.due, repeat, escalate].into_iter().flatten()
         });
         let storms = self.storms.values().filter_map(|s| s.due(routes));
-        groups.chain(storms).min()
+        let asleep = self.asleep.values().filter_map(|due| *due);
+        groups.chain(storms).chain(asleep).min()
     }
 
     fn release(&mut self, id: Id, group: Hash16) {
-        if let Some(groups) = self.holders.get_mut(&id) {
-            groups.remove(&group);
-            if groups.is_empty() {
-                self.holders.remove(&id);
-            }
-        }
+        self.holders.remove(&(id, group));
     }
 }
 
@@ -297,7 +294,7 @@ pub fn notify(
 }
 
 /// [`notify`], which also tells how the groups stood that it may have changed. All others are as they
-/// were.
+/// were. Those that [`Board::wanted`] names must be in memory.
 pub fn notify_and_tell(
     routes: &Routes,
     silences: &[Silence],

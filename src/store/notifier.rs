@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgListener, PgRow};
 use sqlx::{PgConnection, Row as _};
 
-use super::board::save_board;
+use super::board::{save_board, wake};
 use super::lease::{self, Lease, LeaseName};
 use super::outbox::expire_unsent;
 use super::silence::active_silences;
@@ -22,7 +22,7 @@ use super::{
     Store, StoreError, Uuid, clean, hash16, head, incident, severity, severity_column, stage,
     stage_column, stamp, time, uuid,
 };
-use crate::decide::notify::{Board, FateRow, OutboxRow};
+use crate::decide::notify::{AWAKE, Board, FateRow, OutboxRow};
 use crate::decide::{self, Change, ChangeKind, Head, NotificationKind, Notified, Routes};
 use crate::event::{Hash16, SmolStr, Time};
 
@@ -137,6 +137,8 @@ impl NotifierTask {
     /// New routes hold from the next tick.
     pub fn set_routes(&mut self, routes: Routes) {
         self.routes = routes;
+        // Who sleeps does so by the old ones.
+        self.held = None;
     }
 
     /// Takes or renews the lease, resolves, decides.
@@ -155,7 +157,7 @@ impl NotifierTask {
                 return Ok(NotifierTick::default());
             };
             self.claim = Some(lease.claim_id);
-            let (board, groups) = self.store.load_board().await?;
+            let (board, groups) = self.store.load_board(&self.routes).await?;
             self.new_groups = groups;
             Held {
                 lease,
@@ -222,6 +224,8 @@ impl Store {
         }
         let (ids, changes) = untaken(&mut tx, &mut skip.changes).await?;
         let silences = active_silences(&mut tx, &mut skip.silences).await?;
+        let wanted = held.board.wanted(routes, &changes, now);
+        skip.groups += wake(&mut tx, &mut held.board, wanted).await?;
         let storms = held.board.storms.clone();
         let (notified, before) =
             decide::notify_and_tell(routes, &silences, &mut held.board, &changes, now);
@@ -254,6 +258,7 @@ impl Store {
         for f in &notified.fates {
             *tick.fates.entry((f.sink.clone(), f.fate)).or_default() += 1;
         }
+        held.board.rest(routes, now, AWAKE);
         tick.next_due = held.board.next_due(routes);
         tick.unreadable = skip.since(&held.skip);
         tick.skipped = skip.counts().iter().map(|(_, n)| n).sum();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use veilwatch::decide::notify::AWAKE;
 use veilwatch::decide::{Matcher, Routes};
 use veilwatch::store::deed::Deed;
 use veilwatch::store::outbox::Marked;
@@ -350,4 +351,70 @@ async fn people_acknowledge_judge_and_resolve() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn incidents_that_left_memory_are_told_to_be_worse_and_to_be_over() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let mut n = notifier(&db.store);
+    let many = AWAKE + 100;
+    let mut b = owner.batch(1);
+    b.watermark = NOON;
+    for who in 0..u32::try_from(many).expect("small") {
+        let f = finding(who, &format!("e{who}"), NOON, Severity::High);
+        b.effects.findings.push(f);
+    }
+    owner.commit(&db.store, b).await;
+    owner.watermark = NOON;
+    let mut queued = 0;
+    loop {
+        let tick = n.tick().await.expect("tick");
+        queued += tick.queued;
+        if !tick.more {
+            break;
+        }
+    }
+    assert_eq!(queued, many as u64);
+    find(&db, &mut owner, 7, "worse", NOON, Severity::Critical).await;
+    assert_eq!(n.tick().await.expect("tick").queued, 1);
+    // Another process goes on from the rows, of which one was damaged meanwhile.
+    n.give_up().await.expect("given up");
+    let mut n = notifier(&db.store);
+    assert!(n.tick().await.expect("tick").leads);
+    db.run(
+        "UPDATE vw.notify_group SET state = '{}'
+          WHERE id = (SELECT min(id) FROM vw.notify_group WHERE state::text NOT LIKE '%worse%')",
+    )
+    .await;
+    owner.watermark = NOON.plus_ms(3_600_001);
+    let b = owner.batch(1);
+    owner.commit(&db.store, b).await;
+    let (mut resolved, mut unreadable) = (0, 0);
+    loop {
+        let tick = n.tick().await.expect("tick");
+        resolved += tick.resolved;
+        unreadable += tick.unreadable.get("group").copied().unwrap_or_default();
+        if !tick.more {
+            break;
+        }
+    }
+    assert_eq!((resolved, unreadable), (many as u64, 1));
+    let told = db
+        .number("SELECT count(*) FROM vw.outbox WHERE kind = 'resolved'")
+        .await;
+    assert_eq!(told, i64::try_from(many - 1).expect("small"));
+    let left = db
+        .text("SELECT string_agg(state::text, ' ') FROM vw.notify_group WHERE id LIKE 'group:%'")
+        .await;
+    assert_eq!(left, "{}", "what cannot be read is left alone");
+    let changes = db.number("SELECT count(*) FROM vw.incident_change").await;
+    let fates: u64 = db
+        .store
+        .notification_fates()
+        .await
+        .expect("fates")
+        .values()
+        .sum();
+    assert_eq!(u64::try_from(changes).expect("fits"), fates);
 }

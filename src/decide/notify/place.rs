@@ -52,11 +52,7 @@ impl Notifier<'_> {
     /// Brings an incident, and its change if there is one, to the groups that answer for it.
     pub(super) fn place(&mut self, board: &mut Board, head: &Head, change: Option<&Change>) {
         let id = (head.key, head.number);
-        let mut groups: Vec<Hash16> = board
-            .holders
-            .get(&id)
-            .map(|all| all.iter().copied().collect())
-            .unwrap_or_default();
+        let mut groups: Vec<Hash16> = board.holders_of(id).collect();
         let mut owner = owners(board, &groups, id);
         let (homes, refused) = homes(self.routes, board, head);
         let mut mine: BTreeMap<Hash16, Vec<SmolStr>> = BTreeMap::new();
@@ -110,7 +106,7 @@ impl Notifier<'_> {
             let m = group.update(head);
             m.told_since = m.told_since.or(since);
             m.escalated |= escalated;
-            board.holders.entry(id).or_default().insert(*key);
+            board.holders.insert((id, *key));
             if !groups.contains(key) {
                 groups.push(*key);
             }
@@ -173,7 +169,7 @@ impl Notifier<'_> {
         new.held.extend(held.map(|s| (sink.clone(), s)));
         new.seq = new.seq.max(seq);
         new.told_at = new.told_at.max(told_at);
-        board.holders.entry(id).or_default().insert(to);
+        board.holders.insert((id, to));
         true
     }
 
@@ -268,17 +264,8 @@ fn owners(board: &Board, groups: &[Hash16], id: Id) -> BTreeMap<SmolStr, Hash16>
 /// The group of a route that has the incident, or the first with room.
 fn group_for(board: &Board, route: &Route, head: &Head) -> Hash16 {
     let id = (head.key, head.number);
-    let mut parts: Vec<Vec<u8>> = vec![route.name.as_bytes().to_vec()];
-    let by = route.group_by.iter();
-    parts.extend(by.map(|f| f.of(head).as_bytes().to_vec()));
     let mut room = None;
-    for n in 0u32.. {
-        let mut parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        let nth = n.to_le_bytes();
-        if n > 0 {
-            parts.push(&nth);
-        }
-        let key = hash16("group", &parts);
+    for key in group_keys(route, head) {
         match board.groups.get(&key) {
             None => return room.unwrap_or(key),
             Some(g) if g.position(id).is_some() => return key,
@@ -288,4 +275,19 @@ fn group_for(board: &Board, route: &Route, head: &Head) -> Hash16 {
     }
     // Not reached: the board would hold 2^32 groups.
     room.unwrap_or(Hash16([0; 16]))
+}
+
+/// The keys of a route's groups for such incidents, in the order in which they are filled.
+pub(super) fn group_keys(route: &Route, head: &Head) -> impl Iterator<Item = Hash16> {
+    let mut parts: Vec<Vec<u8>> = vec![route.name.as_bytes().to_vec()];
+    let by = route.group_by.iter();
+    parts.extend(by.map(|f| f.of(head).as_bytes().to_vec()));
+    (0u32..).map(move |n| {
+        let mut parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let nth = n.to_le_bytes();
+        if n > 0 {
+            parts.push(&nth);
+        }
+        hash16("group", &parts)
+    })
 }

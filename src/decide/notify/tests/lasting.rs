@@ -260,3 +260,56 @@ fn a_busy_group_does_not_grow_and_its_messages_are_bounded() {
         row.payload.more
     );
 }
+
+#[test]
+fn who_has_left_memory_is_told_as_all_others() {
+    let mut r = routes();
+    r.root.group_by = vec![Field::Key];
+    r.root.group_interval_ms = 0;
+    r.root.repeat_interval_ms = 600_000;
+    r.root.escalate = Some(Escalate {
+        after_ms: 300_000,
+        sinks: vec!["boss".into()],
+    });
+    let (mut all, mut few) = (Board::default(), Board::default());
+    let mut rows = Rows::default();
+    let mut heads = Vec::new();
+    for minute in 0..40_i64 {
+        let now = Time(minute * 60_000);
+        let mut changes = Vec::new();
+        // Five new ones a minute; some of before are over, some are known of, some come back worse.
+        for n in 0..5 {
+            let n = usize::try_from(minute).expect("small") * 5 + n;
+            heads.push(incident(n, Medium, now));
+            changes.push(opened(&heads[n], now));
+            match n.checked_sub(40) {
+                Some(old) if n % 3 == 0 => changes.push(resolved(&mut heads[old], now)),
+                Some(old) if n % 3 == 1 => {
+                    let h = &mut heads[old];
+                    (h.severity, h.version) = (High, h.version + 1);
+                    changes.push((h.change(ChangeKind::Escalated, now), h.clone()));
+                }
+                _ => {}
+            }
+        }
+        let expected = notify(&r, &[], &mut all, &changes, now);
+        rows.wake(&mut few, &r, &changes, now);
+        let (n, before) = notify_and_tell(&r, &[], &mut few, &changes, now);
+        assert_eq!(n, expected, "minute {minute}");
+        assert!(before.len() <= few.groups.len() + changes.len());
+        rows.rest(&mut few, &r, now);
+        assert_eq!(few.len(), all.groups.len(), "nobody is lost");
+        assert_eq!(few.next_due(&r), all.next_due(&r));
+    }
+    assert!(
+        few.groups.len() < 20,
+        "{} of {} in memory",
+        few.groups.len(),
+        few.len()
+    );
+    assert!(few.asleep.len() > 100);
+    // A row that is gone: its incident begins anew.
+    let lost = *few.asleep.keys().next().expect("one");
+    few.forget(lost);
+    assert!(few.holders.iter().all(|(_, group)| *group != lost));
+}
