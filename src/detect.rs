@@ -41,7 +41,7 @@ use std::sync::Arc;
 pub use alias::Wanted;
 pub use config::DetectConfig;
 pub use fact::{Fact, Facts};
-pub use leader::{Leader, Part};
+pub use leader::{Gathered, Leader, Part};
 pub use partition::PartitionState;
 pub use value::{ValueDelta, ValueKey, ValueRow};
 

@@ -6,6 +6,7 @@
 //! left out of a partial merge, come with a later call; they reach the ledgers of sequences and the
 //! baselines and never fire.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::part::MinutePart;
@@ -34,6 +35,49 @@ pub struct Part {
     pub from: TopicPartition,
     /// The bytes of [`super::Effects::minute_parts`].
     pub bytes: Vec<u8>,
+}
+
+/// The parts of a closed minute, united as they are read: a minute of a busy fleet has tens of thousands,
+/// and together they are a hundred times what is known of it in the end.
+#[derive(Debug, Clone)]
+pub struct Gathered {
+    minute: i64,
+    now: MinutePart,
+    /// Late and left-out parts, by minute.
+    late: BTreeMap<i64, MinutePart>,
+    damaged: u64,
+}
+
+impl Gathered {
+    /// Of a minute, nothing yet.
+    pub fn new(minute: i64) -> Self {
+        Self {
+            minute,
+            now: MinutePart {
+                minute,
+                ..MinutePart::default()
+            },
+            late: BTreeMap::new(),
+            damaged: 0,
+        }
+    }
+
+    /// Adds a part: the bytes of [`super::Effects::minute_parts`].
+    pub fn add(&mut self, bytes: &[u8]) {
+        match MinutePart::decode(bytes) {
+            Ok(p) if p.minute == self.minute && !p.late => self.now.merge(&p),
+            Ok(p) => self
+                .late
+                .entry(p.minute)
+                .or_insert_with(|| MinutePart {
+                    minute: p.minute,
+                    late: true,
+                    ..MinutePart::default()
+                })
+                .merge(&p),
+            Err(_) => self.damaged += 1,
+        }
+    }
 }
 
 /// The merged-minute detectors.
@@ -156,26 +200,22 @@ impl Leader {
     /// of earlier minutes that were not merged yet. `partial`: a partition was left out, so nothing
     /// that needs completeness fires.
     pub fn merge_minute(&mut self, minute: i64, parts: &[Part], partial: bool) -> Vec<Finding> {
-        let mut now = MinutePart {
-            minute,
-            ..MinutePart::default()
-        };
-        let mut late: std::collections::BTreeMap<i64, MinutePart> =
-            std::collections::BTreeMap::new();
+        let mut gathered = Gathered::new(minute);
         for part in parts {
-            match MinutePart::decode(&part.bytes) {
-                Ok(p) if p.minute == minute && !p.late => now.merge(&p),
-                Ok(p) => late
-                    .entry(p.minute)
-                    .or_insert_with(|| MinutePart {
-                        minute: p.minute,
-                        late: true,
-                        ..MinutePart::default()
-                    })
-                    .merge(&p),
-                Err(_) => self.damaged_parts += 1,
-            }
+            gathered.add(&part.bytes);
         }
+        self.merge_gathered(gathered, partial)
+    }
+
+    /// [`Leader::merge_minute`] of parts that are united already.
+    pub fn merge_gathered(&mut self, gathered: Gathered, partial: bool) -> Vec<Finding> {
+        let Gathered {
+            minute,
+            now,
+            late,
+            damaged,
+        } = gathered;
+        self.damaged_parts += damaged;
         let mut out = Vec::new();
         if let Some(merged) = self.merged {
             let from = (merged + 1).max(minute - MAX_CATCH_UP);

@@ -5,7 +5,7 @@
 //! left out whole: the merge is partial, and its parts are merged later, once, without firing. One that
 //! stays left out is a finding of its own: the merged-minute detectors are blind without it.
 //!
-//! A merge reads what is closed in one short transaction, works without one, and writes in another: it
+//! A merge asks what is closed in one short transaction, reads and works without one, and writes in another: it
 //! begins with the compare-and-set on the lease (claim and `merged_through`), marks the parts, writes
 //! findings, incidents and the new state. If it fails, the state in memory is thrown away and read again.
 
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 
-use merge::{Work, mark_merged, read_parts};
+use merge::{MERGE_FOR, Merged, mark_merged};
 
 use super::lease::{self, Lease, LeaseName};
 use super::maintain::Trouble;
@@ -314,28 +314,29 @@ impl Store {
             }
             minutes.push(closed);
         }
-        let through = minutes.last().copied().unwrap_or(closed);
-        let parts = read_parts(&mut tx, &marks, through).await?;
         tx.commit().await.map_err(sql(what))?;
 
-        // Without a transaction, and not on a thread that others wait for: this may take a while, and the
-        // server ends a transaction that is idle for long.
-        let work = Work {
-            minutes,
-            marks,
-            parts,
-            partial_after: self.config().partial_after,
-        };
-        let (mut held, merged) = tokio::task::spawn_blocking(move || work.merge(held))
-            .await
-            .map_err(|e| StoreError::Task(e.to_string()))?;
-        tick.more |= merged.more;
+        let begun = Instant::now();
+        let before = held.leader.discarded();
+        let forgotten = held.leader.audit().forgotten;
+        let mut merged = Merged::default();
+        for minute in minutes {
+            if !merged.minutes.is_empty() && begun.elapsed() >= MERGE_FOR {
+                tick.more = true;
+                break;
+            }
+            held = self.merge_one(held, minute, &marks, &mut merged).await?;
+        }
+        let discarded = held.leader.discarded();
+        tick.damaged_parts = discarded.0 - before.0;
+        tick.forgotten_campaigns = discarded.1 - before.1;
+        let sequences = held.leader.audit().forgotten.saturating_sub(forgotten);
 
         let mut tx = self.pool().begin().await.map_err(sql(what))?;
         lease::renew(&mut tx, &held.lease).await?;
         mark_merged(&mut tx, &merged.parts).await?;
         let mut findings: Vec<Finding> = Vec::new();
-        let mut last = through;
+        let mut last = closed;
         for m in merged.minutes {
             findings.extend(m.findings);
             if m.left_out.is_empty() {
@@ -347,8 +348,6 @@ impl Store {
             tick.minutes += 1;
             last = m.minute;
         }
-        (tick.damaged_parts, tick.forgotten_campaigns) = merged.discarded;
-        let sequences = merged.forgotten_sequences;
         let applied = incident::apply(&mut tx, findings, false).await?;
         let checkpoint = held.leader.checkpoint();
         sqlx::query(
