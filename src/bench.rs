@@ -7,6 +7,8 @@ mod feed;
 pub mod figures;
 pub mod measure;
 mod product;
+mod restart;
+mod sealing;
 pub mod stage;
 pub mod template;
 pub mod workload;

@@ -12,11 +12,7 @@ use super::product::{Product, wait};
 use super::stage::{Stage, Stop};
 use super::template::Templates;
 use super::workload::Shape;
-use crate::event::{Role, Side};
-use crate::rule::{self, Known, RuleSet};
-use crate::seal::engine::{Engine, known_validators};
-use crate::seal::model::Model;
-use crate::seal::{Keys, Scratch, Sealer};
+use super::{restart, sealing};
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -46,6 +42,8 @@ pub enum Part {
     Users,
     /// Sealing.
     Seal,
+    /// Restarts with sixteen partitions.
+    Restarts,
 }
 
 /// New users a second: five million in five minutes.
@@ -57,13 +55,9 @@ pub const USERS_FOR: Duration = Duration::from_secs(300);
 /// of them beyond its share.
 const BACKLOG: u64 = 15 * AHEAD.unsigned_abs();
 const CEILING: &str = "bench-ceiling";
-const REFERENCE: &str = "bench-reference";
+pub(super) const REFERENCE: &str = "bench-reference";
 const ONE: &str = "bench-one";
 const USERS: &str = "bench-users";
-/// The embedded broker waits this long before the first assignment of a group.
-const EMBEDDED_WAIT: f64 = 3.0;
-/// Session timeout of the measured program, seconds.
-const SESSION: f64 = 6.0;
 /// How long the latency is measured.
 const LATENCY_SECONDS: f64 = 8.0;
 
@@ -91,6 +85,9 @@ pub fn run(plan: &Plan, stop: &Stop, mut tell: impl FnMut(&Figure)) -> anyhow::R
     };
     let wanted = |part| plan.only.is_none_or(|only| only == part);
     let mut sixteen = None;
+    if plan.only == Some(Part::Restarts) {
+        restart::alone(&stage, runtime.handle(), &mut out)?;
+    }
     if wanted(Part::Rounds) {
         sixteen = Some(rounds(plan, &stage, runtime.handle(), &mut out)?);
     }
@@ -107,7 +104,7 @@ pub fn run(plan: &Plan, stop: &Stop, mut tell: impl FnMut(&Figure)) -> anyhow::R
         }
     }
     if wanted(Part::Seal) {
-        sealing(&mut out)?;
+        sealing::sealing(&mut out)?;
     }
     Ok(all)
 }
@@ -168,12 +165,12 @@ fn rounds(
     out(Figure::new("rss_100k_mb", peak, "MB")
         .against(200.0)
         .note("peak of all rounds"));
-    restarts(stage, &mut producer, &applied, product, out)?;
+    restart::restarts(stage, &mut producer, &applied, product, out)?;
     Ok(rate.unwrap_or(0.0))
 }
 
 /// Watches a topic. The first process also makes the tables (not a cold start): they are waited for.
-fn watch(
+pub(super) fn watch(
     stage: &Stage,
     topic: &str,
     runtime: &tokio::runtime::Handle,
@@ -195,7 +192,11 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1_048_576.0
 }
 
-fn warm(producer: &mut Producer, applied: &Applied, product: &mut Product) -> anyhow::Result<()> {
+pub(super) fn warm(
+    producer: &mut Producer,
+    applied: &Applied,
+    product: &mut Product,
+) -> anyhow::Result<()> {
     let base = producer.sent.clone();
     producer.send(2_000, &applied.progress, &base, None, None)?;
     let sent: i64 = producer.sent.iter().sum();
@@ -313,53 +314,6 @@ fn latency(
     Ok(())
 }
 
-fn restarts(
-    stage: &Stage,
-    producer: &mut Producer,
-    applied: &Applied,
-    product: Product,
-    out: &mut impl FnMut(Figure),
-) -> anyhow::Result<()> {
-    let less = if stage.embedded { EMBEDDED_WAIT } else { 0.0 };
-    product.stop()?;
-    let base = producer.sent.clone();
-    producer.send(1_000, &applied.progress, &base, None, None)?;
-    let before = applied.sum();
-    let spawned = Instant::now();
-    let mut product = stage.product(REFERENCE)?;
-    wait(
-        "the first batch",
-        &mut product,
-        Duration::from_secs(60),
-        || applied.sum() > before,
-    )?;
-    let cold = spawned.elapsed().as_secs_f64() - less;
-    out(Figure::new("cold_start_s", Some(cold), "s")
-        .against(2.0)
-        .note(format!("less the broker's {less} s")));
-
-    let sent: i64 = producer.sent.iter().sum();
-    wait("the backlog", &mut product, Duration::from_secs(60), || {
-        applied.sum() >= sent
-    })?;
-    product.kill()?;
-    let killed = Instant::now();
-    let mut product = stage.product(REFERENCE)?;
-    let base = producer.sent.clone();
-    producer.send(1_000, &applied.progress, &base, None, None)?;
-    wait(
-        "the recovery",
-        &mut product,
-        Duration::from_secs(90),
-        || applied.sum() > sent,
-    )?;
-    let recovery = (killed.elapsed().as_secs_f64() - SESSION).max(0.0);
-    out(Figure::new("recovery_s", Some(recovery), "s")
-        .against(10.0)
-        .note(format!("beyond the session timeout of {SESSION} s")));
-    product.stop()
-}
-
 fn one_partition(
     plan: &Plan,
     stage: &Stage,
@@ -425,91 +379,4 @@ fn users(
         .against(256.0)
         .note(format!("{count} users in {seconds} s")));
     Ok(())
-}
-
-/// A kilobyte of ordinary prose with a number, a mail address and a code in it.
-fn kilobyte() -> String {
-    let line = "Please look at order 48213 for me, the parcel should have arrived on Tuesday but the tracking page \
-                still says it waits in the depot; my address is jo.miller@example.org and the agent said yesterday \
-                that the reference is AB-77-1029. ";
-    line.chars().cycle().take(1024).collect()
-}
-
-fn sealing(out: &mut impl FnMut(Figure)) -> anyhow::Result<()> {
-    let text = kilobyte();
-    let all = cost(Engine::built_in(), &text);
-    out(Figure::new("seal_us_per_kb", Some(all), "us").against(40.0));
-    let names = known_validators();
-    let known = Known {
-        validators: Some(&names),
-        compiled_in: false,
-        ..Known::default()
-    };
-    let sources = rule::pack::sources();
-    let total = RuleSet::built_in(&Known {
-        compiled_in: true,
-        ..known.clone()
-    })
-    .rules()
-    .len();
-    // Ten rules: the first files that load on their own, with the lists they may name.
-    let lists: Vec<_> = sources
-        .iter()
-        .filter(|s| s.path.contains("/lists/"))
-        .cloned()
-        .collect();
-    let few = sources
-        .iter()
-        .filter(|s| s.path.contains("secret/"))
-        .take(10)
-        .cloned()
-        .chain(lists)
-        .collect::<Vec<_>>();
-    let (small, _) = rule::load(&few, &[], &known).map_err(|p| {
-        anyhow::anyhow!(
-            "ten rules do not load: {}",
-            p.first().map_or_else(
-                String::new,
-                super::super::rule::diagnostic::Diagnostic::line
-            )
-        )
-    })?;
-    let ten = cost(Engine::new(&small, Model::shipped().ok()), &text);
-    out(Figure::new("rules_cost_ratio", Some(all / ten), "x")
-        .against(1.5)
-        .note(format!(
-            "sealing with {total} rules against {}",
-            small.rules().len()
-        )));
-    Ok(())
-}
-
-/// Time that this thread has used: what others do on the machine does not count.
-fn thread_time() -> Duration {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(t.tv_sec).unwrap_or(0),
-        u32::try_from(t.tv_nsec).unwrap_or(0),
-    )
-}
-
-/// Microseconds to seal the text, the best of several passes.
-fn cost(engine: Engine, text: &str) -> f64 {
-    let sealer = Sealer::new(Keys::development(), std::sync::Arc::new(engine));
-    let mut scratch = Scratch::default();
-    let mut best = f64::MAX;
-    for _ in 0..10 {
-        let started = thread_time();
-        for _ in 0..200 {
-            std::hint::black_box(sealer.sketch(
-                std::hint::black_box(text),
-                Role::User,
-                Side::Request,
-                &mut scratch,
-            ));
-        }
-        let took = thread_time().saturating_sub(started);
-        best = best.min(took.as_secs_f64() * 1e6 / 200.0);
-    }
-    best
 }

@@ -58,6 +58,8 @@ enum Only {
     Users,
     /// Sealing.
     Seal,
+    /// Restarts with sixteen partitions.
+    Restarts,
 }
 
 impl From<Only> for measure::Part {
@@ -67,6 +69,7 @@ impl From<Only> for measure::Part {
             Only::One => Self::One,
             Only::Users => Self::Users,
             Only::Seal => Self::Seal,
+            Only::Restarts => Self::Restarts,
         }
     }
 }

@@ -22,6 +22,8 @@ use crate::event::TopicPartition;
 
 /// How long one answer may take.
 pub(super) const ASK: Duration = Duration::from_secs(2);
+/// Questions under way at once.
+const AT_ONCE: usize = 16;
 /// How long a tool asks for the ends of a partition before it gives up.
 const ENDS: Duration = Duration::from_secs(10);
 /// How long a probe waits for the first record of a partition.
@@ -86,6 +88,29 @@ pub(super) fn watermarks(
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
     }
+}
+
+/// [`watermarks`] of several partitions, in their order. Each answer takes some round trips, and they are
+/// waited for together: a start or a rebalance waits for all of them.
+pub(super) fn all_watermarks(
+    asker: &Asker,
+    tps: &[TopicPartition],
+    deadline: Instant,
+) -> Result<Vec<(i64, i64)>, String> {
+    let mut marks = Vec::with_capacity(tps.len());
+    for some in tps.chunks(AT_ONCE) {
+        let answers = std::thread::scope(|scope| {
+            let ask = |tp| scope.spawn(move || watermarks(asker, tp, deadline));
+            let asked: Vec<_> = some.iter().map(ask).collect();
+            let heard = asked.into_iter().map(|t| {
+                t.join()
+                    .unwrap_or_else(|_| Err("asking for offsets panicked".to_owned()))
+            });
+            heard.collect::<Result<Vec<_>, _>>()
+        })?;
+        marks.extend(answers);
+    }
+    Ok(marks)
 }
 
 /// What a client that reads nothing but one partition says about its next record.
@@ -211,6 +236,11 @@ mod tests {
         assert!(is_end(&config, &tp, 3));
         assert!(!is_end(&config, &tp, 2));
         assert_eq!(ends(&config, &tp), Ok((0, 3)));
+        let asker = asker(&config.reader()).expect("client");
+        let many = vec![tp.clone(); 2 * AT_ONCE + 1];
+        let until = Instant::now() + ENDS;
+        let marks = all_watermarks(&asker, &many, until).expect("answers");
+        assert_eq!(marks, vec![(0, 3); many.len()]);
         assert!(first_ts(&config, &tp, 1).is_some_and(|ts| ts > 0));
     }
 }

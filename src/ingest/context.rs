@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::ask::{self, Asker, first_ts, note_oversize, watermarks};
+use super::ask::{self, Asker, all_watermarks, first_ts, note_oversize, watermarks};
 use super::slot::Slot;
 use super::{Claims, Delivery, Inbox, IngestConfig, errors};
 use crate::event::TopicPartition;
@@ -122,13 +122,10 @@ impl<K: Claims> Shared<K> {
         };
         let marks =
             |tp: &TopicPartition| watermarks(&self.asker, tp, answer).map_err(NoClaim::Unanswered);
-        let mut wanted = Vec::with_capacity(tps.len());
-        let mut high = Vec::with_capacity(tps.len());
-        for tp in tps {
-            let (lo, hi) = marks(tp)?;
-            wanted.push((tp.clone(), lo));
-            high.push(hi);
-        }
+        let asked = all_watermarks(&self.asker, tps, answer).map_err(NoClaim::Unanswered)?;
+        let lows = asked.iter().map(|(low, _)| *low);
+        let wanted: Vec<_> = tps.iter().cloned().zip(lows).collect();
+        let high = asked.iter().map(|(_, high)| *high);
         let left = deadline.saturating_duration_since(Instant::now());
         let claimed = self
             .claims
