@@ -14,9 +14,12 @@ pub mod database;
 pub mod db;
 pub mod dead_letters;
 pub mod demo;
+pub mod doctor;
+pub mod explain;
 pub mod format;
 pub mod hunt;
 pub mod incident;
+pub mod input;
 pub mod key;
 pub mod lines;
 pub mod offsets;
@@ -31,6 +34,7 @@ pub mod seal;
 pub mod series;
 mod service;
 pub mod silence;
+pub mod top;
 pub mod train;
 pub mod watch;
 
@@ -89,12 +93,18 @@ enum Verb {
     Outbox(outbox::Args),
     /// Mute incidents for a time.
     Silence(silence::Args),
+    /// Say why an incident stands there, on what it rests, and who was told.
+    Explain(explain::Args),
+    /// Show the busiest users, models and tenants.
+    Top(top::Args),
     /// Verify the audit chain.
     Audit(audit::Args),
     /// Look a text up in the stored fingerprints.
     Hunt(hunt::Args),
     /// Register canaries, system prompts and documents.
     Watch(watch::Args),
+    /// Check everything that `run` needs, each with a remedy.
+    Doctor(doctor::Args),
     /// Check and show the configuration.
     Config(config::Args),
     /// Look up and import prices.
@@ -139,9 +149,12 @@ pub fn main() -> ExitCode {
         Verb::Incident(args) => incident::run(args),
         Verb::Outbox(args) => outbox::run(args),
         Verb::Silence(args) => silence::run(args),
+        Verb::Explain(args) => explain::run(args),
+        Verb::Top(args) => top::run(args),
         Verb::Audit(args) => audit::run(args),
         Verb::Hunt(args) => hunt::run(args),
         Verb::Watch(args) => watch::run(args),
+        Verb::Doctor(args) => doctor::run(args),
         Verb::Config(args) => config::run(args),
         Verb::Prices(args) => prices::run(args),
         Verb::Bench(args) => bench::run(args),

@@ -14,6 +14,7 @@ pub mod keyfile;
 pub mod reader;
 pub mod routing;
 pub mod rules;
+mod secret_places;
 mod sections;
 mod show;
 
@@ -27,6 +28,7 @@ pub use delivery::{SinkKind, SinkSetting};
 pub use init::EXAMPLE;
 pub use reader::{Problem, Reader, Source};
 pub use routing::{InhibitSetting, RouteSetting, Routing};
+pub use secret_places::{SecretPlace, secret_places};
 pub use sections::is_loopback;
 pub use show::show;
 

@@ -70,6 +70,24 @@ pub struct Accepted {
 }
 
 impl Sink {
+    /// Asks whether the receiver answers, within [`SEND_TIMEOUT`]. No message is sent.
+    ///
+    /// # Errors
+    /// It does not, and why.
+    pub async fn reach(&self) -> Result<(), SendError> {
+        let attempt = async {
+            match self {
+                Self::Email(s) => s.reach().await,
+                Self::Http(s) => s.reach().await,
+                Self::Stdout(_) => Ok(()),
+            }
+        };
+        match tokio::time::timeout(SEND_TIMEOUT, attempt).await {
+            Ok(result) => result,
+            Err(_) => Err(SendError::retry(Reason::Timeout, "no answer within 10 s")),
+        }
+    }
+
     /// Sends one message, within [`SEND_TIMEOUT`].
     pub async fn send(&self, message: &Message) -> Result<Accepted, SendError> {
         let all = Accepted::default();

@@ -11,6 +11,7 @@
 mod ask;
 pub mod batch;
 pub mod broker;
+pub mod checkup;
 mod consumer;
 mod context;
 pub mod errors;

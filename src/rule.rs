@@ -197,10 +197,14 @@ impl ReadingKind {
     }
 }
 
+/// Length of a rule's id: its area's prefix and at least one character more. The pattern of the schema in
+/// `file.rs` says the same.
+pub const ID_BYTES: std::ops::RangeInclusive<usize> = 5..=64;
+
 /// One checked rule.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// Unique name.
+    /// Unique name, [`ID_BYTES`] long.
     pub id: SmolStr,
     /// What kind of thing it finds.
     pub area: Area,

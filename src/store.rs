@@ -20,6 +20,7 @@ pub mod batch;
 mod board;
 pub mod budget;
 pub mod chaos;
+pub mod checkup;
 pub mod claim;
 pub mod dead_letter;
 pub mod deed;
@@ -42,6 +43,8 @@ pub mod revive;
 pub mod schema;
 pub mod seed;
 pub mod silence;
+pub mod told;
+pub mod top;
 mod value;
 pub mod watched;
 

@@ -7,6 +7,7 @@ mod fault;
 mod house;
 mod leader;
 mod notifier;
+mod oncall;
 mod outbox;
 mod schema;
 mod watched;

@@ -1,25 +1,22 @@
 //! `veilwatch audit`: verify the audit chain, export its heads.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, write_rows};
-use super::format::{Format, is_json};
+use super::database::{Access, Column, write_rows};
+use super::format::Format;
 use crate::store::audit::{Head, Verified};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    /// How to write results.
-    #[arg(long, global = true)]
-    format: Option<Format>,
+    access: Access,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -41,6 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::Heads => {
             let heads = args
+                .access
                 .database
                 .with(|s| async move { Ok(s.audit_heads().await?) })?;
             write_rows(&heads, Some(Format::Json), &[])?;
@@ -50,6 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let exported = heads.is_some();
             let heads = heads.map_or(Ok(Vec::new()), |path| read_heads(&path))?;
             let verdicts = args
+                .access
                 .database
                 .with(|s| async move { Ok(s.audit_verify(&heads).await?) })?;
             let columns: &[Column<Verified>] = &[
@@ -68,8 +67,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     )
                 }),
             ];
-            write_rows(&verdicts, args.format, columns)?;
-            if !exported && !is_json(args.format) {
+            write_rows(&verdicts, args.access.format, columns)?;
+            if !exported && !args.access.json() {
                 let mut err = std::io::stderr().lock();
                 writeln!(
                     err,
@@ -86,9 +85,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn read_heads(path: &PathBuf) -> anyhow::Result<Vec<Head>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("could not read {}", path.display()))?;
+/// Heads of ten thousand partitions take less.
+const MAX_HEADS: u64 = 16 << 20;
+
+fn read_heads(path: &Path) -> anyhow::Result<Vec<Head>> {
+    let text = super::input::text(path, "heads that `audit heads` printed", MAX_HEADS)?;
     text.lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())

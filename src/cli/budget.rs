@@ -3,11 +3,10 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, author, write_rows};
+use super::database::{Access, Column, author, write_rows};
 use super::format::{Format, is_json};
 use crate::account::budget::DEFAULT_THRESHOLDS;
 use crate::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit, Zone};
@@ -22,10 +21,7 @@ const PICO: i128 = 1_000_000_000_000;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    /// How to write results.
-    #[arg(long, global = true)]
-    format: Option<Format>,
+    access: Access,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -106,8 +102,8 @@ struct RaiseArgs {
     #[arg(long, value_parser = parse_usd)]
     usd: Option<i128>,
     /// Until when (RFC 3339), or for how long (`90m`, `12h`, `7d`).
-    #[arg(long)]
-    until: String,
+    #[arg(long, value_parser = parse_until)]
+    until: Until,
     /// Who grants it.
     #[arg(long)]
     author: Option<String>,
@@ -137,10 +133,25 @@ fn parse_usd(s: &str) -> Result<i128, String> {
     if pico > 0 { Ok(pico) } else { Err(bad()) }
 }
 
-/// A moment, or a span from now.
-fn parse_until(s: &str, now: Time) -> anyhow::Result<Time> {
+/// A moment, or a span from the database's now, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    At(Time),
+    In(i64),
+}
+
+impl Until {
+    fn from(self, now: Time) -> Time {
+        match self {
+            Self::At(time) => time,
+            Self::In(span) => now.plus_ms(span),
+        }
+    }
+}
+
+fn parse_until(s: &str) -> Result<Until, String> {
     if let Some(t) = Time::parse_rfc3339(s) {
-        return Ok(t);
+        return Ok(Until::At(t));
     }
     let unit = |c| match c {
         'm' => Some(60_000i64),
@@ -152,14 +163,14 @@ fn parse_until(s: &str, now: Time) -> anyhow::Result<Time> {
         .char_indices()
         .next_back()
         .and_then(|(i, c)| s[..i].parse::<i64>().ok()?.checked_mul(unit(c)?));
-    let span =
-        span.context("--until: write a time such as 2026-11-28T18:00:00Z, or 90m, 12h, 7d")?;
-    Ok(now.plus_ms(span))
+    span.filter(|s| *s > 0)
+        .map(Until::In)
+        .ok_or_else(|| "write a time such as 2026-11-28T18:00:00Z, or 90m, 12h, 7d".to_owned())
 }
 
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (db, format) = (args.database, args.format);
+    let (db, format) = (args.access.database, args.access.format);
     match args.verb {
         Verb::List => {
             let rows = db.with(|s| async move { Ok(s.limits().await?) })?;
@@ -247,7 +258,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 {
                     anyhow::bail!("budget {} counts {}: give --{}", l.budget, l.unit, l.unit);
                 }
-                let expires = parse_until(&r.until, s.now().await?)?;
+                let expires = r.until.from(s.now().await?);
                 let raise = Raise {
                     budget: r.budget,
                     subject: r.subject.unwrap_or_else(|| "*".to_owned()),
@@ -344,12 +355,12 @@ mod tests {
 
     #[test]
     fn spans_and_moments() {
-        assert_eq!(parse_until("90m", Time(0)).ok(), Some(Time(5_400_000)));
-        assert_eq!(parse_until("7d", Time(0)).ok(), Some(Time(604_800_000)));
-        assert_eq!(
-            parse_until("1970-01-01T00:00:01Z", Time(9)).ok(),
-            Some(Time(1_000))
-        );
-        assert!(parse_until("soon", Time(0)).is_err());
+        let until = |s| parse_until(s).map(|u| u.from(Time(9))).ok();
+        assert_eq!(until("90m"), Some(Time(5_400_009)));
+        assert_eq!(until("7d"), Some(Time(604_800_009)));
+        assert_eq!(until("1970-01-01T00:00:01Z"), Some(Time(1_000)));
+        for bad in ["soon", "tomorrow", "-1h", "0d", ""] {
+            assert_eq!(until(bad), None, "{bad}");
+        }
     }
 }

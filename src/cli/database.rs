@@ -6,6 +6,24 @@ use super::format::{Format, is_json};
 use crate::config::Config;
 use crate::store::{Store, StoreConfig};
 
+/// What every verb on the database takes: where it is, and how results are written.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Access {
+    /// Where the database is.
+    #[command(flatten)]
+    pub database: Database,
+    /// Output format; the default is text on a terminal and JSON lines elsewhere.
+    #[arg(long, global = true, value_enum)]
+    pub format: Option<Format>,
+}
+
+impl Access {
+    /// Whether results are JSON lines.
+    pub fn json(&self) -> bool {
+        is_json(self.format)
+    }
+}
+
 /// Where the database is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Database {
@@ -46,6 +64,11 @@ impl Database {
             Some(path) => Ok(Config::load(path)?),
             None => anyhow::bail!("no configuration given: use --config FILE, {why}"),
         }
+    }
+
+    /// The configuration, where one is given.
+    pub fn configured(&self) -> anyhow::Result<Option<Config>> {
+        Ok(self.config.as_deref().map(Config::load).transpose()?)
     }
 
     /// Connects, runs the work and closes the connections.
@@ -116,11 +139,38 @@ pub fn write_rows<T: serde::Serialize>(
     Ok(())
 }
 
-/// Who acts: `--author`, else the login name.
+/// Who acts: `--author`, else the login name, else the number of the account (containers, cron).
 pub fn author(given: Option<String>) -> anyhow::Result<String> {
-    given
-        .or_else(|| std::env::var("USER").ok())
-        .or_else(|| std::env::var("LOGNAME").ok())
-        .filter(|a| !a.trim().is_empty())
-        .ok_or_else(|| anyhow::anyhow!("no author: use --author NAME, it stands in the log"))
+    let env = |name| std::env::var(name).ok();
+    let login = env("USER").or_else(|| env("LOGNAME"));
+    named(given, login, rustix::process::getuid().as_raw())
+}
+
+fn named(given: Option<String>, login: Option<String>, uid: u32) -> anyhow::Result<String> {
+    match given {
+        Some(given) if given.trim().is_empty() => {
+            anyhow::bail!("--author is empty; write a name, it stands in the log")
+        }
+        Some(given) => Ok(given),
+        None => Ok(login
+            .filter(|l| !l.trim().is_empty())
+            .unwrap_or_else(|| format!("uid {uid}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_acts_even_without_a_login_name() {
+        let name = |given: Option<&str>, login: Option<&str>| {
+            named(given.map(Into::into), login.map(Into::into), 1000).ok()
+        };
+        assert_eq!(name(Some("ann"), Some("bob")).as_deref(), Some("ann"));
+        assert_eq!(name(None, Some("bob")).as_deref(), Some("bob"));
+        assert_eq!(name(None, Some(" ")).as_deref(), Some("uid 1000"));
+        assert_eq!(name(None, None).as_deref(), Some("uid 1000"));
+        assert_eq!(name(Some(" "), Some("bob")), None);
+    }
 }

@@ -6,18 +6,14 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Database, block_on};
-use super::format::{Format, is_json};
+use super::database::{Access, block_on};
 use crate::store::schema;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    /// How to write results.
-    #[arg(long, global = true)]
-    format: Option<Format>,
+    access: Access,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -47,8 +43,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         write!(out, "{}", schema::ROLES_SQL)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let config = args.database.settings()?;
-    let json = is_json(args.format);
+    let config = args.access.database.settings()?;
+    let json = args.access.json();
     match args.verb {
         Verb::Migrate { roles } => {
             let applied = block_on(async {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, block_on, write_rows};
-use super::format::{Format, is_json};
+use super::database::{Access, Column, block_on, write_rows};
+use super::format::is_json;
 use crate::event::{SmolStr, Time, TopicPartition};
 use crate::pipeline::revive::{Replayed, Wanted, revive};
 use crate::store::dead_letter::{DeadLetterFilter, ReasonCount, StoredDeadLetter};
@@ -16,10 +16,7 @@ use crate::store::dead_letter::{DeadLetterFilter, ReasonCount, StoredDeadLetter}
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    /// How to write results.
-    #[arg(long, global = true)]
-    format: Option<Format>,
+    access: Access,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -93,7 +90,7 @@ fn parse_time(s: &str) -> Result<Time, String> {
 
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let format = args.format;
+    let format = args.access.format;
     match args.verb {
         Verb::List {
             topic,
@@ -106,6 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             if by_reason {
                 let since = since.unwrap_or_default();
                 let rows = args
+                    .access
                     .database
                     .with(|s| async move { Ok(s.dead_letter_reasons(since).await?) })?;
                 let columns: &[Column<ReasonCount>] = &[
@@ -124,6 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 limit,
             };
             let rows = args
+                .access
                 .database
                 .with(|s| async move { Ok(s.dead_letters(&filter).await?) })?;
             write_rows(&rows, format, COLUMNS)?;
@@ -140,6 +139,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             author,
         } => {
             let config = args
+                .access
                 .database
                 .whole("it names the brokers, rules and keys to decode with")?;
             let author = super::database::author(author)?;
@@ -176,6 +176,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 partition,
             };
             let found = args
+                .access
                 .database
                 .with(|s| async move { Ok(s.dead_letter(&tp, offset).await?) })?;
             let Some(d) = found else {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, author, write_rows};
+use super::database::{Access, Column, Database, author, write_rows};
 use super::format::{Format, is_json};
 use crate::event::{Hash16, Time};
 use crate::store::deed::Deed;
@@ -16,10 +16,7 @@ use crate::store::history::{IncidentFilter, IncidentRow};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    /// How to write results.
-    #[arg(long, global = true)]
-    format: Option<Format>,
+    access: Access,
     /// Who acts; the login name without it.
     #[arg(long, global = true)]
     author: Option<String>,
@@ -119,7 +116,7 @@ const COLUMNS: &[Column<IncidentRow>] = &[
 
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (db, format) = (args.database, args.format);
+    let (db, format) = (args.access.database, args.access.format);
     let (which, deed) = match args.verb {
         Verb::List {
             state,

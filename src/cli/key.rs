@@ -198,7 +198,14 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     let failed = || format!("cannot write key file {}", file.display());
-    let mut new = tempfile::NamedTempFile::new_in(dir).with_context(failed)?;
+    // The name of the file in between would only confuse.
+    let mut new = tempfile::NamedTempFile::new_in(dir).map_err(|e| {
+        let (dir, why) = (dir.display(), std::io::Error::from(e.kind()));
+        anyhow!(
+            "{}: {why} in the folder {dir}; name a folder that exists and that you may write to",
+            failed()
+        )
+    })?;
     new.write_all(text.as_bytes()).with_context(failed)?;
     new.as_file().sync_all().with_context(failed)?;
     new.persist(file).with_context(failed)?;

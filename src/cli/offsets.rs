@@ -48,8 +48,8 @@ enum Verb {
         #[arg(long)]
         reason: String,
         /// Who; default: the login name.
-        #[arg(long, env = "USER", default_value = "unknown")]
-        author: String,
+        #[arg(long)]
+        author: Option<String>,
     },
 }
 
@@ -84,6 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 if reason.trim().is_empty() {
                     bail!("--reason is empty; say why, it is kept with the gap");
                 }
+                let author = super::database::author(author)?;
                 let tp = TopicPartition { topic: topic.as_str().into(), partition };
                 let config = Config::load(&with.config)?;
                 let (ingest, asked) = (config.ingest.clone(), tp.clone());

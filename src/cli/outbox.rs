@@ -6,18 +6,15 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Column, Database, author, write_rows};
-use super::format::{Format, is_json};
+use super::database::{Access, Column, author, write_rows};
+use super::format::is_json;
 use crate::store::outbox::{Queued, STATES, Which};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    /// How to write results.
-    #[arg(long, global = true)]
-    format: Option<Format>,
+    access: Access,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -83,7 +80,7 @@ fn states(names: &[String]) -> Vec<i16> {
 
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let format = args.format;
+    let format = args.access.format;
     match args.verb {
         Verb::List {
             sink,
@@ -91,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             state,
             limit,
         } => {
-            let rows = args.database.with(|store| async move {
+            let rows = args.access.database.with(|store| async move {
                 let incident = match incident {
                     Some(id) => Some(store.find_incident(&id).await?),
                     None => None,
@@ -115,7 +112,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             author: who,
         } => {
             let who = author(who)?;
-            let queued = args.database.with(|store| async move {
+            let queued = args.access.database.with(|store| async move {
                 let incident = match incident {
                     Some(id) => Some(store.find_incident(&id).await?),
                     None => None,

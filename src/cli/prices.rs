@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde::Serialize;
 
+use super::input;
 use crate::account::price::{Entry, Rates, Tier};
 use crate::account::{Prices, dollars_per_million};
 use crate::event::{Pico, SmolStr, Time};
@@ -78,12 +79,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Published lists of all models take one.
+const MAX_TABLE: u64 = 64 << 20;
+
 fn load(file: Option<&Path>) -> anyhow::Result<Prices> {
     let Some(path) = file else {
         return Ok(Prices::shipped());
     };
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the price table {}", path.display()))?;
+    let text = input::text(path, "a price table, such as rules/prices.json", MAX_TABLE)?;
     Prices::from_json(&text).with_context(|| path.display().to_string())
 }
 
@@ -171,8 +174,7 @@ const TIERS: [(&str, u64); 4] = [
 ];
 
 fn import(file: &Path, from: &str) -> anyhow::Result<ExitCode> {
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = input::text(file, "a price list as LiteLLM publishes it", MAX_TABLE)?;
     let table = convert(&text, from).with_context(|| file.display().to_string())?;
     let json = serde_json::to_string_pretty(&table)?;
     // What is printed must be readable again.

@@ -1,6 +1,6 @@
 //! `veilwatch replay`: Run events from a file through the whole pipeline in virtual time.
 
-use std::io::Write as _;
+use std::io::{BufRead, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::format::{Format, is_json};
-use super::lines;
+use super::lines::{self, Lines};
 use crate::account::{Books, Prices};
 use crate::config::{self, Config, Source};
 use crate::decide::{Routes, Titles};
@@ -28,7 +28,8 @@ pub struct Args {
     /// Rules, prices, budgets, routes and detectors from this configuration.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Seals text with these keys; without it the published development key is used.
+    /// Seals text with these keys; without it with those of the configuration's [seal], else with the
+    /// published development key.
     #[arg(long)]
     key_file: Option<PathBuf>,
     /// History that teaches the baselines first and is not reported.
@@ -48,21 +49,44 @@ enum FailOn {
     Finding,
 }
 
+/// Warns once that texts are sealed with a key that everybody has: at the first line that has one.
+#[derive(Debug, Default)]
+struct Published(bool);
+
+impl Published {
+    fn look(&mut self, line: &str) {
+        if self.0 || !(line.contains("\"text\"") || line.contains("\"messages\"")) {
+            return;
+        }
+        self.0 = true;
+        eprintln!(
+            "veilwatch: warning: text is sealed with the published development key; give --key-file for anything real"
+        );
+    }
+}
+
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let keys = match &args.key_file {
-        Some(path) => config::keyfile::read(path).map_err(anyhow::Error::msg)?,
-        None => {
-            eprintln!(
-                "veilwatch: warning: text is sealed with the published development key; give --key-file for anything real"
-            );
-            Keys::development()
+    let config = args.config.as_deref().map(load).transpose()?;
+    let configured = config.as_ref().and_then(|c| c.seal_key.as_ref());
+    let (keys, mut published) = match (&args.key_file, configured) {
+        (Some(path), _) => {
+            let keys = config::keyfile::read(path).map_err(anyhow::Error::msg)?;
+            (keys, None)
         }
+        (None, Some(text)) => {
+            let keys =
+                Keys::parse(text.reveal()).map_err(|e| anyhow::anyhow!("seal.key_file: {e}"))?;
+            (keys, None)
+        }
+        (None, None) => (Keys::development(), Some(Published::default())),
     };
-    let mut replay = start(args.config.as_deref(), keys)?;
+    // Opened first: whether there is anything to warn of stands in the file.
+    let lines = lines::open(&args.file)?;
+    let mut replay = start(config.as_ref(), keys)?;
     if let Some(warm) = &args.warm {
         replay.silent(true);
-        let bad = feed(&mut replay, warm)?;
+        let bad = feed(&mut replay, warm, lines::open(warm)?, &mut published)?;
         if let Some((n, error)) = bad.first() {
             eprintln!(
                 "veilwatch: warning: {} lines of the history are no events; the first is line {n}: {error}",
@@ -71,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         replay.silent(false);
     }
-    let bad = feed(&mut replay, &args.file)?;
+    let bad = feed(&mut replay, &args.file, lines, &mut published)?;
     replay.finish();
     let (lines, summary) = replay.output();
     let json = is_json(args.format);
@@ -86,8 +110,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What `run` would do with this configuration: its rules, prices, budgets, detectors and routes.
-fn start(path: Option<&Path>, keys: Keys) -> anyhow::Result<Replay> {
-    let Some(path) = path else {
+fn start(config: Option<&Config>, keys: Keys) -> anyhow::Result<Replay> {
+    let Some(config) = config else {
         let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
         let detect = DetectConfig {
             facts,
@@ -101,7 +125,6 @@ fn start(path: Option<&Path>, keys: Keys) -> anyhow::Result<Replay> {
             Arc::new(Sealer::built_in(keys)),
         ));
     };
-    let config = load(path)?;
     let rules = build::rules(&config.rules)?;
     let engine = Engine::new(&rules, Model::shipped().ok());
     let budgets = config::core::budgets(&config.budgets);
@@ -148,15 +171,24 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 /// Feeds a file; the lines that are no events, in order.
-fn feed(replay: &mut Replay, path: &Path) -> anyhow::Result<Vec<(u64, String)>> {
-    let mut lines = lines::open(path)?;
+fn feed(
+    replay: &mut Replay,
+    path: &Path,
+    mut lines: Lines<impl BufRead>,
+    published: &mut Option<Published>,
+) -> anyhow::Result<Vec<(u64, String)>> {
     let mut bad = Vec::new();
     while let Some((n, line)) = lines
         .next_line()
         .with_context(|| format!("cannot read {}", path.display()))?
     {
         let result = match line {
-            Ok(text) => replay.line(text),
+            Ok(text) => {
+                if let Some(p) = published {
+                    p.look(text);
+                }
+                replay.line(text)
+            }
             Err(e) => {
                 replay.refuse();
                 Err(e.to_string())

@@ -180,12 +180,7 @@ fn walk(dir: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> anyhow::Result<()
     if depth > MAX_DEPTH {
         return Ok(());
     }
-    let entries =
-        std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    for entry in entries {
-        let path = entry
-            .with_context(|| format!("cannot read {}", dir.display()))?
-            .path();
+    for path in super::input::folder(dir, "a folder with rule files")? {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
         if path.is_dir() {
             if !NOT_RULES.contains(&name) && !name.starts_with('.') {
@@ -199,15 +194,16 @@ fn walk(dir: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> anyhow::Result<()
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Arc<Source>> {
-    let mut bytes = Vec::new();
-    // One byte beyond the bound is enough to be refused for its size.
+    // One beyond the bound is enough to be refused for its size, with its name and the bound.
     let limit = rule::load::MAX_FILE_BYTES as u64 + 1;
-    std::fs::File::open(path)
-        .and_then(|f| f.take(limit).read_to_end(&mut bytes))
+    let mut bytes = Vec::new();
+    super::input::open(path, "a rule file")?
+        .take(limit)
+        .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {}", path.display()))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         anyhow::anyhow!(
-            "{}: not UTF-8 at byte {}",
+            "{}: not UTF-8 at byte {}; convert it with iconv",
             path.display(),
             e.utf8_error().valid_up_to()
         )

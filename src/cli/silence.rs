@@ -9,8 +9,7 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
-use super::database::{Database, author};
-use super::format::{Format, is_json};
+use super::database::{Access, author};
 use crate::config::duration::parse_duration;
 use crate::decide::Matcher;
 
@@ -18,10 +17,7 @@ use crate::decide::Matcher;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    /// How to write results.
-    #[arg(long, global = true)]
-    format: Option<Format>,
+    access: Access,
     /// Who acts; the login name without it.
     #[arg(long, global = true)]
     author: Option<String>,
@@ -37,7 +33,7 @@ enum Verb {
         #[arg(long = "for", value_name = "TIME", default_value = "2h", value_parser = time)]
         time: Duration,
         /// Why.
-        #[arg(long)]
+        #[arg(long, value_parser = said)]
         comment: String,
         /// `field=value`, as in the routes: detector, rule, tenant, user, model, subject, severity …
         #[arg(required = true, value_name = "MATCHER", value_parser = matcher)]
@@ -56,19 +52,26 @@ fn time(s: &str) -> Result<Duration, String> {
     parse_duration(s).ok_or_else(|| "write a time such as 90m or 2h".to_owned())
 }
 
+fn said(s: &str) -> Result<String, String> {
+    match s.trim() {
+        "" => Err("a silence must say why".to_owned()),
+        _ => Ok(s.to_owned()),
+    }
+}
+
 fn matcher(s: &str) -> Result<Matcher, String> {
     Matcher::parse(s).map_err(|e| e.to_string())
 }
 
 /// Runs the verb. `expire` ends with 1 if there is no such silence.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let json = is_json(args.format);
+    let json = args.access.json();
     let who = match args.verb {
         Verb::List => String::new(),
         _ => author(args.author)?,
     };
     let verb = args.verb;
-    args.database.with(|store| async move {
+    args.access.database.with(|store| async move {
         let mut out = std::io::stdout().lock();
         match verb {
             Verb::Add {
@@ -76,10 +79,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 comment,
                 matchers,
             } => {
-                anyhow::ensure!(
-                    !comment.trim().is_empty(),
-                    "a silence must say why: --comment"
-                );
                 let starts = store.now().await?;
                 let ends = starts.plus_ms(i64::try_from(time.as_millis())?);
                 let id = store

@@ -5,7 +5,7 @@
 //! The same input gives the same bytes, so `--check` proves where shipped weights came from.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::input;
 use crate::cli::EXIT_FINDINGS;
 use crate::seal::model::corpus::{self, Corpus, Row, Used};
 use crate::seal::model::train::{self, Settings};
@@ -130,10 +131,7 @@ pub(super) fn files(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut out = Vec::new();
     for path in given {
         if path.is_dir() {
-            let entries =
-                fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
-            for entry in entries {
-                let path = entry?.path();
+            for path in input::folder(path, "a folder with labelled texts")? {
                 let name = path.to_string_lossy();
                 if name.ends_with(".jsonl") || name.ends_with(".jsonl.gz") {
                     out.push(path);
@@ -158,7 +156,10 @@ pub(super) fn each_line(
     path: &Path,
     mut each: impl FnMut(usize, &str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = input::open(
+        path,
+        "labelled texts (.jsonl or .jsonl.gz), or a folder of them",
+    )?;
     let packed = path.extension().is_some_and(|e| e == "gz");
     let reader: Box<dyn Read> = if packed {
         Box::new(flate2::read::MultiGzDecoder::new(file))
@@ -195,14 +196,12 @@ fn read(path: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     })
 }
 
+/// The largest is a hundredth of it.
+const MAX_CORPUS_FILE: u64 = 64 << 20;
+
 fn read_corpus(dir: &Path) -> anyhow::Result<Corpus> {
-    let text = |path: &Path| {
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
-        .with_context(|| format!("cannot read {}", dir.display()))?
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<Result<_, _>>()?;
+    let text = |path: &Path| input::text(path, "a text of the corpus", MAX_CORPUS_FILE);
+    let mut paths = input::folder(dir, "the folder of the corpus, rules/corpus")?;
     paths.retain(|p| p.extension().is_some_and(|e| e == "txt"));
     paths.sort();
     let files = paths

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
-use super::database::{Database, author, write_rows};
+use super::database::{Access, author, write_rows};
 use super::format::Format;
 use crate::config::keyfile;
 use crate::seal::{Sealer, print, registered};
@@ -20,10 +20,7 @@ const MAX_BYTES: u64 = crate::event::MAX_TRUSTED_BYTES as u64;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    /// How to write results.
-    #[arg(long, global = true)]
-    format: Option<Format>,
+    access: Access,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -89,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let word = registered::canary(&super::key::random_secret()?);
             // The word alone, so that `$(veilwatch watch canary)` is it; a JSON string where that is asked.
             let mut out = std::io::stdout().lock();
-            match args.format {
+            match args.access.format {
                 Some(Format::Json) => writeln!(out, "{}", serde_json::json!({ "canary": word }))?,
                 _ => writeln!(out, "{word}")?,
             }
@@ -105,7 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 bail!("a name has 1 to 64 characters of [A-Za-z0-9._:/-]");
             }
             let rows = rows(&file, &name, kind, &key_file, &author(who)?)?;
-            args.database.with(|store| {
+            args.access.database.with(|store| {
                 let rows = rows.clone();
                 async move {
                     for row in &rows {
@@ -114,19 +111,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     Ok(())
                 }
             })?;
-            show(&rows, args.format)?;
+            show(&rows, args.access.format)?;
             eprintln!("a running `run` watches for it within seconds");
         }
         Verb::List => {
             let rows = args
+                .access
                 .database
                 .with(|store| async move { Ok(store.watched().await?) })?;
-            show(&rows, args.format)?;
+            show(&rows, args.access.format)?;
         }
         Verb::Remove { name, author: who } => {
             let who = author(who)?;
             let text = name.clone();
             let gone = args
+                .access
                 .database
                 .with(|store| async move { Ok(store.unwatch_text(&text, &who).await?) })?;
             if gone == 0 {

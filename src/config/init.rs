@@ -6,7 +6,7 @@ pub const EXAMPLE: &str = r#"# Veilwatch. Secrets: in files (`*_file`) or in the
 [ingest]
 brokers = ["127.0.0.1:9092"]         # a list, or "a:9092,b:9092"
 group = "veilwatch"                  # replicas of one monitor share it
-topics = [{ name = "llm.events", mode = "sealed" }]   # "trusted": text is sealed on the way in; needs [seal]
+topics = [{ name = "llm.events.v1", mode = "sealed" }]   # "trusted": text is sealed on the way in; needs [seal]
 security = "plaintext"               # plaintext (loopback only, or allow_plaintext) | ssl | sasl_plaintext | sasl_ssl
 # allow_plaintext = false
 # username = "veilwatch"

@@ -122,10 +122,6 @@ pub struct Section<'r, 'a> {
 }
 
 impl<'r, 'a> Section<'r, 'a> {
-    /// Whether the section stands in the file.
-    pub fn is_present(&self) -> bool {
-        self.table.is_some()
-    }
     /// Line of the section, 0 if it is absent.
     pub fn line(&self) -> usize {
         self.line

@@ -52,7 +52,7 @@ pub(super) fn ingest(s: Section<'_, '_>) -> Option<(IngestConfig, SignatureSetti
     if topics.is_empty() && !s.has("topics") {
         s.missing(
             "topics",
-            "list them: topics = [{ name = \"llm.events\", mode = \"sealed\" }]",
+            "list them: topics = [{ name = \"llm.events.v1\", mode = \"sealed\" }]",
         );
     } else if topics.is_empty() {
         s.problem("topics", "is empty", "list at least one topic");

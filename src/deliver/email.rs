@@ -173,6 +173,21 @@ impl Email {
         })
     }
 
+    /// Begins a conversation with the mail server and logs in, and sends nothing.
+    ///
+    /// # Errors
+    /// It does not answer, offers no TLS where it must, or refuses the login.
+    pub async fn reach(&self) -> Result<(), SendError> {
+        let transport = self
+            .transport
+            .get_or_init(|| (*self.builder).clone().build());
+        match transport.test_connection().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(SendError::retry(Reason::Connection, "the server hangs up")),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
     /// Sends one message: to each receiver by itself.
     ///
     /// # Errors

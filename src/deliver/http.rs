@@ -155,6 +155,19 @@ impl Http {
         })
     }
 
+    /// Asks whether the receiver's server answers, with the certificate that it must have. Nothing of the
+    /// path is asked for, and nobody is told anything.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn reach(&self) -> Result<(), SendError> {
+        let mut server = self.url.clone();
+        server.set_path("/");
+        server.set_query(None);
+        let asked = self.client.head(server).send().await;
+        asked.map(drop).map_err(|e| failed(&e))
+    }
+
     /// Sends one message.
     pub async fn send(&self, message: &Message) -> Result<(), SendError> {
         let n = &message.notification;

@@ -355,7 +355,7 @@ impl Audit {
         for (model, seen) in &part.costs {
             if seen.unpriced > 0 {
                 let reason = format!(
-                    "{} event{} of model {model} in a minute used tokens and have no price: their cost is unknown, not zero; add the model to the price table",
+                    "{} event{} of model {model} in a minute used tokens and have no price of that day: their cost is unknown, not zero; add one to the price table",
                     seen.unpriced,
                     if seen.unpriced == 1 { "" } else { "s" },
                 );

@@ -361,11 +361,6 @@ impl PartitionState {
         }
     }
 
-    /// How many users are in memory.
-    pub fn resident_users(&self) -> usize {
-        self.users.len()
-    }
-
     fn user(&mut self, user: Pseudonym, out: &mut Effects) -> &mut UserState {
         if !self.users.contains(&user) {
             let state = self.evicted.remove(&user).unwrap_or_else(|| {

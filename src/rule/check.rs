@@ -241,7 +241,7 @@ impl<'a> Checker<'a> {
 
     fn id(&mut self, id: &Text, folder: Option<Area>) -> Option<Area> {
         let text = &id.value;
-        let shape = (3..=64).contains(&text.len())
+        let shape = super::ID_BYTES.contains(&text.len())
             && text
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -250,7 +250,7 @@ impl<'a> Checker<'a> {
             self.error(
                 id.referenced,
                 "id-shape",
-                format!("id `{text}` is not 3 to 64 of a-z, 0-9 and `-`"),
+                format!("id `{text}` is not 5 to 64 of a-z, 0-9 and `-`"),
                 Some("write words in lower case, joined by `-`"),
             );
             return None;

@@ -12,7 +12,7 @@ pub(super) type Text = Spanned<String>;
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Veilwatch rule")]
 pub(super) struct RuleFile {
-    /// Unique name: `^[a-z0-9][a-z0-9-]{2,63}$`, prefix inj-, pii- or sec-.
+    /// Unique name: 5 to 64 of a-z, 0-9 and `-`, beginning with inj-, pii- or sec-.
     #[schemars(with = "String", regex(pattern = r"^(inj|pii|sec)-[a-z0-9-]{1,60}$"))]
     pub id: Text,
     /// One line, at most 120 characters.

@@ -13,7 +13,7 @@ pub enum StoreError {
     Url(String),
     /// Nobody answers.
     #[error(
-        "could not reach postgres at {at}: {said}; check that it runs and that store.url names it"
+        "could not reach postgres at {at}: {said}; check that it runs, and its address (store.url, or --database)"
     )]
     Unreachable {
         /// Host and port, or socket.
@@ -23,7 +23,7 @@ pub enum StoreError {
     },
     /// The server refuses the login.
     #[error(
-        "postgres at {at} refused user `{user}`: {said}; check the user and password in store.url or store.password_file"
+        "postgres at {at} refused user `{user}`: {said}; check the user and password (store.url, its url_file, or --database)"
     )]
     Refused {
         /// Host and port.
@@ -35,7 +35,7 @@ pub enum StoreError {
     },
     /// The server does not speak TLS, and the host is not this machine.
     #[error(
-        "postgres at {at} could not be reached over TLS with a verified certificate: {said}; add ?sslrootcert=FILE to store.url, or ?sslmode=disable if the network is trusted"
+        "postgres at {at} could not be reached over TLS with a verified certificate: {said}; add ?sslrootcert=FILE to its address (store.url, or --database), or ?sslmode=disable if the network is trusted"
     )]
     Tls {
         /// Host and port.
@@ -217,6 +217,13 @@ pub(crate) fn connect_error(at: String, user: &str, e: &sqlx::Error) -> StoreErr
             at,
             said: e.to_string(),
         },
+    }
+}
+
+impl StoreError {
+    /// Whether the role lacks a right, which only an administrator can give it.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Statement { cause, .. } if cause.code.as_deref() == Some("42501"))
     }
 }
 

@@ -134,13 +134,6 @@ impl NotifierTask {
         }
     }
 
-    /// New routes hold from the next tick.
-    pub fn set_routes(&mut self, routes: Routes) {
-        self.routes = routes;
-        // Who sleeps does so by the old ones.
-        self.held = None;
-    }
-
     /// Takes or renews the lease, resolves, decides.
     ///
     /// # Errors

@@ -144,7 +144,7 @@ pub(crate) async fn check(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn connect_one(
+pub(super) async fn connect_one(
     config: &StoreConfig,
     statement_timeout: &'static str,
 ) -> Result<PgConnection, StoreError> {

@@ -4,9 +4,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-
 use super::RuleArgs;
+use crate::cli::input;
 use crate::event::{Role, Side};
 use crate::seal::engine::evaluate::Stop;
 
@@ -46,20 +45,13 @@ enum SideArg {
     Response,
 }
 
+/// Largest text that is explained, in bytes: each reading of it is printed.
+const MAX_TEXT: u64 = 8 << 20;
+
 /// Runs the verb. The text and its readings go to the terminal of whoever gave the text, and
 /// nowhere else.
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut text = String::new();
-    let mut input: Box<dyn std::io::Read> = if args.file.as_os_str() == "-" {
-        Box::new(std::io::stdin().lock())
-    } else {
-        let file = std::fs::File::open(&args.file)
-            .with_context(|| format!("cannot read {}", args.file.display()))?;
-        Box::new(file)
-    };
-    input
-        .read_to_string(&mut text)
-        .with_context(|| format!("cannot read {} as UTF-8", args.file.display()))?;
+    let text = input::text(&args.file, "a file with one text, or `-`", MAX_TEXT)?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let role = match args.role {
         RoleArg::System => Role::System,

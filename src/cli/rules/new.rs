@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::rule::Area;
+use crate::rule::{Area, ID_BYTES};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         .find(|a| id.starts_with(a.prefix()))
         .context("an id begins with `inj-`, `pii-` or `sec-`")?;
     anyhow::ensure!(
-        (5..=64).contains(&id.len())
+        ID_BYTES.contains(&id.len())
             && id
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),

@@ -30,10 +30,6 @@ impl Handle {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
-    /// A flag that ends the thread, for those who do not own the handle.
-    pub fn stopper(&self) -> Arc<AtomicBool> {
-        self.stop.clone()
-    }
     /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
