@@ -19,6 +19,7 @@ pub mod inbox;
 pub mod publish;
 pub mod read;
 pub mod relay;
+mod said;
 pub mod settings;
 mod slot;
 mod watch;

@@ -1,5 +1,7 @@
 //! The consumer on the embedded broker, with claims kept in memory instead of Postgres.
 
+mod group;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -25,7 +27,7 @@ struct Row {
 }
 
 #[derive(Debug, Default)]
-struct Memory(Mutex<BTreeMap<TopicPartition, Row>>);
+struct Memory(Mutex<BTreeMap<TopicPartition, Row>>, Mutex<Duration>);
 
 impl Claims for Memory {
     type State = ();
@@ -34,6 +36,9 @@ impl Claims for Memory {
         wanted: &[(TopicPartition, i64)],
         _: Duration,
     ) -> Result<Vec<Claimed<()>>, ClaimError> {
+        // A claim that takes longer than a poll may starves the thread that polls.
+        let starve = std::mem::take(&mut *self.1.lock().expect("time"));
+        std::thread::sleep(starve);
         let mut rows = self.0.lock().expect("rows");
         let claims = wanted.iter().map(|(tp, earliest)| {
             let row = rows.entry(tp.clone()).or_insert(Row {

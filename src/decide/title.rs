@@ -15,7 +15,7 @@ use crate::rule::RuleSet;
 pub struct Titles(Arc<BTreeMap<SmolStr, String>>);
 
 /// What has no rule file. A prefix ending in `-` names all that begin with it.
-const OWN: [(&str, &str); 18] = [
+const OWN: [(&str, &str); 19] = [
     ("access-", "Access outside the rules"),
     (
         "audit-cost-mismatch",
@@ -27,6 +27,7 @@ const OWN: [(&str, &str); 18] = [
         "Events are missing from the audit trail",
     ),
     ("audit-silent-gateway", "A gateway has gone silent"),
+    ("audit-undecodable", "Nothing of a partition can be read"),
     ("audit-unpriced-model", "A model without a price"),
     ("budget-", "Budget threshold crossed"),
     ("campaign-", "One attack from many users"),

@@ -15,9 +15,9 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::ask::{self, Asker, all_watermarks, first_ts, note_oversize, watermarks};
+use super::ask::{self, Asker, all_watermarks, first_ts, watermarks};
 use super::slot::Slot;
-use super::{Claims, Delivery, Inbox, IngestConfig, errors};
+use super::{Claims, Delivery, Inbox, IngestConfig, said};
 use crate::event::TopicPartition;
 use crate::telemetry::{Health, metrics};
 
@@ -362,26 +362,11 @@ pub(super) struct Context<K: Claims>(pub(super) Arc<Shared<K>>);
 
 impl<K: Claims> ClientContext for Context<K> {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        note_oversize(&self.0.oversize, message);
-        match level {
-            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
-                tracing::debug!(fac, message, "librdkafka");
-            }
-            _ => tracing::warn!(fac, message, "librdkafka"),
-        }
+        said::log(&self.0.oversize, level, fac, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note_oversize(&self.0.oversize, reason);
-        let class = errors::classify(&error);
-        metrics().kafka_errors.inc(&[class.as_str()]);
-        match class {
-            errors::Class::Exit => self.0.fail(format!("kafka: {error}: {reason}")),
-            errors::Class::Ignore => {}
-            errors::Class::Halt | errors::Class::Retry => {
-                tracing::warn!(%error, reason, "kafka client");
-            }
-        }
+        said::error(&self.0.oversize, &error, reason, |why| self.0.fail(why));
     }
 }
 

@@ -197,6 +197,9 @@ impl IngestConfig {
             // Postgres holds the offsets; both would commit unprocessed records.
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
+            // A new partition is asked after by the leader within half a minute, and holds the minutes until
+            // it is read: the default would find it after five.
+            .set("topic.metadata.refresh.interval.ms", "30000")
             // The default skips everything unread without a word.
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")

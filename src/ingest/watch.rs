@@ -13,7 +13,7 @@ use rdkafka::error::KafkaError;
 use super::ask::{self, ASK, Probe};
 use super::context::Shared;
 use super::errors::is_denied;
-use super::{Claims, Delivery, IngestConfig};
+use super::{Claims, Delivery, IngestConfig, said};
 use crate::event::TopicPartition;
 use crate::telemetry::metrics;
 
@@ -172,17 +172,8 @@ pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
             report(shared, tp, high, asked);
             lost |= look && place(shared, tp, *next, low, high);
         }
-        let answering = answers > 0 || list.is_empty();
+        let answering = said::answered(&shared.health, answers, list.len());
         shared.answering.store(answering, Ordering::Relaxed);
-        metrics().kafka_up.set(&[], f64::from(u8::from(answering)));
-        if !list.is_empty() {
-            let detail = if answering {
-                format!("{} partitions", list.len())
-            } else {
-                "no broker answers".to_owned()
-            };
-            shared.health.set("kafka", answering, detail);
-        }
         find_ends(shared, stop);
         if look && answers < list.len() {
             shared.look.store(true, Ordering::Relaxed);

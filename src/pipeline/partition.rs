@@ -1,5 +1,6 @@
 //! One partition on its way: decode, detect, account, and what belongs to the offset.
 
+mod dead_run;
 mod held;
 
 use std::cell::Cell;
@@ -22,6 +23,7 @@ use crate::ingest::{Batch, Claimed, Fingerprint, Gap, TopicMode};
 use crate::store::claim::{Loaded, StoredUser};
 use crate::store::{DeadLetterRow, GapRow, PartitionBatch};
 use crate::telemetry::metrics;
+use dead_run::DeadRun;
 use held::Held;
 
 /// A record's own time may be ahead of our clock by this much (`CreateTime` topics); what is beyond
@@ -117,6 +119,7 @@ pub(super) struct Partition {
     pub(super) solo: bool,
     /// Its batches are cut small for so many more commits.
     pub(super) small_for: Option<u32>,
+    dead_run: DeadRun,
     /// Users' rows that Postgres does not have yet.
     held: Held,
     written: Last,
@@ -152,6 +155,7 @@ impl Partition {
             handed: claim.next_offset,
             solo,
             small_for,
+            dead_run: DeadRun::default(),
             held: Held::default(),
             written: schedule.join(),
         }
@@ -344,6 +348,9 @@ impl Partition {
         if d.halt.is_some() {
             return Ok(Some(self.stop(d)));
         }
+        let events = d.events.iter().map(|(position, _)| position.offset);
+        let dead = d.dead.iter().map(|dead| dead.offset);
+        let undecodable = self.dead_run.take(events, dead);
         let mut batch = account::Batch::default();
         let at = Cell::new(d.lo);
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -382,6 +389,9 @@ impl Partition {
             }
             effects.findings.push(report::gap(&self.tp, gap, now()));
         }
+        let told = undecodable.into_iter();
+        let told = told.map(|at| report::undecodable(&self.tp, at, self.append));
+        effects.findings.extend(told);
         // Checkpoints of before a cut must not be met again.
         let cut = d.gap.is_some_and(|g| g.reason == "truncated");
         let checkpoint = (cut || d.records > 0 && checkpoints.take(&mut self.written))

@@ -32,6 +32,15 @@ pub(super) fn halt(tp: &TopicPartition, offset: i64, why: &str, now: Time) -> Fi
     finding("audit-halted", tp, offset, reason, now)
 }
 
+/// A partition has given nothing but dead letters for a long time.
+pub(super) fn undecodable(tp: &TopicPartition, offset: i64, append: Time) -> Finding {
+    let reason = format!(
+        "{} partition {} gives nothing but dead letters up to offset {offset}: what was deployed there? `veilwatch dead-letters list --by-reason` says what is wrong with them",
+        tp.topic, tp.partition
+    );
+    finding("audit-undecodable", tp, offset, reason, append)
+}
+
 fn finding(
     rule: &'static str,
     tp: &TopicPartition,

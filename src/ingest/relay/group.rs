@@ -15,8 +15,8 @@ use rdkafka::types::RDKafkaRespErr;
 use super::place::Part;
 use super::{Place, Shared};
 use crate::event::TopicPartition;
-use crate::ingest::ask::{note_oversize, watermarks};
-use crate::ingest::errors::{self, Class};
+use crate::ingest::ask::watermarks;
+use crate::ingest::said;
 use crate::telemetry::metrics;
 
 /// How long a revocation waits for delivery reports; what is not acknowledged then is made again by
@@ -30,28 +30,11 @@ pub(super) struct Group(pub(super) Arc<Shared>);
 
 impl ClientContext for Group {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        note_oversize(&self.0.oversize, message);
-        match level {
-            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
-                tracing::debug!(fac, message, "librdkafka");
-            }
-            _ => tracing::warn!(fac, message, "librdkafka"),
-        }
+        said::log(&self.0.oversize, level, fac, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note_oversize(&self.0.oversize, reason);
-        fail_or_tell(&self.0, &error, reason);
-    }
-}
-
-fn fail_or_tell(shared: &Shared, error: &KafkaError, reason: &str) {
-    let class = errors::classify(error);
-    metrics().kafka_errors.inc(&[class.as_str()]);
-    match class {
-        Class::Exit => shared.fail(format!("kafka: {error}: {reason}")),
-        Class::Ignore => {}
-        Class::Halt | Class::Retry => tracing::warn!(%error, reason, "kafka client"),
+        said::error(&self.0.oversize, &error, reason, |why| self.0.fail(why));
     }
 }
 
@@ -214,7 +197,7 @@ pub(super) struct Reports(pub(super) Arc<Shared>);
 
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
-        fail_or_tell(&self.0, &error, reason);
+        said::error(&self.0.oversize, &error, reason, |why| self.0.fail(why));
     }
 }
 

@@ -9,6 +9,7 @@ use rdkafka::consumer::Consumer as _;
 use super::Shared;
 use crate::event::TopicPartition;
 use crate::ingest::ask::{self, ASK, Probe};
+use crate::ingest::said;
 use crate::telemetry::metrics;
 
 /// Pause between two rounds of questions.
@@ -58,16 +59,7 @@ pub(super) fn watch(shared: &Shared, stop: &AtomicBool) {
                 ));
             }
         }
-        let answering = answers > 0 || list.is_empty();
-        metrics().kafka_up.set(&[], f64::from(u8::from(answering)));
-        if !list.is_empty() {
-            let detail = if answering {
-                format!("{} partitions", list.len())
-            } else {
-                "no broker answers".to_owned()
-            };
-            shared.health.set("kafka", answering, detail);
-        }
+        said::answered(&shared.health, answers, list.len());
         if look && answers < list.len() {
             shared.look.store(true, Ordering::Relaxed);
         } else if look && !lost {

@@ -7,6 +7,7 @@ use super::*;
 use crate::account::Prices;
 use crate::decode::encode;
 use crate::detect::DetectConfig;
+use crate::event::Stage;
 use crate::ingest::{Fetched, TopicMode};
 
 fn tp() -> TopicPartition {
@@ -119,6 +120,63 @@ fn a_producer_with_a_fast_clock_does_not_make_the_others_late() {
         b.watermark >= start.minus_ms(2),
         "it moves with the records"
     );
+}
+
+/// A batch of records from an offset on: `true` is an event, `false` is not JSON.
+fn mixed(lo: i64, records: &[bool]) -> Batch {
+    let mut batch = Batch::new(tp(), Uuid::nil(), TopicMode::Sealed, lo, false);
+    for (offset, good) in (lo..).zip(records) {
+        let value = if *good {
+            event(&format!("e{offset}"))
+        } else {
+            "{".to_owned()
+        };
+        let record = Fetched {
+            offset,
+            ts_ms: now().0,
+            key: None,
+            value: Some(value.as_bytes()),
+        };
+        batch.push(&record, std::iter::empty());
+    }
+    batch
+}
+
+#[test]
+fn f39_a_thousand_dead_letters_in_a_row_are_told_of_and_the_partition_goes_on() {
+    let mut records = vec![false; 999];
+    records.push(true);
+    records.extend([false; 2_100]);
+    records.push(true);
+    // However the batches are cut.
+    for cut in [1, 7, 1_000, 5_000] {
+        let mut schedule = Schedule::new(1_000_000, Duration::from_secs(3_600));
+        let books = Books::new(Prices::shipped(), &[]);
+        let (none, mut tools) = (BTreeSet::new(), Tools::default());
+        let mut p = partition(&mut schedule);
+        let (mut lo, mut told, mut dead) = (0, Vec::new(), 0);
+        for part in records.chunks(cut) {
+            let d = p
+                .decode(Work::Batch(mixed(lo, part)), &none, &mut tools)
+                .expect("decodes");
+            let b = p
+                .observe(d, &books, &mut schedule.begin(), &mut tools)
+                .expect("goes on")
+                .expect("a batch");
+            lo = b.hi;
+            p.applied = lo;
+            dead += b.dead_letters.len();
+            let found = b.effects.findings.into_iter();
+            told.extend(found.filter(|f| f.rule == "audit-undecodable"));
+        }
+        assert_eq!((lo, dead), (3_101, 3_099), "cut by {cut}");
+        let said: Vec<bool> = told
+            .iter()
+            .zip(["up to offset 1999:", "up to offset 2999:"])
+            .map(|(f, at)| f.stage == Stage::Page && f.reason.contains(at))
+            .collect();
+        assert_eq!((told.len(), said), (2, vec![true, true]), "cut by {cut}");
+    }
 }
 
 #[test]
