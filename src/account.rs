@@ -13,7 +13,7 @@ pub mod period;
 pub mod price;
 
 pub use budget::{Budget, Budgets, Crossing, Limit, Unit};
-pub use ledger::{LedgerDelta, LedgerKey, Scope, Tally};
+pub use ledger::{LedgerDelta, LedgerKey, Scope, Tally, tenant_of};
 pub use period::{Grain, Period, PeriodKind, Zone};
 pub use price::{Priced, Prices, dollars_per_million};
 

@@ -20,8 +20,8 @@ pub use route::{Escalate, Field, Inhibit, Matcher, Route, Routes, Silence};
 use serde::{Deserialize, Serialize};
 pub use title::Titles;
 
-use crate::account::{Crossing, Scope, Unit};
-use crate::detect::{DetectorId, Finding, finding_id};
+use crate::account::{Crossing, Scope, Unit, tenant_of};
+use crate::detect::{DetectorId, Finding, Stages, finding_id};
 use crate::event::{Hash16, Severity, SmolStr, Stage, Time, hash16};
 
 /// A finding this long after an incident resolved reopens it; later, it is the next number. Larger
@@ -339,23 +339,24 @@ pub fn is_wide(f: &Finding) -> bool {
 }
 
 /// Judges crossed thresholds. 50 % is for the record, 80 % a ticket, 100 % a page.
-pub fn findings(crossings: &[Crossing]) -> Vec<Finding> {
-    crossings.iter().map(finding).collect()
+pub fn findings(crossings: &[Crossing], stages: &Stages) -> Vec<Finding> {
+    crossings.iter().map(|c| finding(c, stages)).collect()
 }
 
-fn finding(c: &Crossing) -> Finding {
+/// The period is part of the subject: what late usage says of an hour that is over must not hide what
+/// is to be said of the present one.
+fn finding(c: &Crossing, stages: &Stages) -> Finding {
     let (severity, stage) = match c.threshold_pct {
         100.. => (Severity::High, Stage::Page),
         80.. => (Severity::Medium, Stage::Ticket),
         _ => (Severity::Low, Stage::Ticket),
     };
     let rule = smol_str::format_smolstr!("budget-{}", c.budget_id);
-    let subject = smol_str::format_smolstr!("{}:{}", c.scope.as_str(), c.subject);
-    let tenant = match c.scope {
-        Scope::Tenant => c.subject.clone(),
-        Scope::Team => SmolStr::new(c.subject.split('/').next().unwrap_or_default()),
-        _ => SmolStr::default(),
-    };
+    let mut subject = smol_str::format_smolstr!("{}:{}", c.scope.as_str(), c.subject);
+    if c.period.end().is_some() {
+        subject = smol_str::format_smolstr!("{subject} {}", c.period);
+    }
+    let tenant = tenant_of(c.scope, &c.subject);
     let amount = |v: i128| match c.unit {
         Unit::Tokens => format!("{v} tokens"),
         Unit::Usd => dollars(v),
@@ -377,7 +378,7 @@ fn finding(c: &Crossing) -> Finding {
         detector: DetectorId::Budget,
         version: BUDGET_VERSION,
         severity,
-        stage,
+        stage: stages.cap(DetectorId::Budget, stage),
         tenant,
         at: c.at,
         start: c.at,
@@ -405,6 +406,18 @@ fn finding(c: &Crossing) -> Finding {
         subject,
         resolve_after_ms,
     }
+}
+
+/// The command that silences an incident and its like. A budget's next period is another subject, which
+/// the silence is meant for as well.
+pub fn silence_command(detector: &str, rule: &str, subject: &str) -> String {
+    let subject = match subject.split_once(' ') {
+        Some((whose, _)) if detector == DetectorId::Budget.as_str() => {
+            format!("subject=~{}( .*)?", regex::escape(whose))
+        }
+        _ => format!("subject={subject}"),
+    };
+    format!("veilwatch silence add --for 2h --comment 'why' 'rule={rule}' '{subject}'")
 }
 
 /// Pico-dollars as dollars, exact to the cent below, for people.

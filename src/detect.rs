@@ -39,7 +39,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use alias::Wanted;
-pub use config::DetectConfig;
+pub use config::{DetectConfig, Stages};
 pub use fact::{Fact, Facts};
 pub use leader::{Gathered, Leader, Part};
 pub use partition::PartitionState;
@@ -307,6 +307,8 @@ pub struct Counters {
     pub part_scanned: u64,
     /// Hits of informational rules that would else have been leaks: kept in the sketch, no finding.
     pub informational: u64,
+    /// Occurrences in an answer of what its user or its operator had put into the call: no leak.
+    pub echoed: u64,
 }
 
 impl Counters {
@@ -322,6 +324,7 @@ impl Counters {
         self.value_overflow += o.value_overflow;
         self.part_scanned += o.part_scanned;
         self.informational += o.informational;
+        self.echoed += o.echoed;
     }
 }
 

@@ -198,7 +198,7 @@ impl Replay {
         let mut tally = Tally::default();
         tally.add(&self.books, event, seen, priced);
         let crossings = self.budgets.add(&tally.finish(), seen.end);
-        let findings = crate::decide::findings(&crossings);
+        let findings = crate::decide::findings(&crossings, self.leader.stages());
         let now = self.now.unwrap_or_default();
         self.findings(&findings, now);
     }

@@ -65,6 +65,7 @@ pub use leader::{LeaderTask, LeaderTick};
 pub use notifier::{NotifierTask, NotifierTick};
 pub use sqlx::types::Uuid;
 
+use crate::detect::Stages;
 use crate::event::{Hash16, Severity, SmolStr, Stage, Time};
 
 /// The server cancels a statement after this long: a batch takes tens of milliseconds.
@@ -103,6 +104,8 @@ pub struct StoreConfig {
     pub topics: Vec<SmolStr>,
     /// A partition that minutes have been merged without for so long is a finding.
     pub partial_after: Duration,
+    /// How far the detectors may go whose findings are made here: budgets, and minutes that stay partial.
+    pub stages: Stages,
 }
 
 /// How many days things are kept.
@@ -151,6 +154,7 @@ impl StoreConfig {
             keep: Keep::default(),
             topics: Vec::new(),
             partial_after: Duration::from_mins(10),
+            stages: Stages::default(),
         }
     }
 }
@@ -315,6 +319,11 @@ impl Store {
                 present: std::sync::Mutex::default(),
             }),
         })
+    }
+
+    /// How far the detectors may go whose findings are made here.
+    fn stages(&self) -> &Stages {
+        &self.inner.config.stages
     }
 
     /// What happened since the start.

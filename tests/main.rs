@@ -13,6 +13,7 @@ mod evidence;
 mod faults;
 mod ingest;
 mod otlp;
+mod pager;
 mod pipeline;
 mod planted;
 mod postgres;

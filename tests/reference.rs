@@ -101,7 +101,10 @@ pub fn work_out(
                 threshold,
             ));
         }
-        findings.extend(decide::findings(&crossed));
+        findings.extend(decide::findings(
+            &crossed,
+            &veilwatch::detect::Stages::default(),
+        ));
     };
 
     let ends = read_topic(ingest, topic, |p, r, headers| {

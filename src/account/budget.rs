@@ -112,7 +112,9 @@ impl Budgets {
             let row = *row;
             for b in &self.budgets {
                 let named = b.subject.as_ref().is_none_or(|s| *s == key.subject);
+                // A total has no beginning, so no zone either.
                 let zone = b.grain.zone.as_ref().map(|z| z.name().as_str());
+                let zone = zone.filter(|_| b.grain.kind != super::PeriodKind::Total);
                 if b.scope != key.scope
                     || !named
                     || key.period.kind() != Some(b.grain.kind)

@@ -218,7 +218,7 @@ impl Tally {
         // named and sorted.
         let mut folded: HashMap<(Scope, i64, Subject<'_>), LedgerDelta> = HashMap::new();
         for (w, delta) in &self.wide {
-            let tenant = w.tenant.as_deref().unwrap_or("-");
+            let tenant = tenant_subject(w.tenant.as_deref());
             let mut fold = |scope, subject| {
                 folded
                     .entry((scope, w.slot, subject))
@@ -238,7 +238,7 @@ impl Tally {
         for ((scope, slot, subject), delta) in &folded {
             let name = match subject {
                 Subject::Key(p) => subject_of(p),
-                Subject::Team(tenant, team) => smol_str::format_smolstr!("{tenant}/{team}"),
+                Subject::Team(tenant, team) => team_subject(tenant, team),
                 Subject::Name(n) => SmolStr::new(n),
             };
             for period in names.of(*scope, *slot) {
@@ -255,6 +255,40 @@ impl Tally {
             same
         });
         rows.into_iter().collect()
+    }
+}
+
+/// The subject of a tenant's ledger. `-` is for events that name none; a tenant of that name is `%2D`.
+fn tenant_subject(tenant: Option<&str>) -> &str {
+    match tenant {
+        None => "-",
+        Some("-") => "%2D",
+        Some(tenant) => tenant,
+    }
+}
+
+/// The subject of a team's ledger: `tenant/team`. A slash in the tenant is `%2F`, so that the team `b/c`
+/// of `a` and the team `c` of `a/b` are two.
+fn team_subject(tenant: &str, team: &str) -> SmolStr {
+    if tenant.contains('/') {
+        let tenant = tenant.replace('/', "%2F");
+        return smol_str::format_smolstr!("{tenant}/{team}");
+    }
+    smol_str::format_smolstr!("{tenant}/{team}")
+}
+
+/// The tenant that a ledger's subject belongs to; empty if it is no tenant's.
+pub fn tenant_of(scope: Scope, subject: &str) -> SmolStr {
+    let name = match scope {
+        Scope::Tenant => subject,
+        Scope::Team => subject.split('/').next().unwrap_or_default(),
+        _ => "",
+    };
+    match name {
+        "-" => SmolStr::default(),
+        "%2D" => SmolStr::new_static("-"),
+        name if scope == Scope::Team => SmolStr::new(name.replace("%2F", "/")),
+        name => SmolStr::new(name),
     }
 }
 

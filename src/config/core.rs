@@ -15,7 +15,7 @@ use crate::decide::route::{
 };
 use crate::detect::access::Allowed;
 use crate::detect::config::Keep;
-use crate::detect::{DetectConfig, Facts};
+use crate::detect::{DetectConfig, Facts, Stages};
 use crate::event::{SmolStr, hash16};
 
 /// The budgets. The settings were checked when they were read; one that is not understood here
@@ -171,7 +171,7 @@ pub fn keep(setting: KeepEvents) -> Keep {
 pub fn detect(setting: &DetectSetting, facts: Facts) -> DetectConfig {
     let mut config = DetectConfig {
         facts,
-        stages: setting.stages.clone(),
+        stages: Stages(setting.stages.clone()),
         access: Allowed {
             tools: setting.allowed_tools.iter().map(SmolStr::new).collect(),
             models: setting.allowed_models.iter().map(SmolStr::new).collect(),

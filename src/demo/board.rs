@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::closing::{Outcome, about};
 use super::script::Label;
-use crate::decide::Titles;
+use crate::decide::{Titles, silence_command};
 use crate::event::Time;
 use crate::store::report::{SeenBudget, SeenDeadLetter, SeenIncident, SeenPartition};
 
@@ -92,10 +92,7 @@ impl Incident {
             title: titles.get(&i.rule).unwrap_or(&i.rule).to_owned(),
             about: about(labels, &i),
             runbook: format!("deploy/runbooks/{}.md", i.detector),
-            silence: format!(
-                "veilwatch silence add --for 2h --comment 'why' 'rule={}' 'subject={}'",
-                i.rule, i.subject
-            ),
+            silence: silence_command(&i.detector, &i.rule, &i.subject),
             opened_ms: i.opened.0,
             last_ms: i.last.0,
             id: i.id,

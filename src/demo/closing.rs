@@ -150,7 +150,11 @@ pub fn account(
     }
     let besides = incidents
         .iter()
-        .filter(|i| !labels.iter().any(|l| l.must && belongs(l, i)))
+        .filter(|i| {
+            !labels
+                .iter()
+                .any(|l| l.must && l.began.is_some() && belongs(l, i))
+        })
         .map(|i| format!("{}/{} {} ({})", i.detector, i.rule, i.subject, i.reason))
         .collect();
     Account {
@@ -178,7 +182,7 @@ pub fn outcomes(labels: &[Label], incidents: &[SeenIncident]) -> Vec<Outcome> {
             let found = label.began.and_then(|began| {
                 incidents
                     .iter()
-                    .filter(|i| answers(label, i))
+                    .filter(|i| answers(label, i) && i.stored >= began)
                     .min_by_key(|i| i.stored)
                     .map(|i| (began, i))
             });

@@ -18,6 +18,7 @@ use crate::decide::Titles;
 use crate::detect::{DetectConfig, Leader};
 use crate::event::Time;
 use crate::ingest::publish::Publisher;
+use crate::store::StoreError;
 use crate::store::report::SeenIncident;
 
 /// Says things, once to the terminal and once to the console.
@@ -232,24 +233,24 @@ async fn show(
 ) {
     let store = &stage.store;
     // What cannot be read just now is read at the next look.
-    let totals = store.report_totals().await.unwrap_or_default();
-    let budgets = store.report_budgets().await.unwrap_or_default();
-    let partitions = store.report_partitions().await.unwrap_or_default();
-    let dead_letters = store.report_dead_letters().await.unwrap_or_default();
+    let totals = store.report_totals().await;
+    let budgets = store.report_budgets().await;
+    let partitions = store.report_partitions().await;
+    let dead_letters = store.report_dead_letters().await;
     let learning = match store.report_learning().await {
         Ok((leader, users)) => learning(live, leader, users),
         Err(_) => Vec::new(),
     };
     let outcomes = outcomes(&live.labels, incidents);
     voice.board.update(|b| {
-        b.totals = board::Counts {
-            published: live.counted.events,
-            garbage: live.counted.garbage,
-            events: totals.events,
-            tokens: totals.tokens,
-            micro_usd: totals.micro_usd,
-            dead_letters: totals.dead_letters,
-        };
+        b.totals.published = live.counted.events;
+        b.totals.garbage = live.counted.garbage;
+        if let Ok(totals) = totals {
+            b.totals.events = totals.events;
+            b.totals.tokens = totals.tokens;
+            b.totals.micro_usd = totals.micro_usd;
+            b.totals.dead_letters = totals.dead_letters;
+        }
         b.tell(&live.labels, outcomes);
         b.incidents = incidents
             .iter()
@@ -273,11 +274,18 @@ async fn show(
                 body: serde_json::to_string_pretty(&c.body).unwrap_or_default(),
             })
             .collect();
-        b.budgets = budgets;
-        b.partitions = partitions;
-        b.dead_letters = dead_letters;
+        renew(&mut b.budgets, budgets);
+        renew(&mut b.partitions, partitions);
+        renew(&mut b.dead_letters, dead_letters);
         b.learning = learning;
     });
+}
+
+/// What was read takes the place of what is shown.
+fn renew<T>(shown: &mut T, read: Result<T, StoreError>) {
+    if let Ok(read) = read {
+        *shown = read;
+    }
 }
 
 /// Where the baselines stand.

@@ -1,7 +1,7 @@
 //! The finding about minutes that stay partial: a partition is left out of minute after minute, and
 //! what needs all of the traffic is blind meanwhile. The leader's half in `store` notices it.
 
-use super::{DetectorId, Finding, finding_id};
+use super::{DetectorId, Finding, Stages, finding_id};
 use crate::event::{Severity, SmolStr, Stage, Time, TopicPartition};
 
 /// The rule's name.
@@ -11,7 +11,7 @@ const RESOLVE_AFTER_MS: i64 = 24 * 3_600_000;
 
 /// Minutes from `first` through `minute` were merged without the partition. `nth` tells the reminders
 /// of one stretch apart.
-pub fn finding(tp: &TopicPartition, first: i64, minute: i64, nth: u32) -> Finding {
+pub fn finding(stages: &Stages, tp: &TopicPartition, first: i64, minute: i64, nth: u32) -> Finding {
     let subject = smol_str::format_smolstr!("partition:{}/{}", tp.topic, tp.partition);
     let mut window = first.to_le_bytes().to_vec();
     window.extend_from_slice(&nth.to_le_bytes());
@@ -22,7 +22,7 @@ pub fn finding(tp: &TopicPartition, first: i64, minute: i64, nth: u32) -> Findin
         rule: SmolStr::new_static(RULE),
         version: 1,
         severity: Severity::High,
-        stage: Stage::Page,
+        stage: stages.cap(DetectorId::Audit, Stage::Page),
         tenant: SmolStr::default(),
         subject,
         at: end,

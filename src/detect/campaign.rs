@@ -83,14 +83,20 @@ impl Campaign {
         !self.tenants.is_empty()
     }
 
-    /// How many different senders, and what they are. One user with several keys is one sender.
+    /// How many different senders, and what they are. Keys are counted of events without a user,
+    /// gateways of events without both: one user with several keys is one sender, and one event that
+    /// names a user does not hide the keys of others.
     fn senders(&self) -> (usize, &'static str) {
-        if !self.users.is_empty() {
-            (self.users.len(), "users")
-        } else if !self.keys.is_empty() {
-            (self.keys.len(), "keys")
-        } else {
-            (self.gateways.len(), "gateways")
+        let kinds = [
+            (self.users.len(), "users"),
+            (self.keys.len(), "keys"),
+            (self.gateways.len(), "gateways"),
+        ];
+        let all = kinds.iter().map(|k| k.0).sum();
+        let mut there = kinds.iter().filter(|k| k.0 > 0);
+        match (there.next(), there.next()) {
+            (Some((_, what)), None) => (all, what),
+            _ => (all, "users, keys and gateways"),
         }
     }
 
@@ -338,20 +344,15 @@ fn judge(
     };
     let (halves, _) = name.mac.as_chunks::<8>();
     let subject = smol_str::format_smolstr!("attack:{:016x}", u64::from_be_bytes(halves[0]));
-    let mut tenants = c.tenants.keys();
-    let tenant = match (tenants.next(), tenants.next()) {
-        (Some(one), None) => one.clone(),
-        // Of several tenants: nobody's own.
-        _ => SmolStr::default(),
-    };
     let at_least = if senders >= MAX_SENDERS {
         "at least "
     } else {
         ""
     };
-    let across = match c.tenants.len() {
-        0 | 1 => String::new(),
-        n => format!(" of {n} tenants"),
+    let across = match (c.tenants.len(), c.tenants.keys().next()) {
+        (1, Some(one)) if !one.is_empty() => format!(" of {one}"),
+        (0 | 1, _) => String::new(),
+        (n, _) => format!(" of {n} tenants"),
     };
     Some(Finding {
         id: finding_id(
@@ -366,7 +367,8 @@ fn judge(
         version: VERSION,
         severity,
         stage: config.stage(DetectorId::Campaign, stage),
-        tenant,
+        // Nobody's own, also while only one tenant is attacked: a second one makes it no other incident.
+        tenant: SmolStr::default(),
         subject,
         at,
         start: c.first.0,

@@ -32,16 +32,26 @@ pub struct DetectConfig {
     pub keep: Keep,
     /// Registered texts.
     pub watched: Watched,
-    /// Furthest stage per detector: an operator rolls a detector out from shadow to page.
-    pub stages: BTreeMap<DetectorId, Stage>,
+    /// How far each detector may go.
+    pub stages: Stages,
 }
 
 impl DetectConfig {
     /// The stage, no further than the operator allows the detector.
     pub fn stage(&self, detector: DetectorId, stage: Stage) -> Stage {
-        self.stages
-            .get(&detector)
-            .map_or(stage, |most| stage.min(*most))
+        self.stages.cap(detector, stage)
+    }
+}
+
+/// Furthest stage per detector: an operator rolls a detector out from shadow to page. Detectors that
+/// are not named may go all the way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stages(pub BTreeMap<DetectorId, Stage>);
+
+impl Stages {
+    /// The stage, no further than allowed.
+    pub fn cap(&self, detector: DetectorId, stage: Stage) -> Stage {
+        self.0.get(&detector).map_or(stage, |most| stage.min(*most))
     }
 }
 

@@ -9,12 +9,14 @@ use crate::event::{Severity, SmolStr, Stage, Time};
 
 /// Models whose versions are remembered; beyond it the earliest seen is forgotten.
 const MAX_MODELS: usize = 4_096;
-/// Versions remembered per model.
+/// Versions remembered per model. A model with more of them at work has no news to tell.
 const MAX_VERSIONS: usize = 64;
+/// A version that was not seen for this long is forgotten: 30 days.
+const KEEP_MINUTES: i64 = 30 * 24 * 60;
 /// A first sight is over after this long, milliseconds.
 const RESOLVE_AFTER_MS: i64 = 3_600_000;
 
-/// Versions by the model asked for, each with the minute of its first sight.
+/// Versions by the model asked for, each with the minute of its last sight.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drift(BTreeMap<SmolStr, (i64, BTreeMap<SmolStr, i64>)>);
 
@@ -40,10 +42,14 @@ impl Drift {
                 .entry(requested.clone())
                 .or_insert_with(|| (part.minute, BTreeMap::new()));
             let learning = part.minute - *born < config.drift.learn_minutes;
-            if versions.contains_key(served) {
+            if let Some(last) = versions.get_mut(served) {
+                *last = part.minute;
                 continue;
             }
-            if versions.len() >= MAX_VERSIONS {
+            versions.retain(|_, last| part.minute - *last < KEEP_MINUTES);
+            // A router that answers with more versions than are kept: each is new again and again.
+            let full = versions.len() >= MAX_VERSIONS;
+            if full {
                 let oldest = versions
                     .iter()
                     .min_by_key(|(name, m)| (**m, (*name).clone()));
@@ -53,7 +59,7 @@ impl Drift {
             }
             let others = versions.len();
             versions.insert(served.clone(), part.minute);
-            if learning || !fire {
+            if learning || !fire || full {
                 continue;
             }
             let rule = "drift-new-version";
@@ -64,7 +70,7 @@ impl Drift {
                     rule,
                     1,
                     &subject,
-                    &part.minute.to_le_bytes(),
+                    &[&part.minute.to_le_bytes(), requested.as_bytes()].concat(),
                 ),
                 detector: DetectorId::Drift,
                 rule: SmolStr::new_static(rule),

@@ -13,7 +13,7 @@ use super::part::MinutePart;
 use super::value::{ValueKey, ValueRow};
 use super::wire::{Reader, Writer};
 use super::{
-    CLOSE_AFTER_MS, Checkpoint, DetectConfig, Finding, RestoreError, audit::Audit,
+    CLOSE_AFTER_MS, Checkpoint, DetectConfig, Finding, RestoreError, Stages, audit::Audit,
     campaign::Campaigns, drift::Drift, errors::Errors, latency::Latency, spend::Above,
 };
 use crate::event::{Time, TopicPartition};
@@ -260,12 +260,17 @@ impl Leader {
             .minute(&self.config, part.minute, &part.attacks, at, out);
     }
 
+    /// How far the detectors may go.
+    pub fn stages(&self) -> &Stages {
+        &self.config.stages
+    }
+
     /// Judges the candidates whose minute is closed; each row is changed and must be written back.
     pub fn judge_values(&self, minute: i64, rows: &mut [(ValueKey, ValueRow)]) -> Vec<Finding> {
         let until = Time::from_minute(minute + 1);
         let at = until.plus_ms(CLOSE_AFTER_MS);
         rows.iter_mut()
-            .flat_map(|(key, row)| row.judge(key, until, at))
+            .flat_map(|(key, row)| row.judge(&self.config.stages, key, until, at))
             .collect()
     }
 }

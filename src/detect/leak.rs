@@ -2,20 +2,66 @@
 //! shared rows for the cross-user leak ([`super::value`]).
 //!
 //! A hit of an informational rule (a link, an address of a machine) is counted and no finding: nearly
-//! every answer has one. One finding per event and kind (PII, credential), named by its worst rule. A leak that follows an
+//! every answer has one. What the user sent in the same call, and gets back, is no leak; nor is personal
+//! data of the system prompt, which its operator put there to be told. One finding per event and kind (PII, credential), named by its worst rule. A leak that follows an
 //! injection attempt of the same user, which the gateway allowed, within ten minutes is a finding of
 //! its own and critical: the attack worked.
 
 use super::fact::{Fact, FactKind};
 use super::partition::Subject;
-use super::single::{Said, Single};
+use super::single::{Said, Single, identity};
 use super::user::UserState;
 use super::value::{Candidate, ValueKey};
 use super::{DetectConfig, DetectorId, Effects, Finding, finding_id, lower};
-use crate::event::{Event, Pseudonym, Role, Severity, Side, SmolStr, Stage, Time};
+use crate::event::{Event, MAX_VALUES, Pseudonym, Role, Severity, Side, SmolStr, Stage, Time};
 
 /// A leak is over when none has been seen for this long, milliseconds.
 pub const RESOLVE_AFTER_MS: i64 = 60 * 60_000;
+
+/// Values whose source is not a leak: what the user says in this call, and what its operator tells the
+/// model.
+struct Known<'a> {
+    user: Vec<&'a Pseudonym>,
+    system: Vec<&'a Pseudonym>,
+}
+
+impl<'a> Known<'a> {
+    fn of(event: &'a Event) -> Self {
+        let of = |wanted| {
+            let request = event
+                .sketches()
+                .filter(move |(side, role, _)| *side == Side::Request && *role == wanted);
+            let hits = request.flat_map(|(_, _, sketch)| &sketch.hits);
+            hits.flat_map(|h| &h.values).collect()
+        };
+        // Most events have no answer with a value in it.
+        let answered = event.response.as_ref();
+        if answered.is_none_or(|r| r.hits.iter().all(|h| h.values.is_empty())) {
+            return Self {
+                user: Vec::new(),
+                system: Vec::new(),
+            };
+        }
+        Self {
+            user: of(Role::User),
+            system: of(Role::System),
+        }
+    }
+
+    /// Whether the operator told the model this value.
+    fn told_by_operator(&self, value: &Pseudonym) -> bool {
+        self.system.contains(&value)
+    }
+
+    /// Whether all values of a hit are known, so that an answer with them is none's leak. A list that is
+    /// full may have left some out. A credential of the system prompt is to be told to nobody.
+    fn all(&self, kind: FactKind, values: &[Pseudonym]) -> bool {
+        let known = |v: &Pseudonym| {
+            self.user.contains(&v) || (kind == FactKind::Pii && self.told_by_operator(v))
+        };
+        !values.is_empty() && values.len() < MAX_VALUES && values.iter().all(known)
+    }
+}
 
 /// The worst of one kind.
 struct Worst {
@@ -35,6 +81,7 @@ pub(super) fn judge(
     out: &mut Effects,
 ) {
     let mut worst: [Option<Worst>; 3] = [None, None, None];
+    let known = Known::of(event);
     for (side, role, sketch) in event.sketches() {
         for hit in &sketch.hits {
             let fact = config.facts.get(&hit.rule);
@@ -57,8 +104,13 @@ pub(super) fn judge(
                     &hit.rule,
                     &fact,
                     &hit.values,
+                    &known,
                     out,
                 );
+            }
+            if side == Side::Response && known.all(fact.kind, &hit.values) {
+                out.counters.echoed += u64::from(hit.n);
+                continue;
             }
             let Some(slot) = worst.get_mut(place) else {
                 continue;
@@ -96,7 +148,7 @@ pub(super) fn judge(
         let Some(w) = worst else { continue };
         let in_request = place == 2;
         if !in_request {
-            worked = worked.max(w.fact.stage);
+            worked = worked.max(config.stage(DetectorId::Leak, w.fact.stage));
         }
         out.findings.push(finding(&seen, &w, in_request));
     }
@@ -144,7 +196,7 @@ fn finding(seen: &Single<'_>, w: &Worst, in_request: bool) -> Finding {
         resolve_after_ms: RESOLVE_AFTER_MS,
     });
     // A rule may hit on both sides of one event: two findings.
-    let mut id = seen.event.id.as_bytes().to_vec();
+    let mut id = identity(&seen.event.gateway, &seen.event.id);
     id.push(u8::from(in_request));
     Finding {
         id: finding_id(
@@ -178,7 +230,8 @@ fn success(seen: &Single<'_>, allowed: Time) -> Finding {
 }
 
 /// What a user says makes them a sender; what a user is told makes them a candidate. Documents and
-/// tool results were not said by the user, and earlier answers were told before.
+/// tool results were not said by the user, and earlier answers were told before. A value of the system
+/// prompt is nobody's, whoever typed it once.
 #[expect(clippy::too_many_arguments, reason = "one call, all of it needed")]
 fn values(
     event: &Event,
@@ -189,6 +242,7 @@ fn values(
     rule: &SmolStr,
     fact: &Fact,
     values: &[Pseudonym],
+    known: &Known<'_>,
     out: &mut Effects,
 ) {
     for value in values {
@@ -197,7 +251,7 @@ fn values(
                 .entry(ValueKey::from(*value))
                 .or_default()
                 .sent(user, end);
-        } else if side == Side::Response {
+        } else if side == Side::Response && !known.told_by_operator(value) {
             let row = out.values.entry(ValueKey::from(*value)).or_default();
             let before = row.more_candidates;
             row.received(Candidate {

@@ -254,7 +254,12 @@ impl MinutePart {
                 e.add(v);
             }
         }
-        campaign::merge(&mut self.attacks, &o.attacks);
+        campaign::merge(
+            &mut self.attacks,
+            &o.attacks,
+            MAX_MERGED,
+            &mut self.overflow,
+        );
     }
 
     /// The part's bytes.

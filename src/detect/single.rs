@@ -24,6 +24,11 @@ pub(super) struct Said {
     pub(super) resolve_after_ms: i64,
 }
 
+/// What an event is known by: two gateways may use one id.
+pub(super) fn identity(gateway: &str, id: &str) -> Vec<u8> {
+    [gateway.as_bytes(), &[0], id.as_bytes()].concat()
+}
+
 impl Single<'_> {
     /// The finding, known by rule, subject and event.
     pub(super) fn finding(&self, said: Said) -> Finding {
@@ -35,7 +40,7 @@ impl Single<'_> {
                 &said.rule,
                 said.version,
                 &subject,
-                event.id.as_bytes(),
+                &identity(&event.gateway, &event.id),
             ),
             detector: said.detector,
             rule: said.rule,

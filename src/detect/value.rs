@@ -1,15 +1,16 @@
 //! The cross-user leak: a value of one user in another user's answer. Home: shared row, one per
 //! (kid, value), judged by the leader.
 //!
-//! A row is a set that merges in any order: the four senders with the earliest first `end`, and at
-//! most eight candidates (who received the value, in which event, when). A batch only adds; the
+//! A row is a set that merges in any order: of those who sent it in the last seven days the four with the
+//! earliest first `end`, and at most eight candidates (who received the value, in which event, when). A batch only adds; the
 //! leader judges each candidate once, when the minute of its `end` has closed, over the senders that
 //! sent before it. A value that more than three users sent belongs to nobody (support addresses).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::single::identity;
 use super::wire::{Damaged, Reader, Writer};
-use super::{DetectorId, Finding, finding_id};
+use super::{DetectorId, Finding, Stages, finding_id};
 use crate::event::{Kid, Pseudonym, Severity, SmolStr, Stage, Time};
 
 /// Senders kept in a row: one more than a value that belongs to somebody may have.
@@ -110,6 +111,9 @@ impl ValueRow {
     }
 
     fn trim(&mut self) {
+        // Who sent it long ago says nothing more, and would keep the present senders out.
+        let stale = self.last_used.0.saturating_sub(SENT_WITHIN_MS);
+        self.senders.retain(|_, (_, last)| last.0 >= stale);
         while self.senders.len() > MAX_SENDERS {
             let latest = self
                 .senders
@@ -128,30 +132,37 @@ impl ValueRow {
 
     /// Takes the candidates whose `end` is before `until` and judges each: a finding where one to
     /// three others sent the value in the seven days before, and the receiver did not.
-    pub fn judge(&mut self, key: &ValueKey, until: Time, at: Time) -> Vec<Finding> {
+    pub fn judge(
+        &mut self,
+        stages: &Stages,
+        key: &ValueKey,
+        until: Time,
+        at: Time,
+    ) -> Vec<Finding> {
         let mut findings = Vec::new();
         while let Some(c) = self.candidates.first().cloned() {
             if c.end >= until {
                 break;
             }
             self.candidates.pop_first();
-            findings.extend(self.verdict(key, &c, at));
+            findings.extend(self.verdict(stages, key, &c, at));
         }
         findings
     }
 
-    fn verdict(&self, key: &ValueKey, c: &Candidate, at: Time) -> Option<Finding> {
+    fn verdict(&self, stages: &Stages, key: &ValueKey, c: &Candidate, at: Time) -> Option<Finding> {
         let before = self.senders.iter().filter(|(_, (first, last))| {
             *first <= c.end && last.0 >= c.end.0.saturating_sub(SENT_WITHIN_MS)
         });
         let mut owners = 0;
         let mut since = c.end;
+        let earliest = Time(c.end.0.saturating_sub(SENT_WITHIN_MS));
         for (user, (first, _)) in before {
             if *user == c.user {
                 return None;
             }
             owners += 1;
-            since = since.min(*first);
+            since = since.min((*first).max(earliest));
         }
         if !(1..=MAX_OWNERS).contains(&owners) {
             return None;
@@ -159,7 +170,7 @@ impl ValueRow {
         let rule = "leak-cross-user";
         let subject = super::partition::user_subject(&c.user);
         let hours = c.end.since_ms(since) / 3_600_000;
-        let mut what = c.event.as_bytes().to_vec();
+        let mut what = identity(&c.gateway, &c.event);
         what.extend_from_slice(&key.mac);
         Some(Finding {
             id: finding_id(DetectorId::Leak, rule, 1, &subject, &what),
@@ -167,7 +178,11 @@ impl ValueRow {
             rule: SmolStr::new_static(rule),
             version: 1,
             severity: Severity::Critical,
-            stage: if c.shadow { Stage::Shadow } else { Stage::Page },
+            stage: if c.shadow {
+                Stage::Shadow
+            } else {
+                stages.cap(DetectorId::Leak, Stage::Page)
+            },
             tenant: c.tenant.clone(),
             subject,
             at,
@@ -290,10 +305,13 @@ mod tests {
         let mut row = ValueRow::default();
         row.sent(user(1), Time(1_000));
         row.received(candidate(2, 5_000));
-        let f = row.judge(&key(), Time(60_000), Time(70_000));
+        let f = row.judge(&Stages::default(), &key(), Time(60_000), Time(70_000));
         assert_eq!(f.len(), 1);
         assert_eq!(f[0].user, Some(user(2)));
-        assert!(row.judge(&key(), Time(60_000), Time(70_000)).is_empty());
+        assert!(
+            row.judge(&Stages::default(), &key(), Time(60_000), Time(70_000))
+                .is_empty()
+        );
     }
 
     #[test]
@@ -311,10 +329,41 @@ mod tests {
             }
             row.received(candidate(2, end));
             assert!(
-                row.judge(&key(), Time(end + 1), Time(end + 1)).is_empty(),
+                row.judge(&Stages::default(), &key(), Time(end + 1), Time(end + 1))
+                    .is_empty(),
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn who_sent_it_long_ago_keeps_no_present_sender_out() {
+        const DAY: i64 = 86_400_000;
+        let mut row = ValueRow::default();
+        for (u, t) in [(1, 0), (3, 60_000), (4, 120_000)] {
+            row.sent(user(u), Time(t));
+        }
+        row.sent(user(1), Time(9 * DAY));
+        for (u, t) in [(5, 10 * DAY), (2, 10 * DAY + 60_000)] {
+            row.sent(user(u), Time(t));
+        }
+        // Its own value comes back nine minutes later.
+        let end = 10 * DAY + 600_000;
+        row.received(candidate(2, end));
+        assert!(
+            row.judge(&Stages::default(), &key(), Time(end + 1), Time(end + 1))
+                .is_empty()
+        );
+        // Four who left leave room for a later owner, whose value then reaches another.
+        row.received(candidate(7, 30 * DAY));
+        row.sent(user(6), Time(30 * DAY - 1_000));
+        let found = row.judge(&Stages::default(), &key(), Time(31 * DAY), Time(31 * DAY));
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].reason.contains("1 other user sent within 0 h"),
+            "{}",
+            found[0].reason
+        );
     }
 
     #[test]
@@ -322,7 +371,10 @@ mod tests {
         let mut row = ValueRow::default();
         row.sent(user(1), Time(0));
         row.received(candidate(2, 61_000));
-        assert!(row.judge(&key(), Time(60_000), Time(70_000)).is_empty());
+        assert!(
+            row.judge(&Stages::default(), &key(), Time(60_000), Time(70_000))
+                .is_empty()
+        );
         assert_eq!(row.earliest_candidate(), Some(Time(61_000)));
     }
 

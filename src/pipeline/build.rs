@@ -10,7 +10,7 @@ use crate::decide::{Routes, Titles};
 use crate::decode::signature::Signatures;
 use crate::deliver::Named;
 use crate::detect::prompt_leak::{Watched, WatchedText};
-use crate::detect::{DetectConfig, Facts};
+use crate::detect::{DetectConfig, Facts, Stages};
 use crate::event::{Kid, SmolStr};
 use crate::rule::{self, Known, RuleSet};
 use crate::seal::Sealer;
@@ -217,6 +217,7 @@ pub fn store_config(config: &Config) -> StoreConfig {
         std::process::id()
     );
     s.hold = config.detect.hold;
+    s.stages = Stages(config.detect.stages.clone());
     let topics = config.ingest.topics.iter();
     s.topics = topics.map(|t| SmolStr::new(&t.name)).collect();
     let days = |d: u32| u16::try_from(d).unwrap_or(u16::MAX);

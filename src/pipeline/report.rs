@@ -90,6 +90,7 @@ pub(super) fn count(
     m.log_drops.add(&["value"], c.value_overflow);
     m.log_drops.add(&["part of a text"], c.part_scanned);
     m.log_drops.add(&["informational hit"], c.informational);
+    m.log_drops.add(&["echoed value"], c.echoed);
     for d in dead {
         m.dead_letters.inc(&[topic, &d.reason]);
     }

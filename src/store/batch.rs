@@ -295,11 +295,12 @@ impl Store {
         let overflow = value::merge(&mut tx, &values).await?;
 
         let narrow = ledger::add(&mut tx, &ledger::Columns::of(&usage, false), at).await?;
-        findings.extend(decide::findings(&narrow));
+        findings.extend(decide::findings(&narrow, self.stages()));
         let mut summary = incident::apply(&mut tx, findings, false).await?;
 
         let wide = ledger::add(&mut tx, &ledger::Columns::of(&usage, true), at).await?;
-        summary.add(&incident::apply(&mut tx, decide::findings(&wide), true).await?);
+        let crossed = decide::findings(&wide, self.stages());
+        summary.add(&incident::apply(&mut tx, crossed, true).await?);
 
         let done = Commit {
             findings: summary.fates,

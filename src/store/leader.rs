@@ -265,7 +265,13 @@ impl Held {
             });
             let due = l.told == 0 || l.told_at.elapsed() >= REMIND;
             if due && l.since.elapsed() >= after {
-                out.push(blind::finding(&mark.tp, l.first, minute, l.told));
+                out.push(blind::finding(
+                    self.leader.stages(),
+                    &mark.tp,
+                    l.first,
+                    minute,
+                    l.told,
+                ));
                 (l.told, l.told_at) = (l.told + 1, now);
             }
         }

@@ -152,7 +152,8 @@ impl Store {
                 .map_err(sql(what))?;
             let wide = w.width > 0;
             let crossed = test(&mut tx, &ids, w.width, &subjects, time(now)).await?;
-            applied = incident::apply(&mut tx, decide::findings(&crossed), wide).await?;
+            let findings = decide::findings(&crossed, self.stages());
+            applied = incident::apply(&mut tx, findings, wide).await?;
             let whole = i64::try_from(subjects.len()).unwrap_or(0) == SUBJECTS_AT_ONCE;
             match subjects.last().filter(|_| whole) {
                 Some(last) => w.after.clone_from(last),

@@ -8,6 +8,7 @@ use sqlx::{PgConnection, Row as _};
 use super::batch::PartitionBatch;
 use super::{Store, StoreError, append, clean, day, incident, ledger, uuid};
 use crate::decide;
+use crate::detect::Stages;
 use crate::event::Hash16;
 
 /// Times the transaction is tried after a transient error.
@@ -92,7 +93,7 @@ impl Store {
                 .rows_affected()
                 == 0;
         if !known {
-            apply(&mut tx, b).await?;
+            apply(&mut tx, b, self.stages()).await?;
         }
         let detail = serde_json::json!({
             "topic": b.tp.topic, "partition": b.tp.partition, "offset": b.lo,
@@ -114,14 +115,18 @@ impl Store {
 }
 
 /// The event's effects, in the lock order of a batch.
-async fn apply(conn: &mut PgConnection, b: &PartitionBatch) -> Result<(), StoreError> {
+async fn apply(
+    conn: &mut PgConnection,
+    b: &PartitionBatch,
+    stages: &Stages,
+) -> Result<(), StoreError> {
     append::events(conn, &[b]).await?;
     let usage = ledger::sum([&b.ledger].into_iter());
     let narrow = ledger::add(conn, &ledger::Columns::of(&usage, false), b.watermark).await?;
     let mut findings = b.effects.findings.clone();
-    findings.extend(decide::findings(&narrow));
+    findings.extend(decide::findings(&narrow, stages));
     incident::apply(conn, findings, false).await?;
     let wide = ledger::add(conn, &ledger::Columns::of(&usage, true), b.watermark).await?;
-    incident::apply(conn, decide::findings(&wide), true).await?;
+    incident::apply(conn, decide::findings(&wide, stages), true).await?;
     Ok(())
 }

@@ -66,9 +66,10 @@ impl Notifier<'_> {
             findings: group.members.iter().map(|m| m.head.findings).sum(),
             reason: h.reason.clone(),
             runbook: format!("{}{}.md", self.routes.runbook_base, h.detector.as_str()),
-            silence_command: format!(
-                "veilwatch silence add --for 2h --comment 'why' 'rule={}' 'subject={}'",
-                h.rule, h.subject
+            silence_command: crate::decide::silence_command(
+                h.detector.as_str(),
+                &h.rule,
+                &h.subject,
             ),
             more: count(open.len().saturating_sub(MEMBERS)),
             over: group.past.saturating_add(count(

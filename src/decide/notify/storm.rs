@@ -31,6 +31,9 @@ pub struct Storm {
     #[serde(default)]
     names: Vec<String>,
     worst: Option<Severity>,
+    /// The furthest stage held back: a digest of pages is a page.
+    #[serde(default)]
+    stage: Option<Stage>,
     /// By start of their window.
     #[serde(default)]
     open: BTreeMap<i64, Digest>,
@@ -43,6 +46,9 @@ struct Digest {
     left: u32,
     /// How bad the worst was, once the digest is queued.
     told: Option<Severity>,
+    /// The furthest stage it counted.
+    #[serde(default)]
+    stage: Option<Stage>,
 }
 
 impl Storm {
@@ -75,6 +81,8 @@ impl Notifier<'_> {
         let start = storm.start.0;
         storm.digested = storm.digested.saturating_add(1);
         storm.worst = storm.worst.max(Some(severity));
+        let stages = group.members.iter().map(|m| m.head.stage);
+        storm.stage = storm.stage.max(stages.max());
         storm.open.entry(start).or_default();
         if group.held.insert(sink.clone(), start) != Some(start) {
             storm.groups = storm.groups.saturating_add(1);
@@ -119,7 +127,8 @@ impl Notifier<'_> {
                 rows.push(self.routes.digest(sink, storm, severity, self.now));
                 let start = storm.start.0;
                 let mut open = std::mem::take(&mut storm.open);
-                open.entry(start).or_default().told = Some(severity);
+                let digest = open.entry(start).or_default();
+                (digest.told, digest.stage) = (Some(severity), storm.stage);
                 *storm = Storm {
                     start: self.now,
                     open,
@@ -133,9 +142,8 @@ impl Notifier<'_> {
                     return true;
                 };
                 beyond = beyond.saturating_sub(usize::from(d.left > 0));
-                let over = self
-                    .routes
-                    .digest_over(sink, Time(*start), severity, self.now);
+                let how = (severity, d.stage);
+                let over = self.routes.digest_over(sink, Time(*start), how, self.now);
                 rows.push(over);
                 false
             });
@@ -144,9 +152,12 @@ impl Notifier<'_> {
     }
 }
 
+/// The worst severity that a digest counts, and the furthest stage.
+type HowBad = (Severity, Option<Stage>);
+
 impl Routes {
     fn digest(&self, sink: &SmolStr, storm: &Storm, severity: Severity, now: Time) -> OutboxRow {
-        let mut row = self.about_digest(sink, storm.start, severity, now);
+        let mut row = self.about_digest(sink, storm.start, (severity, storm.stage), now);
         let n = &mut row.payload;
         n.title = format!(
             "{} notifications of {} groups held back by the storm guard",
@@ -167,8 +178,8 @@ impl Routes {
         row
     }
 
-    fn digest_over(&self, sink: &SmolStr, start: Time, severity: Severity, now: Time) -> OutboxRow {
-        let mut row = self.about_digest(sink, start, severity, now);
+    fn digest_over(&self, sink: &SmolStr, start: Time, how: HowBad, now: Time) -> OutboxRow {
+        let mut row = self.about_digest(sink, start, how, now);
         row.kind = NotificationKind::Resolved;
         row.seq = now.0.saturating_add(1);
         row.payload.kind = NotificationKind::Resolved;
@@ -182,7 +193,7 @@ impl Routes {
         &self,
         sink: &SmolStr,
         start: Time,
-        severity: Severity,
+        (severity, stage): HowBad,
         now: Time,
     ) -> OutboxRow {
         let key = hash16("digest", &[sink.as_bytes(), &start.0.to_le_bytes()]);
@@ -202,7 +213,7 @@ impl Routes {
                 number: 1,
                 kind: NotificationKind::Digest,
                 severity,
-                stage: Stage::Ticket,
+                stage: stage.unwrap_or(Stage::Ticket),
                 detector: SmolStr::new_static("digest"),
                 rule: SmolStr::new_static("digest"),
                 title: String::new(),

@@ -141,11 +141,15 @@ function budgets(b) {
     make("dt", l.name), within("dd", undefined, make("span", l.state, l.learning ? "medium" : "good"), make("small", l.note))])));
 }
 
+function accounted(sum) {
+  const left = sum("records") - sum("events") - sum("duplicates") - sum("dead_letters");
+  return left === 0 ? "Every record became an event, a duplicate or a dead letter." : `${number(left)} records are in no account.`;
+}
 function completeness(b) {
   const p = b.partitions, sum = f => p.reduce((n, x) => n + x[f], 0);
   at("t-complete").hidden = p.length === 0;
   at("complete-note").textContent = p.length === 0 ? "No record was applied yet." :
-    `${number(sum("records"))} records read, ${sum("lost")} lost, ${sum("duplicates")} seen twice. Every record became an event, a duplicate or a dead letter.`;
+    `${number(sum("records"))} records read, ${sum("lost")} lost, ${sum("duplicates")} seen twice. ${accounted(sum)}`;
   part("partitions", p, body => body.replaceChildren(...p.map(x => {
     const row = within("tr", undefined, cell("Partition", make("span", `${x.topic} / ${x.partition}`), x.halted ? make("small", `halted: ${x.halted}`) : null));
     for (const [label, n] of [["Records", x.records], ["Events", x.events], ["Duplicates", x.duplicates], ["Late", x.late], ["Dead letters", x.dead_letters], ["Lost", x.lost]]) {

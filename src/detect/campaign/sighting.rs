@@ -18,7 +18,7 @@ pub struct Sighting {
     pub prints: Vec<u64>,
     /// Users who sent it.
     pub users: BTreeSet<Pseudonym>,
-    /// Keys it came with.
+    /// Keys it came with, of events without a user.
     pub keys: BTreeSet<Pseudonym>,
     /// Gateways it came through, of events without a user and a key.
     pub gateways: BTreeSet<SmolStr>,
@@ -60,7 +60,10 @@ pub fn note(
     let mut seen = Sighting {
         prints: sketch.prints.iter().copied().take(PRINTS).collect(),
         users: sender.user.into_iter().collect(),
-        keys: sender.api_key.into_iter().collect(),
+        keys: match sender.user {
+            Some(_) => BTreeSet::new(),
+            None => sender.api_key.into_iter().collect(),
+        },
         gateways: BTreeSet::new(),
         tenants: [event.tenant_or_empty()].into(),
         events: 1,
@@ -88,10 +91,15 @@ fn mark(sketch: &Sketch) -> Option<Pseudonym> {
     })
 }
 
-/// Unites the sightings of two parts.
-pub fn merge(into: &mut Sightings, other: &Sightings) {
+/// Unites the sightings of two parts. The `max` smallest marks stay, the same ones in whatever order parts
+/// are united; the rest is counted.
+pub fn merge(into: &mut Sightings, other: &Sightings, max: usize, left_out: &mut u64) {
     for (mark, seen) in other {
         merge_one(into, *mark, seen);
+    }
+    while into.len() > max {
+        into.pop_last();
+        *left_out += 1;
     }
 }
 

@@ -80,11 +80,12 @@ fn three_users_with_one_text_are_a_campaign_and_ten_page() {
     assert_eq!(found.len(), 1);
     let f = &found[0];
     assert_eq!((f.severity, f.stage), (Severity::Medium, Stage::Ticket));
-    assert_eq!(f.tenant, "acme");
+    // No tenant's own: a second one must not make it another incident.
+    assert_eq!(f.tenant, "");
     assert_eq!(f.start, at(0));
     assert_eq!(
         f.reason,
-        "3 users sent one attack, or near copies of it, within 60 min; 1 in this minute"
+        "3 users of acme sent one attack, or near copies of it, within 60 min; 1 in this minute"
     );
     let more: Vec<_> = (4..=10).map(|n| (n, text.clone())).collect();
     let later = minute(&mut all, 3, &more);
@@ -264,6 +265,36 @@ fn a_phrase_that_all_attacks_share_costs_nothing_and_joins_nothing() {
 }
 
 #[test]
+fn a_minute_holds_no_more_attacks_than_its_bound() {
+    let part = |from: u16| {
+        let mut seen = Sightings::new();
+        for n in from..from + 50 {
+            let noted = note(
+                &mut seen,
+                &event(n, "acme"),
+                &attack(n, &[n.into()]),
+                at(0),
+                user(n),
+            );
+            assert!(noted);
+        }
+        seen
+    };
+    let parts = [part(0), part(50), part(100)];
+    let united = |order: [usize; 3]| {
+        let (mut all, mut left_out) = (Sightings::new(), 0);
+        for i in order {
+            merge(&mut all, &parts[i], 60, &mut left_out);
+            assert!(all.len() <= 60);
+        }
+        (all, left_out)
+    };
+    assert_eq!(united([0, 1, 2]).0.len(), 60);
+    assert_eq!(united([0, 1, 2]), united([2, 0, 1]));
+    assert_eq!(united([0, 1, 2]).1, 90);
+}
+
+#[test]
 fn parts_merge_in_any_order_and_state_survives_encoding() {
     let mut parts = Vec::new();
     for m in 0..3u16 {
@@ -283,7 +314,7 @@ fn parts_merge_in_any_order_and_state_survives_encoding() {
     let united = |order: [usize; 3]| {
         let mut all = Sightings::new();
         for i in order {
-            merge(&mut all, &parts[i]);
+            merge(&mut all, &parts[i], 1_000, &mut 0);
         }
         all
     };
