@@ -17,10 +17,10 @@ pub use ledger::{LedgerDelta, LedgerKey, Scope, Tally, tenant_of};
 pub use period::{Grain, Period, PeriodKind, Zone};
 pub use price::{Priced, Prices, dollars_per_million};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::detect::{Effects, PartitionState, Seen};
-use crate::event::{Event, Position};
+use crate::event::{Event, Position, SmolStr};
 
 /// What accounting needs to know: prices, and which (scope, period) ledgers are kept.
 #[derive(Debug, Clone)]
@@ -29,7 +29,14 @@ pub struct Books {
     pub prices: Prices,
     /// Ledgers that every event goes to.
     pub grains: Vec<(Scope, Grain)>,
+    /// Models with a limit of their own.
+    limited: BTreeSet<SmolStr>,
 }
+
+/// Subject of the ledger of all models that nobody is known to have. No name has brackets.
+pub const OTHER_MODELS: &str = "(other)";
+/// From this status on a request was refused or failed.
+const FAILED: u16 = 400;
 
 impl Books {
     /// The default ledgers (user: day; key, team, tenant, model, everyone: hour and day; UTC) and
@@ -52,7 +59,25 @@ impl Books {
                 grains.push(grain);
             }
         }
-        Self { prices, grains }
+        let limited = budgets.iter().filter(|b| b.scope == Scope::Model);
+        let limited = limited.filter_map(|b| b.subject.clone()).collect();
+        Self {
+            prices,
+            grains,
+            limited,
+        }
+    }
+
+    /// The subject of the event's model, `None` for [`OTHER_MODELS`]. A caller may ask for any name, and a
+    /// ledger for each would be rows without bound: a name counts by itself once somebody answered to it,
+    /// or where it has a price or a limit. The event alone decides, so that a replay decides the same.
+    fn model<'e>(&self, event: &'e Event) -> Option<&'e SmolStr> {
+        let name = event.model();
+        let known = event.model_served.is_some()
+            || event.status < FAILED
+            || self.prices.names(name)
+            || self.limited.contains(name);
+        known.then_some(name)
     }
 }
 
@@ -85,6 +110,7 @@ impl Batch {
     ) -> Option<(Seen, Priced)> {
         let priced = books.prices.price(event);
         let seen = state.observe(position, event, priced.pico(), &mut self.effects)?;
+        self.effects.counters.unknown_models += u64::from(books.model(event).is_none());
         self.tally.add(books, event, &seen, priced);
         Some((seen, priced))
     }
@@ -97,5 +123,61 @@ impl Batch {
             effects: self.effects,
             ledger: self.tally.finish(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::{Decoder, RawRecord};
+    use crate::event::Time;
+
+    #[test]
+    fn names_that_nobody_answered_to_share_a_ledger() {
+        let limited = Budget {
+            id: "b".into(),
+            scope: Scope::Model,
+            subject: Some("house-model".into()),
+            grain: Grain::utc(PeriodKind::Day),
+            limit: Limit {
+                unit: Unit::Tokens,
+                amount: 1,
+            },
+            thresholds: vec![100],
+        };
+        let books = Books::new(Prices::shipped(), &[limited]);
+        let mut decoder = Decoder::sealed();
+        let mut model = |asked: &str, served: &str, status: u16| {
+            let served = match served {
+                "" => String::new(),
+                name => format!(r#","served":"{name}""#),
+            };
+            let text = format!(
+                r#"{{"v":1,"id":"e","gateway":"g","at":"2026-09-01T00:00:00Z","operation":"chat","status":{status},"model":{{"requested":"{asked}"{served}}}}}"#
+            );
+            let raw = RawRecord {
+                topic: "t",
+                partition: 0,
+                offset: 0,
+                append: Time(0),
+                key: None,
+                value: Some(text.as_bytes()),
+                headers: &[],
+            };
+            let event = decoder.decode(&raw).expect("an event");
+            books.model(&event).cloned()
+        };
+        assert_eq!(model("made-up-1", "", 404), None);
+        assert_eq!(model("made-up-2", "", 500), None);
+        for known in [
+            model("mine", "", 200),
+            model("mine", "mine", 500),
+            model("gpt-4o", "", 429),
+            model("house-model", "", 404),
+        ] {
+            assert!(known.is_some());
+        }
+        // A date behind a name has a price, but there are as many as days.
+        assert_eq!(model("gpt-4o-2031-01-01", "", 404), None);
     }
 }

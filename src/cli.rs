@@ -4,6 +4,7 @@
 //! error. Each verb is one file in `cli/` with its `Args` and a `run`.
 
 pub mod anomaly;
+mod arenas;
 pub mod audit;
 pub mod bench;
 pub mod broker;

@@ -309,6 +309,8 @@ pub struct Counters {
     pub informational: u64,
     /// Occurrences in an answer of what its user or its operator had put into the call: no leak.
     pub echoed: u64,
+    /// Events of models that nobody is known to have: they share a ledger.
+    pub unknown_models: u64,
 }
 
 impl Counters {
@@ -325,6 +327,7 @@ impl Counters {
         self.part_scanned += o.part_scanned;
         self.informational += o.informational;
         self.echoed += o.echoed;
+        self.unknown_models += o.unknown_models;
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use foldhash::{HashMap, HashMapExt as _};
 
 use super::period::{Grain, Period, SLOT_MS};
-use super::{Books, Priced};
+use super::{Books, OTHER_MODELS, Priced};
 use crate::detect::Seen;
 use crate::event::{Event, Pseudonym, SmolStr, Time, UsageState};
 
@@ -187,7 +187,10 @@ impl Tally {
             tenant: event.tenant.clone(),
             team: event.team.clone(),
             key: seen.api_key,
-            model: event.model().clone(),
+            model: match books.model(event) {
+                Some(model) => model.clone(),
+                None => SmolStr::new_static(OTHER_MODELS),
+            },
         };
         self.wide.entry(wide).or_default().add(&delta);
     }

@@ -190,6 +190,11 @@ impl Prices {
         &self.source
     }
 
+    /// Whether the table has the very name, at whatever time: these are finitely many.
+    pub fn names(&self, model: &str) -> bool {
+        self.names.contains_key(model)
+    }
+
     /// What the event costs.
     pub fn price(&self, event: &Event) -> Priced {
         if event.usage.state == UsageState::Missing {

@@ -25,6 +25,7 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// Runs the verb.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    super::arenas::few();
     let config = Config::load(&args.config)?;
     let run = Run {
         threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(1, 4)),

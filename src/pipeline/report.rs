@@ -91,6 +91,8 @@ pub(super) fn count(
     m.log_drops.add(&["part of a text"], c.part_scanned);
     m.log_drops.add(&["informational hit"], c.informational);
     m.log_drops.add(&["echoed value"], c.echoed);
+    m.log_drops
+        .add(&["name of an unknown model"], c.unknown_models);
     for d in dead {
         m.dead_letters.inc(&[topic, &d.reason]);
     }
