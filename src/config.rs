@@ -146,9 +146,7 @@ pub struct PipelineSetting {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error(
-        "cannot read the configuration {path} (`veilwatch config init` prints one to start from)"
-    )]
+    #[error("cannot read the configuration {path} ({})", unreadable(source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -163,6 +161,15 @@ pub enum ConfigError {
         /// Each mistake.
         problems: Vec<Problem>,
     },
+}
+
+fn unreadable(e: &std::io::Error) -> &'static str {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => "`veilwatch config init` prints one to start from",
+        std::io::ErrorKind::InvalidData => "write it in UTF-8",
+        std::io::ErrorKind::IsADirectory => "name a file",
+        _ => "make it readable for this account",
+    }
 }
 
 fn list(problems: &[Problem]) -> String {

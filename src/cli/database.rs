@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::format::{Format, is_json};
+use super::format::{Format, Shown, is_json};
 use crate::config::Config;
 use crate::store::{Store, StoreConfig};
 
@@ -125,6 +125,7 @@ pub fn write_rows<T: serde::Serialize>(
             widest.unwrap_or(0).max(name.len())
         })
         .collect();
+    let mut out = Shown(out);
     let mut line = |cells: &mut dyn Iterator<Item = &str>| -> std::io::Result<()> {
         let padded: Vec<String> = cells
             .zip(&widths)

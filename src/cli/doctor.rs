@@ -394,7 +394,11 @@ fn topic_lines(
         TopicMode::Sealed => "sealed",
         TopicMode::Trusted => "trusted",
     };
-    let mut detail = format!("{} partitions, {mode}", t.partitions);
+    let mut detail = format!(
+        "{} partition{}, {mode}",
+        t.partitions,
+        if t.partitions == 1 { "" } else { "s" }
+    );
     if t.log_append.is_none() {
         detail += "; the broker does not say how it is set up";
     }

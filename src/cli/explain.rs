@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::EXIT_FINDINGS;
 use super::database::{Access, block_on};
+use super::format::Shown;
 use crate::config::rules::RuleFiles;
 use crate::decide::Titles;
 use crate::event::{Severity, Stage};
@@ -24,7 +25,7 @@ pub struct Args {
     #[command(flatten)]
     access: Access,
     /// The incident's id: 32 hexadecimal digits, or at least the first 4 of them.
-    #[arg(required_unless_present = "event", conflicts_with = "event")]
+    #[arg(required_unless_present = "event", conflicts_with = "event", value_parser = super::incident::incident_id)]
     incident: Option<String>,
     /// Its number; the present one without it.
     #[arg(long, conflicts_with = "event")]
@@ -122,7 +123,7 @@ async fn explain(
         serde_json::to_writer(&mut out, &all)?;
         writeln!(out)?;
     } else {
-        print(&mut out, &all)?;
+        print(&mut Shown(out), &all)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -151,7 +152,7 @@ async fn explain_event(
         serde_json::to_writer(&mut out, &all)?;
         writeln!(out)?;
     } else if !nothing {
-        print_event(&mut out, &all)?;
+        print_event(&mut Shown(out), &all)?;
     }
     if nothing {
         eprintln!(

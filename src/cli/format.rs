@@ -1,6 +1,8 @@
 //! `--format`: one JSON object a line, or text for people.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
+
+use crate::deliver::render::inert;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -26,4 +28,47 @@ impl Format {
 /// Whether results are JSON lines: as asked for, else by whether anybody reads along.
 pub fn is_json(given: Option<Format>) -> bool {
     Format::or_default(given) == Format::Json
+}
+
+/// Text for a terminal: what a stranger chose (names, reasons) moves no cursor, turns no direction and hides
+/// nothing. JSON needs it not, since it escapes.
+pub struct Shown<W>(pub W);
+
+/// Longest line, in characters as one sees them.
+const MAX_LINE: usize = 4_000;
+
+impl<W: Write> Write for Shown<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for (i, line) in String::from_utf8_lossy(bytes).split('\n').enumerate() {
+            if i > 0 {
+                self.0.write_all(b"\n")?;
+            }
+            self.0.write_all(inert(line, MAX_LINE).as_bytes())?;
+        }
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_moves_no_cursor() {
+        let mut out = Shown(Vec::new());
+        let name = "\u{1b}[2J\u{202e}evil";
+        writeln!(out, "user {name}\nnext").expect("writes");
+        let text = String::from_utf8(out.0).expect("utf-8");
+        assert!(
+            !text.contains('\u{1b}') && !text.contains('\u{202e}'),
+            "{text:?}"
+        );
+        assert!(
+            text.starts_with("user ") && text.ends_with("\nnext\n"),
+            "{text:?}"
+        );
+    }
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
 use super::database::{Access, Column, Database, author, write_rows};
-use super::format::{Format, is_json};
+use super::format::{Format, Shown, is_json};
 use crate::event::{Hash16, Time};
 use crate::store::deed::Deed;
 use crate::store::history::{IncidentFilter, IncidentRow};
@@ -28,6 +28,7 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Args)]
 struct Which {
     /// The incident's id: 32 hexadecimal digits, or at least the first 4 of them.
+    #[arg(value_parser = incident_id)]
     id: String,
     /// Its number; the present one without it.
     #[arg(long)]
@@ -92,6 +93,14 @@ enum Verb {
         #[arg(long, default_value = "")]
         why: String,
     },
+}
+
+/// An incident's id, or how it begins.
+pub(super) fn incident_id(s: &str) -> Result<String, String> {
+    if (4..=32).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(s.to_owned());
+    }
+    Err("write 32 hexadecimal digits, or at least the first 4 of them".to_owned())
 }
 
 fn parse_time(s: &str) -> Result<Time, String> {
@@ -188,6 +197,7 @@ fn show(db: &Database, format: Option<Format>, which: Which) -> anyhow::Result<E
         writeln!(out)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut out = Shown(out);
     let i = &story.incident;
     let name = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".to_owned());
     writeln!(out, "incident {} number {}", i.incident, i.number)?;

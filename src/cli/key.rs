@@ -198,11 +198,18 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     let failed = || format!("cannot write key file {}", file.display());
+    if !dir.is_dir() {
+        bail!(
+            "{}: there is no folder {}; make it first",
+            failed(),
+            dir.display()
+        );
+    }
     // The name of the file in between would only confuse.
     let mut new = tempfile::NamedTempFile::new_in(dir).map_err(|e| {
-        let (dir, why) = (dir.display(), std::io::Error::from(e.kind()));
+        let (dir, why) = (dir.display(), e.kind());
         anyhow!(
-            "{}: {why} in the folder {dir}; name a folder that exists and that you may write to",
+            "{}: {why} in the folder {dir}; name one that you may write to",
             failed()
         )
     })?;

@@ -27,7 +27,7 @@ enum Verb {
         #[arg(long)]
         sink: Option<String>,
         /// Only about this incident (its id, or how it begins).
-        #[arg(long)]
+        #[arg(long, value_parser = super::incident::incident_id)]
         incident: Option<String>,
         /// Only in this state; may be given again. Those that wait or are parked without it.
         #[arg(long, value_parser = STATES)]
@@ -46,7 +46,7 @@ enum Verb {
         #[arg(long)]
         sink: Option<String>,
         /// Only about this incident (its id, or how it begins).
-        #[arg(long)]
+        #[arg(long, value_parser = super::incident::incident_id)]
         incident: Option<String>,
         /// Those too that were given up because nobody took them for days.
         #[arg(long)]

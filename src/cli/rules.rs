@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 
 use super::format::Format;
 use super::{EXIT_FINDINGS, EXIT_RULES};
+use crate::config::rules::rule_paths;
 use crate::rule::{self, Diagnostic, Grade, Known, RuleSet, Source};
 use crate::seal::engine::{Engine, known_validators, trial};
 use crate::seal::model::Model;
@@ -151,22 +152,15 @@ pub fn load(dir: Option<&Path>, overrides: &[PathBuf]) -> anyhow::Result<Loaded>
     Ok(rule::load(&sources, &overrides, &known))
 }
 
-/// Folders below a rules directory that hold no rules.
-const NOT_RULES: [&str; 1] = ["corpus"];
-/// Deepest nesting of folders that is followed.
-const MAX_DEPTH: usize = 8;
-
 /// All `.yml` and `.yaml` files below a directory, or one file, in the order of their paths.
 pub fn read_dir(dir: &Path) -> anyhow::Result<Vec<Arc<Source>>> {
     let meta = std::fs::metadata(dir)
         .with_context(|| format!("cannot read {}; name a folder of rule files", dir.display()))?;
-    let mut paths = Vec::new();
-    if meta.is_file() {
-        paths.push(dir.to_owned());
+    let paths = if meta.is_file() {
+        vec![dir.to_owned()]
     } else {
-        walk(dir, 0, &mut paths)?;
-    }
-    paths.sort();
+        rule_paths(dir)?
+    };
     if paths.is_empty() {
         anyhow::bail!(
             "{} holds no .yml files; name a folder of rule files",
@@ -174,23 +168,6 @@ pub fn read_dir(dir: &Path) -> anyhow::Result<Vec<Arc<Source>>> {
         );
     }
     paths.iter().map(|p| read_file(p)).collect()
-}
-
-fn walk(dir: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    if depth > MAX_DEPTH {
-        return Ok(());
-    }
-    for path in super::input::folder(dir, "a folder with rule files")? {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-        if path.is_dir() {
-            if !NOT_RULES.contains(&name) && !name.starts_with('.') {
-                walk(&path, depth + 1, paths)?;
-            }
-        } else if path.extension().is_some_and(|e| e == "yml" || e == "yaml") {
-            paths.push(path);
-        }
-    }
-    Ok(())
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Arc<Source>> {

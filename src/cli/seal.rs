@@ -81,7 +81,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     out.flush()?;
     if bad > 0 {
         eprintln!(
-            "veilwatch: {bad} lines could not be sealed; each stands in the output with its number and reason"
+            "veilwatch: {bad} line{} could not be sealed; each stands in the output with its number and reason",
+            if bad == 1 { "" } else { "s" }
         );
         return Ok(ExitCode::from(super::EXIT_FINDINGS));
     }

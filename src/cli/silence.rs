@@ -10,6 +10,7 @@ use clap::Subcommand;
 
 use super::EXIT_FINDINGS;
 use super::database::{Access, author};
+use super::format::Shown;
 use crate::config::duration::parse_duration;
 use crate::decide::Matcher;
 
@@ -108,9 +109,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     } else {
                         let what = s.matchers.join(" ");
                         writeln!(
-                            out,
+                            Shown(&mut out),
                             "{}  until {}  {what}  ({}: {})",
-                            s.id, s.ends, s.author, s.comment
+                            s.id,
+                            s.ends,
+                            s.author,
+                            s.comment
                         )?;
                     }
                 }

@@ -65,10 +65,11 @@ impl RuleFiles {
 
     fn load(dir: Option<PathBuf>, override_paths: Vec<PathBuf>) -> Result<Self, Unreadable> {
         let stamp = stamp(dir.as_deref(), &override_paths)?;
-        let mut paths = Vec::new();
-        if let Some(dir) = &dir {
-            rule_paths(dir, &mut paths)?;
-        }
+        let paths = dir
+            .as_deref()
+            .map(rule_paths)
+            .transpose()?
+            .unwrap_or_default();
         Ok(Self {
             stamp,
             dir,
@@ -144,10 +145,7 @@ fn prices(s: &Section<'_, '_>, dir: Option<&Path>) -> Option<Prices> {
 }
 
 fn stamp(dir: Option<&Path>, overrides: &[PathBuf]) -> Result<Stamp, Unreadable> {
-    let mut paths = Vec::new();
-    if let Some(dir) = dir {
-        rule_paths(dir, &mut paths)?;
-    }
+    let mut paths = dir.map(rule_paths).transpose()?.unwrap_or_default();
     paths.extend(overrides.iter().cloned());
     let stamps = paths.into_iter().map(|path| match path.metadata() {
         Ok(m) => Ok((path, m.modified().ok(), m.len())),
@@ -156,22 +154,51 @@ fn stamp(dir: Option<&Path>, overrides: &[PathBuf]) -> Result<Stamp, Unreadable>
     Ok(Stamp(stamps.collect::<Result<_, _>>()?))
 }
 
+/// Below `rules/`, but no rules.
+const NOT_RULES: [&str; 1] = ["corpus"];
+/// Deeper folders are not looked into: a link to a folder above would have no end.
+const MAX_DEPTH: usize = 8;
+/// Entries that are looked at before the folder is taken for another one than was meant: a hundred times as
+/// many as the shipped rules have.
+const MAX_ENTRIES: usize = 100_000;
+
 /// All rule files below a directory, in the order of their names.
-fn rule_paths(dir: &Path, out: &mut Vec<PathBuf>) -> Result<(), Unreadable> {
+///
+/// # Errors
+/// A folder that cannot be read, or has too much in it to be one of rules.
+pub fn rule_paths(dir: &Path) -> Result<Vec<PathBuf>, Unreadable> {
+    let mut out = Vec::new();
+    walk(dir, 0, &mut { MAX_ENTRIES }, &mut out)?;
+    out.sort();
+    Ok(out)
+}
+
+fn walk(
+    dir: &Path,
+    depth: usize,
+    left: &mut usize,
+    out: &mut Vec<PathBuf>,
+) -> Result<(), Unreadable> {
     let unreadable = |error| Unreadable {
         path: dir.to_owned(),
         error,
     };
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)
-        .map_err(unreadable)?
-        .map(|e| e.map(|e| e.path()))
-        .collect::<Result<_, _>>()
-        .map_err(unreadable)?;
-    entries.sort();
-    for path in entries {
+    if depth > MAX_DEPTH {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        *left = left.checked_sub(1).ok_or_else(|| {
+            unreadable(std::io::Error::other(format!(
+                "more than {MAX_ENTRIES} files up to here: name the folder with the rule files"
+            )))
+        })?;
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
         if path.is_dir() {
-            rule_paths(&path, out)?;
-        } else if path.extension().is_some_and(|e| e == "yml") {
+            if !NOT_RULES.contains(&name) && !name.starts_with('.') {
+                walk(&path, depth + 1, left, out)?;
+            }
+        } else if path.extension().is_some_and(|e| e == "yml" || e == "yaml") {
             out.push(path);
         }
     }
@@ -188,5 +215,22 @@ fn text(path: &Path) -> Result<Arc<Source>, Unreadable> {
             path: path.to_owned(),
             error,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_to_a_folder_above_has_an_end() {
+        let dir = tempfile::tempdir().expect("folder");
+        let below = dir.path().join("injection");
+        std::fs::create_dir(&below).expect("folder");
+        std::fs::write(below.join("a.yml"), "").expect("file");
+        std::os::unix::fs::symlink(dir.path(), below.join("up")).expect("link");
+        let found = rule_paths(dir.path()).expect("ends");
+        assert_eq!(found.len(), MAX_DEPTH / 2, "{found:?}");
+        assert!(found.is_sorted());
     }
 }

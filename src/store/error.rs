@@ -9,7 +9,9 @@ use std::fmt;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The URL is not one.
-    #[error("store.url is not a postgres URL: {0}; write postgres://user@host:5432/database")]
+    #[error(
+        "the address of postgres (store.url, or --database) is not one: {0}; write postgres://user@host:5432/database"
+    )]
     Url(String),
     /// Nobody answers.
     #[error(
