@@ -79,7 +79,7 @@ pub mod tag;
 pub mod window;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use check::unspaced;
 pub use diagnostic::{Diagnostic, Grade};
@@ -328,11 +328,17 @@ pub struct Keyword {
     pub ends_word: bool,
 }
 
-/// A checked regex.
+/// A checked regex. Those that are compiled in are studied when the engine first asks.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     /// Its source after macros.
     pub source: String,
+    study: Arc<OnceLock<Study>>,
+}
+
+/// What is known of a regex before it runs.
+#[derive(Debug)]
+pub struct Study {
     /// Shortest match in bytes.
     pub min_len: usize,
     /// Longest match in bytes, if bounded.
@@ -348,7 +354,7 @@ pub struct Pattern {
     /// What bytes a raw text must have for it to match.
     pub demand: demand::Demand,
     /// The parsed source.
-    pub hir: Arc<regex_syntax::hir::Hir>,
+    pub hir: regex_syntax::hir::Hir,
 }
 
 /// Words that must, or may, stand near a value.
@@ -454,12 +460,17 @@ impl RuleSet {
         &self.keep
     }
 
-    /// The rules that are compiled into the program.
+    /// The rules that are compiled into the program, without the tests that their files carry.
     ///
     /// # Panics
     /// If the compiled-in rules are wrong, which `tests/rules.rs` excludes.
     pub fn built_in(known: &Known<'_>) -> Self {
-        match load(&pack::sources(), &[], known) {
+        let known = Known {
+            compiled_in: true,
+            untested: true,
+            ..known.clone()
+        };
+        match load(&pack::sources(), &[], &known) {
             Ok((set, _)) => set,
             Err(problems) => panic!("compiled-in rules: {}", problems[0]),
         }

@@ -9,6 +9,7 @@ pub mod print;
 pub mod reading;
 pub mod registered;
 pub mod sketch;
+mod swar;
 pub mod text;
 pub mod value;
 pub mod verdict;

@@ -45,6 +45,7 @@ fn known(names: &[&'static str]) -> Known<'static> {
         validators: Some(names),
         today: Some("2026-11-21".parse().expect("a day")),
         compiled_in: false,
+        untested: false,
     }
 }
 

@@ -148,6 +148,7 @@ pub fn load(dir: Option<&Path>, overrides: &[PathBuf]) -> anyhow::Result<Loaded>
                 .date(),
         ),
         compiled_in: dir.is_none() && overrides.is_empty(),
+        untested: false,
     };
     Ok(rule::load(&sources, &overrides, &known))
 }

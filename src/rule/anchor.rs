@@ -6,7 +6,7 @@
 
 use regex_syntax::hir::{Class, Hir, HirKind, Repetition};
 
-use super::need::{Literal, Phrases, exact, product, settle};
+use super::need::{Literal, exact, nothing, product, settle};
 
 /// Literals, and the parts of the regex around them.
 #[derive(Debug, Clone)]
@@ -79,7 +79,7 @@ fn pick(hir: &Hir, rate: Rate<'_>, depth: usize) -> Option<(Vec<Anchor>, f32)> {
 }
 
 /// An anchor that is all of an expression.
-fn whole(hir: &Hir, set: &Phrases, rate: Rate<'_>) -> Option<(Vec<Anchor>, f32)> {
+fn whole(hir: &Hir, set: &[String], rate: Rate<'_>) -> Option<(Vec<Anchor>, f32)> {
     let (literals, lead) = settle(set)?;
     let sum = rates(&literals, rate)?;
     let anchor = Anchor {
@@ -103,7 +103,7 @@ fn concat(parts: &[Hir], rate: Rate<'_>, depth: usize) -> Option<(Vec<Anchor>, f
     let rarer = |best: &Option<(Vec<Anchor>, f32)>, sum: f32| {
         best.as_ref().is_none_or(|(_, old)| sum < *old)
     };
-    let offer = |best: &mut Option<(Vec<Anchor>, f32)>, run: &Phrases, from: usize| {
+    let offer = |best: &mut Option<(Vec<Anchor>, f32)>, run: &[String], from: usize| {
         let Some((literals, lead)) = settle(run) else {
             return;
         };
@@ -117,12 +117,12 @@ fn concat(parts: &[Hir], rate: Rate<'_>, depth: usize) -> Option<(Vec<Anchor>, f
             *best = Some((vec![anchor], sum));
         }
     };
-    let mut run = Phrases::from([String::new()]);
+    let mut run = nothing();
     let mut from = 0;
     for (at, part) in parts.iter().enumerate() {
         let Some(set) = exact(part, depth) else {
             offer(&mut best, &run, from);
-            run = Phrases::from([String::new()]);
+            run = nothing();
             from = at + 1;
             let picked = pick(part, rate, depth + 1).filter(|(_, sum)| rarer(&best, *sum));
             if let Some((mut anchors, sum)) = picked {

@@ -45,7 +45,8 @@ fn wide(hir: &Hir) -> bool {
 
 /// Whether nothing tells the automaton where to look for this pattern.
 pub(super) fn literal_free(pattern: &Pattern, keywords: bool) -> bool {
-    !keywords && !pattern.need.is_located() && pattern.min_digits < ENOUGH_DIGITS
+    let study = pattern.study();
+    !keywords && !study.need.is_located() && study.min_digits < ENOUGH_DIGITS
 }
 
 /// Whether an ASCII upper-case letter must occur: folded text has none.

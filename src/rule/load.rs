@@ -1,5 +1,6 @@
 //! From the texts of files to a [`RuleSet`], or to what is wrong with them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub struct Known<'a> {
     /// The files were checked when the program was built: regexes are not compiled to see whether
     /// they fit, which is most of the time that loading takes.
     pub compiled_in: bool,
+    /// Nobody will run the tests in the files: they are half of the text, and are not read.
+    pub untested: bool,
 }
 
 /// Which kind of file a path is.
@@ -92,15 +95,15 @@ pub fn load(
         } else {
             kind(&source.path)
         } {
-            Kind::Rule(area) => match parse::<RuleFile>(source) {
+            Kind::Rule(area) => match parse::<RuleFile>(source, known.untested) {
                 Ok(file) => rules.push((area, file, Arc::clone(source))),
                 Err(problem) => problems.push(problem),
             },
-            Kind::List => match parse::<ListFile>(source) {
+            Kind::List => match parse::<ListFile>(source, false) {
                 Ok(file) => list(&file, source, &mut lists, &mut problems),
                 Err(problem) => problems.push(problem),
             },
-            Kind::Overrides => match parse::<OverridesFile>(source) {
+            Kind::Overrides => match parse::<OverridesFile>(source, false) {
                 Ok(file) => changes.push((file, Arc::clone(source))),
                 Err(problem) => problems.push(problem),
             },
@@ -162,7 +165,19 @@ pub fn load(
     ))
 }
 
-fn parse<T: DeserializeOwned>(source: &Source) -> Result<T, Diagnostic> {
+/// A rule file without its block of tests: up to the next key of the file, or its end.
+fn without_tests(text: &str) -> Cow<'_, str> {
+    let Some((before, tests)) = text.split_once("\ntests:") else {
+        return Cow::Borrowed(text);
+    };
+    let mut lines = tests.split_inclusive('\n');
+    let own = |line: &&str| !line.starts_with(|c: char| c.is_ascii_lowercase());
+    let first = lines.next().map_or(0, str::len);
+    let len = first + lines.take_while(own).map(str::len).sum::<usize>();
+    Cow::Owned([before, "\n", &tests[len..]].concat())
+}
+
+fn parse<T: DeserializeOwned>(source: &Source, untested: bool) -> Result<T, Diagnostic> {
     if source.text.trim().is_empty() {
         return Err(whole(source, "empty-file", "file is empty".to_owned()));
     }
@@ -171,7 +186,12 @@ fn parse<T: DeserializeOwned>(source: &Source) -> Result<T, Diagnostic> {
         strict_booleans: true,
         reject_unsupported_tags: true,
     };
-    serde_saphyr::from_str_with_options::<T>(&source.text, options).map_err(|e| yaml(source, &e))
+    let text = if untested {
+        without_tests(&source.text)
+    } else {
+        Cow::Borrowed(source.text.as_str())
+    };
+    serde_saphyr::from_str_with_options::<T>(&text, options).map_err(|e| yaml(source, &e))
 }
 
 /// A YAML or serde error as a diagnostic.
@@ -312,6 +332,30 @@ tests:
         assert_eq!(rule.condition.keywords[0].text, "ghp_");
         assert_eq!(rule.tests.len(), 2);
         assert!(set.id().starts_with("b3:") && set.id().len() == 15);
+    }
+
+    #[test]
+    fn tests_are_left_out_wherever_they_stand() {
+        for (text, rest) in [
+            (GOOD, GOOD.split_once("tests:").expect("tests").0),
+            (
+                "id: a\ntests:\n- {a: b}\n\n  # c\n- d\nlevel: low\n",
+                "id: a\nlevel: low\n",
+            ),
+            ("id: a\ntests: [{text: b}]\n", "id: a\n"),
+            ("id: a\n", "id: a\n"),
+        ] {
+            assert_eq!(without_tests(text), rest);
+        }
+        let file = source("rules/secret/sec-github-pat.yml", GOOD);
+        let known = Known {
+            untested: true,
+            ..Known::default()
+        };
+        let (slim, _) = load(std::slice::from_ref(&file), &[], &known).expect("loads");
+        let (full, _) = load(&[file], &[], &Known::default()).expect("loads");
+        assert_eq!(slim.id(), full.id());
+        assert!(slim.rules()[0].tests.is_empty() && !full.rules()[0].tests.is_empty());
     }
 
     #[test]

@@ -3,8 +3,6 @@
 //! The engine derives two things from it: the rarest literals, where it looks for the rule at all,
 //! and a gate that tells from the letters of a text that the rest cannot be there either.
 
-use std::collections::BTreeSet;
-
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 use super::fold;
@@ -12,6 +10,10 @@ use super::pattern::{MAX_CLASS, MAX_LITERALS, worth};
 
 /// Stands for `(?-u:\b)` inside a literal while it is being put together. No text of a rule has it.
 const EDGE: char = '\u{1}';
+/// Longest range of a class that is spelled out, to see what is left of it when folded.
+const MAX_RANGE: usize = MAX_CLASS * 4;
+/// Most rounds of a repeated expression that are spelled out.
+const MAX_ROUNDS: u32 = 4;
 /// Deepest nesting that is studied; what lies deeper is taken to need nothing.
 const MAX_DEPTH: usize = 64;
 
@@ -26,8 +28,19 @@ pub struct Literal {
     pub ends: bool,
 }
 
-/// Strings that an expression matches, folded, with edges.
-pub(super) type Phrases = BTreeSet<String>;
+/// Strings that an expression matches, folded, with edges: sorted, each once.
+pub(super) type Phrases = Vec<String>;
+
+/// The set of the empty string.
+pub(super) fn nothing() -> Phrases {
+    vec![String::new()]
+}
+
+fn set(mut strings: Vec<String>) -> Phrases {
+    strings.sort_unstable();
+    strings.dedup();
+    strings
+}
 
 /// A condition that holds wherever the regex matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,12 +100,12 @@ fn need(hir: &Hir, depth: usize) -> Need {
     match hir.kind() {
         HirKind::Concat(parts) => {
             let mut all = Vec::new();
-            let mut run = BTreeSet::from([String::new()]);
+            let mut run = nothing();
             for part in parts {
                 let Some(set) = exact(part, depth) else {
                     all.push(one_of(&run));
                     // A word that begins behind something unknown may still begin with an edge.
-                    run = BTreeSet::from([String::new()]);
+                    run = nothing();
                     all.push(need(part, depth + 1));
                     continue;
                 };
@@ -102,7 +115,7 @@ fn need(hir: &Hir, depth: usize) -> Need {
                     all.push(one_of(&run));
                     // The last edge belongs to both.
                     run = if run.iter().all(|s| s.ends_with(EDGE)) {
-                        product(&BTreeSet::from([EDGE.to_string()]), &set).unwrap_or(set)
+                        product(&[EDGE.to_string()], &set).unwrap_or(set)
                     } else {
                         set
                     };
@@ -125,117 +138,144 @@ fn need(hir: &Hir, depth: usize) -> Need {
 }
 
 /// The literals of a finished run.
-fn one_of(run: &Phrases) -> Need {
+fn one_of(run: &[String]) -> Need {
     settle(run).map_or(Need::Nothing, |(literals, _)| Need::OneOf(literals))
 }
 
 /// A run trimmed to what is certain in folded text, and how many bytes were trimmed off in front
 /// (`None` if they differ). `None` if a string of the run is empty.
-pub(super) fn settle(run: &Phrases) -> Option<(Vec<Literal>, Option<u8>)> {
-    let mut set = BTreeSet::new();
-    let mut leads = BTreeSet::new();
+pub(super) fn settle(run: &[String]) -> Option<(Vec<Literal>, Option<u8>)> {
+    let mut literals = Vec::with_capacity(run.len());
+    let mut lead = None;
+    let mut same = true;
     for raw in run {
         let joins = |c: char| c.is_ascii_alphanumeric() || c == '_';
         // A blank at an end is an edge: white space collapses, so the blank itself is not certain.
         let begins = raw.starts_with([EDGE, ' ']);
         let stops = raw.ends_with([EDGE, ' ']);
         let plain: String = raw.chars().filter(|c| *c != EDGE).collect();
-        leads.insert(u8::from(plain.starts_with(' ')));
+        let own = u8::from(plain.starts_with(' '));
+        same &= *lead.get_or_insert(own) == own;
         let text = fold::phrase(&plain);
         let (first, last) = (text.chars().next()?, text.chars().next_back()?);
-        set.insert(Literal {
+        literals.push(Literal {
             starts: begins && joins(first),
             ends: stops && joins(last),
             text,
         });
     }
-    let lead = leads.first().copied().filter(|_| leads.len() == 1);
-    Some((set.into_iter().collect(), lead))
+    literals.sort_unstable();
+    literals.dedup();
+    Some((literals, lead.filter(|_| same)))
 }
 
 /// All strings that a small expression matches, folded, with edges; `None` if they are many.
 pub(super) fn exact(hir: &Hir, depth: usize) -> Option<Phrases> {
+    if open_ended(hir) {
+        return None;
+    }
+    strings(hir, depth)
+}
+
+/// Whether some part of an expression alone matches too many strings: told without writing any.
+fn open_ended(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) | HirKind::Literal(_) => false,
+        HirKind::Class(Class::Unicode(class)) => {
+            class.ranges().iter().any(|range| range.len() > MAX_RANGE)
+        }
+        HirKind::Class(Class::Bytes(_)) => true,
+        HirKind::Repetition(r) => {
+            let few = match (r.min, r.max) {
+                (0, Some(1)) => true,
+                (min, Some(max)) => min == max && max <= MAX_ROUNDS,
+                (_, None) => false,
+            };
+            !few || open_ended(&r.sub)
+        }
+        HirKind::Capture(c) => open_ended(&c.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().any(open_ended),
+    }
+}
+
+fn strings(hir: &Hir, depth: usize) -> Option<Phrases> {
     if depth > MAX_DEPTH {
         return None;
     }
     match hir.kind() {
-        HirKind::Look(Look::WordAscii) => Some(BTreeSet::from([EDGE.to_string()])),
-        HirKind::Empty | HirKind::Look(_) => Some(BTreeSet::from([String::new()])),
+        HirKind::Look(Look::WordAscii) => Some(vec![EDGE.to_string()]),
+        HirKind::Empty | HirKind::Look(_) => Some(nothing()),
         HirKind::Literal(l) => {
             let text = std::str::from_utf8(&l.0).ok()?;
-            Some(BTreeSet::from([folded(text)]))
+            Some(vec![folded(text)])
         }
         HirKind::Class(Class::Unicode(class)) => {
-            let mut set = BTreeSet::new();
+            let mut found = Vec::new();
             for range in class.ranges() {
-                if range.len() > MAX_CLASS * 4 {
+                if range.len() > MAX_RANGE {
                     return None;
                 }
                 for c in range.start()..=range.end() {
-                    set.insert(folded(c.encode_utf8(&mut [0; 4])));
+                    found.push(folded(c.encode_utf8(&mut [0; 4])));
                 }
             }
-            (set.len() <= MAX_CLASS).then_some(set)
+            let found = set(found);
+            (found.len() <= MAX_CLASS).then_some(found)
         }
         HirKind::Class(Class::Bytes(_)) => None,
         HirKind::Repetition(r) => {
-            let one = exact(&r.sub, depth + 1)?;
+            let one = strings(&r.sub, depth + 1)?;
             match (r.min, r.max) {
                 (0, Some(1)) => {
-                    let mut set = one;
-                    set.insert(String::new());
-                    Some(set)
+                    let mut found = one;
+                    found.push(String::new());
+                    Some(set(found))
                 }
-                (min, Some(max)) if min == max && max <= 4 => {
-                    let mut set = BTreeSet::from([String::new()]);
+                (min, Some(max)) if min == max && max <= MAX_ROUNDS => {
+                    let mut all = nothing();
                     for _ in 0..max {
-                        set = product(&set, &one)?;
+                        all = product(&all, &one)?;
                     }
-                    Some(set)
+                    Some(all)
                 }
                 _ => None,
             }
         }
-        HirKind::Capture(c) => exact(&c.sub, depth + 1),
-        HirKind::Concat(parts) => parts
-            .iter()
-            .try_fold(BTreeSet::from([String::new()]), |set, part| {
-                product(&set, &exact(part, depth + 1)?)
-            }),
+        HirKind::Capture(c) => strings(&c.sub, depth + 1),
+        HirKind::Concat(parts) => parts.iter().try_fold(nothing(), |set, part| {
+            product(&set, &strings(part, depth + 1)?)
+        }),
         HirKind::Alternation(parts) => {
-            let mut set = BTreeSet::new();
+            let mut found = Vec::new();
             for part in parts {
-                set.extend(exact(part, depth + 1)?);
+                found.extend(strings(part, depth + 1)?);
             }
-            (set.len() <= MAX_LITERALS).then_some(set)
+            let found = set(found);
+            (found.len() <= MAX_LITERALS).then_some(found)
         }
     }
 }
 
-pub(super) fn product(left: &Phrases, right: &Phrases) -> Option<Phrases> {
+pub(super) fn product(left: &[String], right: &[String]) -> Option<Phrases> {
     if left.len() * right.len() > MAX_LITERALS {
         return None;
     }
-    Some(
-        left.iter()
-            .flat_map(|l| right.iter().map(move |r| format!("{l}{r}")))
-            .collect(),
-    )
+    let joined = left
+        .iter()
+        .flat_map(|l| right.iter().map(move |r| [l.as_str(), r].concat()));
+    Some(set(joined.collect()))
 }
 
 /// Folds without trimming, since a literal may be part of a longer run.
 fn folded(text: &str) -> String {
-    text.chars()
-        .filter(|c| !matches!(c, '*' | '`'))
-        .flat_map(|c| fold::fold(c).as_slice().to_vec())
-        .map(|c| {
-            if c.is_whitespace() || c.is_control() {
-                ' '
-            } else {
-                c
-            }
-        })
-        .collect()
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars().filter(|c| !matches!(c, '*' | '`')) {
+        for c in fold::fold(c).as_slice() {
+            let blank = c.is_whitespace() || c.is_control();
+            out.push(if blank { ' ' } else { *c });
+        }
+    }
+    out
 }
 
 #[cfg(test)]

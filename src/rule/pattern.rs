@@ -1,9 +1,11 @@
 //! What can be known about a regex before it runs: its length, its digits, and the literals of
 //! which one stands in every match. The engine uses them to run it only where it can match.
 
+use std::sync::Arc;
+
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-use super::Pattern;
+use super::{Pattern, Study};
 
 /// Most literals that stand for one regex: more would fill the automaton with guesses.
 pub(super) const MAX_LITERALS: usize = 96;
@@ -19,23 +21,46 @@ pub const SIZE_LIMIT: usize = 2 << 20;
 ///
 /// # Errors
 /// The regex crate's syntax error, or that it compiles too large.
-pub fn study(source: &str) -> Result<(Pattern, Hir), Box<Mistake>> {
+pub fn study(source: &str) -> Result<Pattern, Box<Mistake>> {
     let hir = regex_syntax::parse(source).map_err(|e| Box::new(Mistake::of(&e)))?;
-    let properties = hir.properties();
-    let mut has_value = false;
-    captures(&hir, &mut |name| has_value |= name == "value");
-    let pattern = Pattern {
-        source: source.to_owned(),
-        min_len: properties.minimum_len().unwrap_or(0),
-        max_len: properties.maximum_len(),
-        min_digits: min_digits(&hir),
-        has_value,
-        need: super::need::Need::of(&hir),
-        front: super::front::Front::of(&hir),
-        demand: super::demand::Demand::of(&hir),
-        hir: std::sync::Arc::new(hir.clone()),
-    };
-    Ok((pattern, hir))
+    let pattern = Pattern::unstudied(source.to_owned());
+    pattern.study.get_or_init(|| Study::of(hir));
+    Ok(pattern)
+}
+
+impl Pattern {
+    /// A regex that was checked when the program was built.
+    pub(super) fn unstudied(source: String) -> Self {
+        Self {
+            source,
+            study: Arc::default(),
+        }
+    }
+
+    /// What is known of it.
+    pub fn study(&self) -> &Study {
+        // What does not parse, which loading excludes, matches nothing.
+        let parse = || regex_syntax::parse(&self.source).unwrap_or_else(|_| Hir::fail());
+        self.study.get_or_init(|| Study::of(parse()))
+    }
+}
+
+impl Study {
+    fn of(hir: Hir) -> Self {
+        let properties = hir.properties();
+        let mut has_value = false;
+        captures(&hir, &mut |name| has_value |= name == "value");
+        Self {
+            min_len: properties.minimum_len().unwrap_or(0),
+            max_len: properties.maximum_len(),
+            min_digits: min_digits(&hir),
+            has_value,
+            need: super::need::Need::of(&hir),
+            front: super::front::Front::of(&hir),
+            demand: super::demand::Demand::of(&hir),
+            hir,
+        }
+    }
 }
 
 /// Whether the regex stays within [`SIZE_LIMIT`] when compiled.
@@ -155,7 +180,7 @@ mod tests {
 
     #[test]
     fn digits_are_counted() {
-        let digits = |s: &str| study(s).map(|(p, _)| p.min_digits).unwrap_or_default();
+        let digits = |s: &str| study(s).map(|p| p.study().min_digits).unwrap_or_default();
         assert_eq!(digits(r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b"), 9);
         assert_eq!(digits(r"(?:[0-9]{4}[ -]?){3}[0-9]{1,4}"), 13);
         assert_eq!(digits(r"[a-z]+|[0-9]+"), 0);

@@ -20,7 +20,9 @@ mod letters;
 mod matcher;
 mod overlap;
 mod pages;
+mod regex;
 mod scan;
+mod search;
 pub mod trial;
 mod walk;
 

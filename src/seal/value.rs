@@ -17,6 +17,7 @@ mod germany;
 mod net;
 mod oceania_africa;
 mod phone;
+mod plan;
 mod tld;
 mod token;
 

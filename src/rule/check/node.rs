@@ -225,7 +225,10 @@ impl Checker<'_> {
         } else {
             expanded
         };
-        let (found, hir) = match pattern::study(&source) {
+        if self.known.compiled_in {
+            return Some(Pattern::unstudied(source));
+        }
+        let found = match pattern::study(&source) {
             Ok(found) => found,
             Err(mistake) => {
                 let help = if mistake.message.contains("look-around")
@@ -247,13 +250,12 @@ impl Checker<'_> {
                 return None;
             }
         };
-        if !self.known.compiled_in
-            && let Err(why) = pattern::compiles(&source)
-        {
+        if let Err(why) = pattern::compiles(&source) {
             self.error(text.referenced, "regex-size", why, None);
             return None;
         }
-        if found.min_len == 0 {
+        let hir = &found.study().hir;
+        if found.study().min_len == 0 {
             self.error(
                 text.referenced,
                 "matches-empty",
@@ -262,7 +264,7 @@ impl Checker<'_> {
             );
             return None;
         }
-        if folded_only && lint::needs_upper_case(&hir) {
+        if folded_only && lint::needs_upper_case(hir) {
             self.error(
                 text.referenced,
                 "upper-case",
@@ -271,7 +273,7 @@ impl Checker<'_> {
             );
             return None;
         }
-        if lint::unbounded_gap(&hir) {
+        if lint::unbounded_gap(hir) {
             self.warn(
                 text.referenced,
                 "unbounded-gap",

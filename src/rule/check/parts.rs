@@ -308,6 +308,9 @@ impl Checker<'_> {
     }
 
     pub(super) fn tests(&mut self, file: &RuleFile, status: Option<Status>) -> Vec<Test> {
+        if self.known.untested {
+            return Vec::new();
+        }
         let tests: Vec<Test> = file.tests.iter().filter_map(|t| self.test(t)).collect();
         if tests.len() < file.tests.len() {
             return tests;

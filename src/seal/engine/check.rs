@@ -14,7 +14,7 @@ use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input};
 use regex_syntax::hir::Hir;
 
-use super::compile::REACH;
+use super::regex::REACH;
 use crate::rule::anchor::{Anchor, relaxed};
 use crate::rule::extent::{ORDINARY_RUN, ordinary, trimmed};
 use crate::rule::pattern::SIZE_LIMIT;

@@ -2,36 +2,20 @@
 //! places where they can match, and which group or sweep calls which rule.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
-
-use regex_automata::meta;
-use regex_syntax::hir::Hir;
+use std::sync::Arc;
 
 use super::check::Check;
-use super::digits::Number;
 use super::gate::Gate;
 use super::letters::Rates;
 use super::matcher::{Plain, Wanted, Wide};
 use super::pages::Sight;
+use super::regex::{Place, Regex};
 use crate::rule::anchor::{Anchor, anchors};
 use crate::rule::demand::Demand;
 use crate::rule::need::Literal;
-use crate::rule::pattern::{SIZE_LIMIT, worth};
+use crate::rule::pattern::worth;
 use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule};
 use crate::seal::value::{Validator, validator};
-
-/// Memory that one regex may use for the states it has seen, in bytes.
-const REGEX_CACHE: usize = 256 << 10;
-/// A regex of bounded length with at least this many digits is looked for where digits are.
-const DIGITS: u32 = 2;
-/// The same for one of unbounded length.
-const FAR_DIGITS: u32 = 4;
-/// Longest stretch that counts as bounded; longer patterns are searched within [`REACH`].
-const BOUNDED: usize = 1_024;
-/// How far around digits a longer regex looks, bytes: it is mostly optional blanks.
-const FAR: usize = 256;
-/// How far from a literal an unbounded pattern is looked for, bytes.
-pub(super) const REACH: usize = 4_096;
 
 /// A set of keywords; its hits in a reading are kept together.
 pub(super) type GroupId = u32;
@@ -81,74 +65,6 @@ impl Phrase {
             ends: edge(literal.ends),
         }
     }
-}
-
-/// A regex that is built when it is first needed.
-#[derive(Debug)]
-pub(super) struct Regex {
-    built: OnceLock<Option<meta::Regex>>,
-    pub pattern: Pattern,
-    /// Where its literals are: one of them stands in every match. Empty if there are none.
-    pub places: Vec<Place>,
-}
-
-/// Literals of a regex, and what must stand around them.
-#[derive(Debug)]
-pub(super) struct Place {
-    pub group: GroupId,
-    pub check: Option<Check>,
-}
-
-impl Regex {
-    fn new(pattern: Pattern, places: Vec<Place>) -> Self {
-        Self {
-            built: OnceLock::new(),
-            pattern,
-            places,
-        }
-    }
-
-    /// How far a match may reach from any of its bytes.
-    pub(super) fn reach(&self) -> usize {
-        self.pattern
-            .max_len
-            .filter(|n| *n <= BOUNDED)
-            .unwrap_or(REACH)
-    }
-
-    /// The digits that stand wherever it matches, if that tells anything.
-    pub(super) fn number(&self) -> Option<Number<'_>> {
-        let front = &self.pattern.front;
-        let (n, len) = match self.pattern.max_len {
-            Some(len) if len <= FAR => (self.pattern.min_digits, len),
-            _ => (self.pattern.min_digits.min(FAR_DIGITS), FAR),
-        };
-        let least = if len < FAR { DIGITS } else { FAR_DIGITS };
-        (n >= least).then_some(Number {
-            n: n as usize,
-            len,
-            front,
-        })
-    }
-
-    /// The compiled regex; `None` if it does not compile, which loading excludes.
-    pub(super) fn get(&self) -> Option<&meta::Regex> {
-        self.built.get_or_init(|| build(&self.pattern.hir)).as_ref()
-    }
-}
-
-fn build(hir: &Hir) -> Option<meta::Regex> {
-    meta::Regex::builder()
-        .configure(config())
-        .build_from_hir(hir)
-        .ok()
-}
-
-fn config() -> meta::Config {
-    meta::Config::new()
-        .nfa_size_limit(Some(SIZE_LIMIT))
-        .hybrid_cache_capacity(REGEX_CACHE)
-        .onepass(false)
 }
 
 /// A node, ready to be judged.
@@ -262,7 +178,7 @@ impl Builder {
         let rate = |l: &Literal| {
             worth(&l.text).then(|| self.rates.of(&l.text, l.starts && !raw, l.ends && !raw))
         };
-        let Some((found, _)) = anchors(&pattern.hir, &rate) else {
+        let Some((found, _)) = anchors(&pattern.study().hir, &rate) else {
             return Regex::new(pattern.clone(), Vec::new());
         };
         let mut places = Vec::new();
@@ -357,7 +273,7 @@ fn demand(node: &Condition) -> Demand {
     let own = node
         .regex
         .as_ref()
-        .map_or_else(Demand::default, |r| r.pattern.demand.clone());
+        .map_or_else(Demand::default, |r| r.pattern.study().demand.clone());
     node.all
         .iter()
         .fold(own, |all, child| all.and(&demand(child)))
@@ -397,7 +313,7 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             .exceptions
             .iter()
             .filter_map(|e| crate::rule::pattern::study(&e.regex).ok())
-            .map(|(pattern, _)| Regex::new(pattern, Vec::new()))
+            .map(|pattern| Regex::new(pattern, Vec::new()))
             .collect();
         compiled.push(Compiled {
             rule: Arc::clone(rule),

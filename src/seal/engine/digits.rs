@@ -5,6 +5,9 @@ use crate::rule::front::Front;
 /// Most digits whose places are kept; a text with more counts as full of them.
 const MAX_DIGITS: usize = 1 << 16;
 
+/// Bytes looked at together.
+const STRETCH: usize = 32;
+
 /// What a number has wherever a regex matches one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Number<'r> {
@@ -30,17 +33,23 @@ impl Digits {
     /// Finds the digits of a text.
     pub(super) fn of(text: &str) -> Self {
         let mut digits = Self::default();
-        let mut before = None;
-        for (at, b) in (0_u32..).zip(text.bytes()) {
-            if b.is_ascii_digit() {
+        let bytes = text.as_bytes();
+        for (from, stretch) in (0_usize..).step_by(STRETCH).zip(bytes.chunks(STRETCH)) {
+            // A look without branches, which compilers turn into vector instructions.
+            let any = stretch
+                .iter()
+                .fold(false, |any, b| any | b.is_ascii_digit());
+            if !any {
+                continue;
+            }
+            for (at, _) in (from..).zip(stretch).filter(|(_, b)| b.is_ascii_digit()) {
                 if digits.places.len() == MAX_DIGITS {
                     digits.full = true;
-                    break;
+                    return digits;
                 }
-                digits.places.push(at);
-                digits.before.push(before);
+                digits.places.push(u32::try_from(at).unwrap_or(u32::MAX));
+                digits.before.push(at.checked_sub(1).map(|at| bytes[at]));
             }
-            before = Some(b);
         }
         digits
     }

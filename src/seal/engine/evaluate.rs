@@ -2,24 +2,21 @@
 
 use std::cell::{OnceCell, RefCell};
 
-use regex_automata::Input;
-
-use super::check::{Around, Caches, short_runs};
-use super::compile::{Compiled, Condition, GroupId, Regex};
+use super::check::Caches;
+use super::compile::{Compiled, Condition, GroupId};
 use super::digits::Digits;
+use super::regex::{REACH, is_plain};
+use super::search::matches;
 use super::walk::Hits;
 use crate::seal::reading::map::Map;
 use crate::seal::value::shannon_entropy;
 
 /// Most matches of one rule in one reading that are kept.
 pub(super) const MAX_MATCHES: usize = 4_096;
-/// Piece of text that an unplaced regex is run on at once, bytes; pieces overlap by its reach.
-/// Bounds the time of a search that fails late.
-const PIECE: usize = 16 << 10;
 
 /// Most characters between two values of a list, such as `, ` or ` and `, over which the second has the
 /// context of the first: one heading stands above a whole column.
-const LIST_GAP: u32 = 6;
+pub(super) const LIST_GAP: u32 = 6;
 
 /// Where something holds, in bytes of the text the rule reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +77,7 @@ pub(super) struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn place(&self, (start, end): (u32, u32)) -> (usize, usize) {
+    pub(super) fn place(&self, (start, end): (u32, u32)) -> (usize, usize) {
         let (start, end) = (start as usize, end as usize);
         match self.map {
             Some(map) => (map.start(start), map.end(end)),
@@ -89,7 +86,7 @@ impl Page<'_> {
     }
 
     /// Bytes that hold at least `chars` characters.
-    fn bytes(&self, chars: u32) -> usize {
+    pub(super) fn bytes(&self, chars: u32) -> usize {
         chars as usize * if self.ascii { 1 } else { 4 }
     }
 
@@ -175,7 +172,10 @@ fn check(
         }
     }
     for exception in &rule.exceptions {
-        if exception.get().is_some_and(|re| re.is_match(value)) {
+        if exception
+            .get(is_plain(value, 0, value.len()))
+            .is_some_and(|re| re.is_match(value))
+        {
             return Err(Stop::Exception);
         }
     }
@@ -299,7 +299,7 @@ fn hold(
     Ok(spans)
 }
 
-fn whole(start: usize, end: usize) -> Span {
+pub(super) fn whole(start: usize, end: usize) -> Span {
     Span {
         start,
         end,
@@ -341,178 +341,4 @@ fn together(page: &Page<'_>, parts: &[Vec<Span>], within: Option<u32>) -> Vec<Sp
 }
 
 /// Longest span whose end may still be near although its start is not.
-const REACH_BACK: usize = super::compile::REACH;
-
-/// Where a regex is run: places that can hold a match, sorted and merged.
-fn windows(
-    regex: &Regex,
-    node: &Condition,
-    page: &Page<'_>,
-    near: Option<(GroupId, u32)>,
-) -> Option<Vec<(usize, usize)>> {
-    let around = |group: GroupId, extra: usize| {
-        (!page.hits.dense(group)).then(|| {
-            let hits = page.hits.of(group).iter();
-            merged(regex, page, hits.map(|h| page.place(*h)).collect(), extra)
-        })
-    };
-    if !regex.places.is_empty() {
-        return anchored(regex, page);
-    }
-    if let (Some(group), Some(within)) = (node.keywords, node.within) {
-        return around(group, page.bytes(within));
-    }
-    if let Some((group, within)) = near
-        && !page.hits.dense(group)
-    {
-        return around(group, page.bytes(within));
-    }
-    let number = regex.number()?;
-    match page.digits {
-        Some(digits) => digits.stretches(&number, page.text.len()),
-        None => Some(Vec::new()),
-    }
-}
-
-/// The stretches that a match may cover which reaches `extra` bytes around one of these places.
-fn merged(
-    regex: &Regex,
-    page: &Page<'_>,
-    places: Vec<(usize, usize)>,
-    extra: usize,
-) -> Vec<(usize, usize)> {
-    let reach = regex.reach() + extra;
-    let mut merged: Vec<(usize, usize)> = Vec::new();
-    for (start, end) in places {
-        let from = start.saturating_sub(reach);
-        let to = (end + reach).min(page.text.len());
-        match merged.last_mut() {
-            Some(last) if from <= last.1 => {
-                last.0 = last.0.min(from);
-                last.1 = last.1.max(to);
-            }
-            _ => merged.push((from, to)),
-        }
-    }
-    merged
-}
-
-/// Steps of the checks around anchors that one regex may take in a reading, for each of its bytes;
-/// beyond it the regex itself looks. Keeps many anchors close together linear.
-const STEPS: usize = 4;
-/// Steps that it may take even in a short reading.
-const LEAST_STEPS: usize = 4_096;
-
-/// Where a regex is run around its anchors: only where what stands around them fits. `None` is
-/// everywhere.
-fn anchored(regex: &Regex, page: &Page<'_>) -> Option<Vec<(usize, usize)>> {
-    let mut left = STEPS * page.text.len() + LEAST_STEPS;
-    let mut places: Vec<(usize, usize)> = Vec::new();
-    let mut caches = page.caches.borrow_mut();
-    let around = Around {
-        text: page.text,
-        ordinary: page.ascii && *page.short.get_or_init(|| short_runs(page.text)),
-    };
-    for place in &regex.places {
-        if page.hits.dense(place.group) {
-            return None;
-        }
-        for hit in page.hits.of(place.group) {
-            let (start, end) = page.place(*hit);
-            if place
-                .check
-                .as_ref()
-                .is_none_or(|c| c.holds(around, start, &mut caches, &mut left))
-            {
-                places.push((start, end));
-            }
-        }
-    }
-    places.sort_unstable();
-    Some(merged(regex, page, places, 0))
-}
-
-fn matches(
-    regex: &Regex,
-    node: &Condition,
-    page: &Page<'_>,
-    near: Option<(GroupId, u32)>,
-) -> Result<Vec<Span>, Stop> {
-    if !regex.places.is_empty() && !regex.places.iter().any(|p| page.hits.seen(p.group)) {
-        return Err(Stop::Regex);
-    }
-    let text = page.text;
-    let windows = windows(regex, node, page, near).unwrap_or_else(|| vec![(0, text.len())]);
-    if windows.is_empty() {
-        return Err(Stop::Regex);
-    }
-    let Some(re) = regex.get() else {
-        return Err(Stop::Regex);
-    };
-    let by_context = near.is_some() || node.within.is_some();
-    let mut found = Vec::new();
-    for (from, to) in windows {
-        let (mut at, mut to) = (floor(text, from), ceil(text, to));
-        // What follows a value may be what the next one must begin with: a blank, a comma.
-        at = at.max(found.last().map_or(0, |s: &Span| s.to));
-        page.caches.borrow_mut().followed += to.saturating_sub(at);
-        while at < to && found.len() < MAX_MATCHES {
-            let stop = ceil(text, (at + PIECE).min(to));
-            let input = Input::new(text).range(at..stop);
-            let Some(span) = one(re, &input, regex.pattern.has_value) else {
-                if stop == to {
-                    break;
-                }
-                at = floor(text, stop - regex.reach().min(PIECE / 2));
-                continue;
-            };
-            at = span.to.max(at + 1);
-            while !text.is_char_boundary(at) {
-                at += 1;
-            }
-            if by_context {
-                // A list goes on behind the reach of its heading.
-                let reach = page.bytes(LIST_GAP) + regex.reach();
-                to = to.max(ceil(text, (span.to + reach).min(text.len())));
-            }
-            found.push(span);
-        }
-    }
-    if found.is_empty() {
-        Err(Stop::Regex)
-    } else {
-        Ok(found)
-    }
-}
-
-/// The next match. Groups are asked for only where there is one: most searches end without.
-fn one(re: &regex_automata::meta::Regex, input: &Input<'_>, has_value: bool) -> Option<Span> {
-    let m = re.search(input)?;
-    if !has_value {
-        return Some(whole(m.start(), m.end()));
-    }
-    let mut captures = re.create_captures();
-    re.search_captures(&input.clone().range(m.start()..m.end()), &mut captures);
-    let value = captures.get_group_by_name("value");
-    Some(Span {
-        from: value.map_or(m.start(), |v| v.start),
-        to: value.map_or(m.end(), |v| v.end),
-        ..whole(m.start(), m.end())
-    })
-}
-
-pub(super) fn floor(text: &str, mut at: usize) -> usize {
-    at = at.min(text.len());
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
-}
-
-pub(super) fn ceil(text: &str, mut at: usize) -> usize {
-    at = at.min(text.len());
-    while !text.is_char_boundary(at) {
-        at += 1;
-    }
-    at
-}
+const REACH_BACK: usize = REACH;

@@ -3,8 +3,6 @@
 //! A rule is called by its rarest keywords; its gate then asks for everything else that must stand
 //! in the text too. A gate may let a rule through for nothing, it never keeps one that would hit.
 
-use std::cmp::{Ordering, Reverse};
-
 use super::letters::{self, Rates, Threes};
 use crate::rule::need::{Literal, Need};
 use crate::rule::{Node, Rule};
@@ -35,24 +33,6 @@ pub(super) struct Letters {
     ends: Vec<u16>,
     /// One of them has letters beyond ASCII: only such a text has it.
     wide: bool,
-}
-
-/// How often something is, as a key to sort by.
-#[derive(PartialEq)]
-struct Often(f32);
-
-impl Eq for Often {}
-
-impl PartialOrd for Often {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Often {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
-    }
 }
 
 impl Letters {
@@ -119,17 +99,29 @@ impl Gate {
 
     /// Puts what decides soonest first; returns how often it passes in a megabyte, roughly.
     fn sort(&mut self, rates: &Rates) -> f32 {
+        let ordered = |gates: &mut Vec<Self>| {
+            let sorted = gates.drain(..).map(|mut gate| (gate.sort(rates), gate));
+            let mut sorted: Vec<(f32, Self)> = sorted.collect();
+            sorted.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+            sorted
+        };
         match self {
             Self::Open => f32::MAX,
             Self::OneOf(literals) => literals.sort(rates),
             Self::Any(gates) => {
-                gates.sort_by_cached_key(|gate| Reverse(Often(gate.clone().sort(rates))));
-                gates.iter_mut().map(|gate| gate.sort(rates)).sum()
+                let sorted = ordered(gates);
+                let sum = sorted.iter().map(|(rate, _)| rate).sum();
+                gates.extend(sorted.into_iter().rev().map(|(_, gate)| gate));
+                sum
             }
             Self::All(gates) => {
-                gates.sort_by_cached_key(|gate| Often(gate.clone().sort(rates)));
-                let each = gates.iter_mut().map(|gate| gate.sort(rates));
-                each.fold(f32::MAX, f32::min)
+                let sorted = ordered(gates);
+                let least = sorted
+                    .iter()
+                    .map(|(rate, _)| *rate)
+                    .fold(f32::MAX, f32::min);
+                gates.extend(sorted.into_iter().map(|(_, gate)| gate));
+                least
             }
         }
     }
@@ -158,7 +150,7 @@ fn node(node: &Node, raw: bool) -> Gate {
         })));
     }
     if let Some(regex) = &node.regex {
-        parts.push(need(&regex.need, raw));
+        parts.push(need(&regex.study().need, raw));
     }
     if !node.any.is_empty() {
         parts.push(any(node.any.iter().map(|n| self::node(n, raw)).collect()));

@@ -106,7 +106,7 @@ static TABLE: LazyLock<Vec<Option<(&'static str, usize)>>> = LazyLock::new(|| {
     let mut table = vec![None; PLACES];
     for (language, (_, words)) in WORDS.iter().enumerate() {
         for word in *words {
-            let mut at = place(word);
+            let mut at = place(word.as_bytes());
             while table[at].is_some() {
                 at = (at + 1) % PLACES;
             }
@@ -116,9 +116,9 @@ static TABLE: LazyLock<Vec<Option<(&'static str, usize)>>> = LazyLock::new(|| {
     table
 });
 
-fn place(word: &str) -> usize {
-    let hash = word.bytes().fold(0_usize, |h, b| {
-        h.wrapping_mul(31).wrapping_add(usize::from(b))
+fn place(word: &[u8]) -> usize {
+    let hash = word.iter().fold(0_usize, |h, b| {
+        h.wrapping_mul(31).wrapping_add(usize::from(*b))
     });
     (hash ^ (hash >> 10)) % PLACES
 }
@@ -128,26 +128,33 @@ pub(super) fn guess(folded: &str) -> Option<SmolStr> {
     if let Some(code) = script(folded) {
         return Some(SmolStr::new_static(code));
     }
-    let table = &*TABLE;
     let mut scores = [0_u32; WORDS.len()];
-    for word in folded
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|w| !w.is_empty())
-        .take(SAMPLE)
-    {
-        if word.len() > LONGEST {
-            continue;
-        }
-        let mut at = place(word);
-        while let Some((known, language)) = table[at] {
-            scores[language] += u32::from(known == word);
-            at = (at + 1) % PLACES;
-        }
+    if folded.is_ascii() {
+        let words = folded.as_bytes().split(|b| !b.is_ascii_alphanumeric());
+        let words = words.filter(|w| !w.is_empty()).take(SAMPLE);
+        words.for_each(|word| score(word, &mut scores));
+    } else {
+        let words = folded.split(|c: char| !c.is_alphanumeric());
+        let words = words.filter(|w| !w.is_empty()).take(SAMPLE);
+        words.for_each(|word| score(word.as_bytes(), &mut scores));
     }
     let best = scores.iter().copied().max().unwrap_or(0);
     let at = scores.iter().position(|s| *s == best)?;
     let alone = scores.iter().filter(|s| **s == best).count() == 1;
     (best >= MIN_WORDS && alone).then(|| SmolStr::new_static(WORDS[at].0))
+}
+
+/// Adds a word to the languages that have it.
+fn score(word: &[u8], scores: &mut [u32; WORDS.len()]) {
+    if word.len() > LONGEST {
+        return;
+    }
+    let table = &*TABLE;
+    let mut at = place(word);
+    while let Some((known, language)) = table[at] {
+        scores[language] += u32::from(known.as_bytes() == word);
+        at = (at + 1) % PLACES;
+    }
 }
 
 /// Languages that their script gives away.

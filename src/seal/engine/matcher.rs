@@ -98,23 +98,12 @@ mod tests {
             "ababab a",
         ] {
             let mut found = Vec::new();
-            plain.walk(text, None, &mut Threes::default(), |p, end| {
+            let counts = Counts::of(text);
+            plain.walk(text, &counts, &mut Threes::default(), |p, end| {
                 found.push((p, end));
             });
-            wide.walk(text, |p, end| found.push((p, end)));
+            wide.walk(text, &counts, |p, end| found.push((p, end)));
             found.sort_unstable();
-            let mut counted = Vec::new();
-            plain.walk(
-                text,
-                Some(&Counts::of(text)),
-                &mut Threes::default(),
-                |p, end| {
-                    counted.push((p, end));
-                },
-            );
-            wide.walk(text, |p, end| counted.push((p, end)));
-            counted.sort_unstable();
-            assert_eq!(found, counted, "{text}");
             let mut expected = Vec::new();
             for (pattern, word) in (0..).zip(&words) {
                 for at in 0..text.len() {
@@ -124,6 +113,32 @@ mod tests {
                 }
             }
             expected.sort_unstable();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn many_signs_are_found_one_by_one_and_at_once() {
+        let words = [
+            "[[", "]]", "<<", ">>", "::", "--", "{{", "}}", "@", "##", ":::",
+        ];
+        let list = wanted(&words);
+        let plain = Plain::new(&list, &Rates::new());
+        for text in ["a :::: b", "[[a]] <<b>> ::: -- {{c}} @ ###", "--- [x] @@"] {
+            let mut found = Vec::new();
+            plain.walk(text, &Counts::of(text), &mut Threes::default(), |p, end| {
+                found.push((p, end));
+            });
+            found.sort_unstable();
+            let mut expected = Vec::new();
+            for (pattern, word) in (0..).zip(&words) {
+                let at = |at: &usize| text[*at..].starts_with(word);
+                expected.extend(
+                    (0..text.len())
+                        .filter(at)
+                        .map(|at| (pattern, at + word.len())),
+                );
+            }
             assert_eq!(found, expected, "{text}");
         }
     }
@@ -139,7 +154,7 @@ mod tests {
         let mut ends = Vec::new();
         plain.walk(
             "id, did (id) idea id",
-            None,
+            &Counts::of("id, did (id) idea id"),
             &mut Threes::default(),
             |_, end| {
                 ends.push(end);

@@ -3,9 +3,10 @@
 use std::cell::{OnceCell, RefCell};
 
 use super::check::Caches;
-use super::compile::{Compiled, Regex};
+use super::compile::Compiled;
 use super::digits::Digits;
 use super::evaluate::Page;
+use super::regex::Regex;
 use super::walk::Hits;
 use crate::rule::{Area, ReadingKind, Scope};
 use crate::seal::reading::map::Map;

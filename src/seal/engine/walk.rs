@@ -112,9 +112,17 @@ pub(super) fn walk(
         let mut call = |rule| call(called, stamps, *stamp, rule);
         hit(plan, pattern as usize, text, end, hits, &mut call);
     };
+    let own;
+    let counts = match counts {
+        Some(counts) => counts,
+        None => {
+            own = Counts::of(text);
+            &own
+        }
+    };
     *compared += plan.plain.walk(text, counts, seen, &mut found);
     if !ascii {
-        *compared += plan.wide.walk(text, &mut found);
+        *compared += plan.wide.walk(text, counts, &mut found);
     }
     hits.sort();
 }

@@ -7,6 +7,8 @@
 //! Scoring runs over every text there is, so words of ASCII letters are found and hashed eight bytes
 //! at a time; the others letter by letter.
 
+use crate::seal::swar::{HIGH, ONES, eight, first, within};
+
 /// Longest word looked at, in letters; the rest of a longer one starts a new word, so that a blob
 /// of any length is still linear work in fixed memory.
 const MAX_WORD: usize = 24;
@@ -103,32 +105,6 @@ impl<F: FnMut(Gram)> Sink for F {
     }
 }
 
-/// One bit per byte: the highest.
-const HIGH: u64 = 0x8080_8080_8080_8080;
-const ONES: u64 = 0x0101_0101_0101_0101;
-
-/// The high bit of each byte of `w` (all below 0x80) that lies in `low..=high`.
-#[inline]
-fn within(w: u64, low: u8, high: u8) -> u64 {
-    let above = w.wrapping_add(ONES.wrapping_mul(u64::from(0x80 - low)));
-    let beyond = w.wrapping_add(ONES.wrapping_mul(u64::from(0x7f - high)));
-    above & !beyond & HIGH
-}
-
-/// Eight bytes from `at`, blanks beyond the end.
-#[inline]
-fn eight(bytes: &[u8], at: usize) -> u64 {
-    if let Some(whole) = bytes.get(at..at + 8) {
-        let mut raw = [0; 8];
-        raw.copy_from_slice(whole);
-        return u64::from_le_bytes(raw);
-    }
-    let mut raw = [b' '; 8];
-    let rest = bytes.get(at..).unwrap_or_default();
-    raw[..rest.len()].copy_from_slice(rest);
-    u64::from_le_bytes(raw)
-}
-
 /// The high bits of the bytes that are ASCII letters and digits; those of bytes beyond ASCII.
 #[inline]
 fn letters(w: u64) -> (u64, u64) {
@@ -145,12 +121,6 @@ fn keep(w: u64, n: usize) -> u64 {
     let digits = within(w & !HIGH, b'0', b'9') & !w;
     let w = w & !((digits >> 7) * 0x0f);
     w & (u64::MAX >> (64 - 8 * n))
-}
-
-/// Bytes before the first marked one, 8 if there is none.
-#[inline]
-fn first(marks: u64) -> usize {
-    usize::try_from(marks.trailing_zeros() / 8).unwrap_or(8)
 }
 
 /// A word of ASCII letters and digits: eight bytes each, and how many there are.

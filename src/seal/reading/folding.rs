@@ -65,10 +65,10 @@ pub fn fold_text(text: &str, counts: &Counts, out: &mut String, map: &mut Map) -
         control: counts.control(),
         ..Seen::default()
     };
-    let looks = if counts.is_ascii() {
-        LookAlikes::default()
-    } else {
+    let looks = if may_pose(counts) {
         LookAlikes::survey(text)
+    } else {
+        LookAlikes::default()
     };
     seen.mixed_words = looks.mixed;
     let bytes = text.as_bytes();
@@ -147,6 +147,12 @@ pub fn fold_text(text: &str, counts: &Counts, out: &mut String, map: &mut Map) -
         }
     }
     seen
+}
+
+/// Whether a text with these bytes can have letters of [`is_look_alike_script`].
+fn may_pose(counts: &Counts) -> bool {
+    // First bytes of U+0340–U+05BF, and of U+1000–U+1FFF.
+    (0xcd..=0xd6).any(|b| counts.n(b) > 0) || counts.n(0xe1) > 0
 }
 
 /// Whether words of the text mix scripts, and which of them are mapped.
@@ -275,6 +281,18 @@ mod tests {
         assert_eq!(folded(russian).0, fold::phrase(russian));
         assert_eq!(folded("сосо іgnоre").0, "coco ignore");
         assert_eq!(folded("οργή means anger").0, "οργη means anger");
+    }
+
+    #[test]
+    fn scripts_that_pose_are_told_by_their_bytes() {
+        for c in (0x80..0x3000).filter_map(char::from_u32) {
+            let text = String::from(c);
+            assert!(
+                !is_look_alike_script(c) || may_pose(&Counts::of(&text)),
+                "{c}"
+            );
+        }
+        assert!(!may_pose(&Counts::of("it\u{2019}s caf\u{e9}\u{2026}")));
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn slots(signature: u64) -> [(usize, u64); 2] {
 /// Common words of ordinary English, of five to twelve letters.
 const COMMON: &str = include_str!("common.txt");
 /// Longest word that is packed.
-pub(super) const MAX_PACKED: usize = 12;
+const MAX_PACKED: usize = 12;
 
 /// A word of up to twelve small letters as one number; `None` for any other.
 fn packed(word: &str) -> Option<u64> {

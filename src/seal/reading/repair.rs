@@ -5,10 +5,11 @@
 //! text ends there.
 
 mod leet;
+mod plain;
 
 use leet::Leet;
 
-use super::lexicon::{Kinship, Lexicon, MAX_PACKED, MAX_WORD, MIN_REPAIR, Memo, signatures};
+use super::lexicon::{Kinship, Lexicon, MAX_WORD, MIN_REPAIR, Memo, signatures};
 use super::map::Map;
 
 /// Fewest single letters in a row that are a word set apart.
@@ -72,14 +73,24 @@ pub fn repair(
             at += 1;
             continue;
         }
-        // One word up to the next blank: what it is made of, and its signatures on the way.
+        // One word up to the next blank, and what it is made of.
         let start = at;
-        let (mut letters, mut odd, mut wide, mut key) = (0_usize, 0_usize, false, 0_u64);
+        if let Some(word) = plain::word(bytes, at) {
+            at += word.len;
+            words += 1;
+            if word.letters >= MIN_REPAIR && !memo.has(word.key) {
+                let text = &folded[start..start + word.letters];
+                if letters_only(text, start, lexicon, &mut signs, &mut edits) {
+                    memo.keep(word.key);
+                }
+            }
+            continue;
+        }
+        let (mut letters, mut odd, mut wide) = (0_usize, 0_usize, false);
         while at < bytes.len() && bytes[at] != b' ' {
             let b = bytes[at];
             if b.is_ascii_lowercase() {
                 letters += 1;
-                key = key << 5 | u64::from(b & 31);
             } else if b >= 0x80 {
                 letters += 1;
                 wide = true;
@@ -91,15 +102,9 @@ pub fn repair(
         let token = &folded[start..at];
         words += 1;
         // A word of letters, with at most one mark behind it: only the word itself can be odd.
-        if !wide && letters > 1 && (odd == 0 || (odd == 1 && closes(bytes[at - 1]))) {
-            let packed = letters <= MAX_PACKED;
-            if letters < MIN_REPAIR || packed && memo.has(key) {
-                continue;
-            }
+        if !wide && letters > 1 && (odd == 0 || (odd == 1 && plain::closes(bytes[at - 1]))) {
             let word = &token[..letters];
-            if letters_only(word, start, lexicon, &mut signs, &mut edits) && packed {
-                memo.keep(key);
-            }
+            letters_only(word, start, lexicon, &mut signs, &mut edits);
             continue;
         }
         if at - start <= 4 && start >= row_end && is_single(token) {
@@ -156,14 +161,6 @@ pub fn repair(
     inner.same(done, folded.len() - done);
     *out_map = inner.then(map);
     (true, signs)
-}
-
-/// Marks behind a word that are no letter in leetspeak and join nothing.
-fn closes(b: u8) -> bool {
-    matches!(
-        b,
-        b',' | b'.' | b':' | b';' | b'?' | b'!' | b')' | b']' | b'}' | b'"' | b'\''
-    )
 }
 
 /// A word of letters alone. True if there is nothing to say of it, in any text.

@@ -1,7 +1,6 @@
-//! Telephone numbers by numbering plan (the `phonenumber` crate's metadata), after cheap checks of the shape.
+//! Telephone numbers by numbering plan, after cheap checks of the shape.
 
-use phonenumber::metadata::DATABASE;
-use phonenumber::{Metadata, Type};
+use super::plan::{self, Plan};
 
 /// E.164 allows 15 digits; three more for `00`, `011` and the bracketed trunk zero, five for an extension.
 const DIGITS_MOST: usize = 18;
@@ -9,22 +8,10 @@ const DIGITS_MOST: usize = 18;
 const DIGITS_LEAST: usize = 7;
 
 /// Regions whose national forms are tried, most speakers first; the order does not change the answer.
-const REGIONS: [&str; 44] = [
+pub(super) const REGIONS: [&str; 44] = [
     "US", "GB", "DE", "FR", "ES", "IT", "IN", "BR", "MX", "CA", "AU", "NL", "BE", "CH", "AT", "SE",
     "NO", "DK", "FI", "PL", "PT", "IE", "CZ", "HU", "RO", "GR", "TR", "RU", "UA", "IL", "ZA", "NG",
     "KE", "EG", "SA", "AE", "JP", "KR", "CN", "TW", "SG", "PH", "NZ", "CY",
-];
-
-const TYPES: [Type; 9] = [
-    Type::FixedLine,
-    Type::Mobile,
-    Type::TollFree,
-    Type::PremiumRate,
-    Type::SharedCost,
-    Type::PersonalNumber,
-    Type::Voip,
-    Type::Pager,
-    Type::Uan,
 ];
 
 struct Written {
@@ -112,25 +99,8 @@ fn possible_abroad(written: &Written) -> bool {
         let Ok(code) = code.parse::<u16>() else {
             return false;
         };
-        code != 0
-            && DATABASE
-                .by_code(&code)
-                .is_some_and(|plans| plans.iter().any(|plan| possible_length(plan, national)))
+        code != 0 && plan::under(code).any(|plan| plan.possible(national))
     })
-}
-
-fn possible_length(plan: &Metadata, national: &str) -> bool {
-    let Ok(len) = u16::try_from(national.len()) else {
-        return false;
-    };
-    let descriptors = plan.descriptors();
-    // The general description lists no lengths: those of the kinds of number are its union.
-    let length_known = TYPES.iter().any(|kind| {
-        descriptors
-            .get(*kind)
-            .is_some_and(|of_kind| of_kind.possible_length().contains(&len))
-    });
-    length_known && descriptors.general().is_match(national)
 }
 
 /// A national number of any of the common plans, or an international one. Meant for numbers that context words
@@ -152,41 +122,21 @@ pub(super) fn any_plan(text: &str) -> bool {
     }
     REGIONS
         .iter()
-        .filter_map(|region| DATABASE.by_id(*region))
+        .filter_map(|region| plan::of(region))
         .any(|plan| {
             national_variants(plan, digits)
                 .into_iter()
                 .flatten()
-                .any(|national| valid(plan, national))
+                .any(|national| plan.valid(national))
         })
 }
 
 /// The digits as they are, and without the trunk prefix if one is there.
-fn national_variants<'a>(plan: &Metadata, digits: &'a str) -> [Option<&'a str>; 2] {
+fn national_variants<'a>(plan: &Plan, digits: &'a str) -> [Option<&'a str>; 2] {
     [
         Some(digits),
-        plan.national_prefix()
-            .and_then(|prefix| digits.strip_prefix(prefix)),
+        plan.prefix.and_then(|prefix| digits.strip_prefix(prefix)),
     ]
-}
-
-fn valid(plan: &Metadata, national: &str) -> bool {
-    let descriptors = plan.descriptors();
-    full_match(descriptors.general(), national)
-        && TYPES.iter().any(|kind| {
-            descriptors
-                .get(*kind)
-                .is_some_and(|of_kind| full_match(of_kind, national))
-        })
-}
-
-/// The metadata's patterns are not anchored at the end, so the length list carries that part.
-fn full_match(descriptor: &phonenumber::metadata::Descriptor, national: &str) -> bool {
-    let Ok(len) = u16::try_from(national.len()) else {
-        return false;
-    };
-    (descriptor.possible_length().is_empty() || descriptor.possible_length().contains(&len))
-        && descriptor.is_match(national)
 }
 
 /// `2021-03-04`, `04.03.2021`, `2001-2005`.
@@ -229,7 +179,7 @@ pub(super) fn south_african_telephone(text: &str) -> bool {
 }
 
 fn south_african(text: &str, mobile: bool) -> bool {
-    let (Some(written), Some(plan)) = (read(text), DATABASE.by_id("ZA")) else {
+    let (Some(written), Some(plan)) = (read(text), plan::of("ZA")) else {
         return false;
     };
     let national = if written.international {
@@ -237,13 +187,7 @@ fn south_african(text: &str, mobile: bool) -> bool {
     } else {
         written.text().strip_prefix('0')
     };
-    national.is_some_and(|national| {
-        let is_mobile = plan
-            .descriptors()
-            .mobile()
-            .is_some_and(|of_kind| full_match(of_kind, national));
-        valid(plan, national) && is_mobile == mobile
-    })
+    national.is_some_and(|national| plan.valid(national) && plan.mobile(national) == mobile)
 }
 
 /// Digits only; a written country code is kept, the extension is not.

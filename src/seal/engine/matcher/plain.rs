@@ -135,12 +135,11 @@ impl Plain {
     }
 
     /// Tells `found` every keyword and its end, in no particular order, and `seen` the groups of
-    /// three of the text. `counts` are those of the text, if it was counted. Returns how many
-    /// keywords were compared.
+    /// three of the text. `counts` are those of the text. Returns how many keywords were compared.
     pub(in super::super) fn walk(
         &self,
         text: &str,
-        counts: Option<&Counts>,
+        counts: &Counts,
         seen: &mut Threes,
         mut found: impl FnMut(u32, usize),
     ) -> usize {
@@ -163,10 +162,7 @@ impl Plain {
             }
             from += LOT;
         }
-        if counts.is_none_or(|counts| self.signs.may_stand(counts)) {
-            compared += self.signs.walk(bytes, &mut found);
-        }
-        compared
+        compared + self.signs.walk(bytes, counts, &mut found)
     }
 
     /// Takes one more letter; notes the place if a keyword may stand there. Nothing here waits for

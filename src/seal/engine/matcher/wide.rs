@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::few::Few;
 use super::table::{Bytes, Entry, Table};
 use super::{FILTER_BITS, Wanted, filter, hashed};
+use crate::seal::reading::scout::Counts;
 
 /// Keywords of other scripts, by four bytes of UTF-8.
 #[derive(Debug)]
@@ -53,7 +54,12 @@ impl Wide {
     }
 
     /// As [`Plain::walk`].
-    pub(in super::super) fn walk(&self, text: &str, mut found: impl FnMut(u32, usize)) -> usize {
+    pub(in super::super) fn walk(
+        &self,
+        text: &str,
+        counts: &Counts,
+        mut found: impl FnMut(u32, usize),
+    ) -> usize {
         let bytes = text.as_bytes();
         let mut compared = 0;
         let mut row = 0_u32;
@@ -75,7 +81,7 @@ impl Wide {
                 }
             }
         }
-        compared + self.short.walk(bytes, &mut found)
+        compared + self.short.walk(bytes, counts, &mut found)
     }
 }
 

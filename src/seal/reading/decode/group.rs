@@ -56,7 +56,7 @@ fn code(group: &[u8], base: Base) -> Option<u8> {
     }
 }
 
-fn is_separator(b: u8) -> bool {
+const fn is_separator(b: u8) -> bool {
     matches!(
         b,
         b' ' | b','
@@ -75,8 +75,29 @@ fn is_separator(b: u8) -> bool {
     )
 }
 
+/// Shortest row of codes: one sign each, with separators between.
+const MIN_ROW: usize = 2 * MIN_CODES - 1;
+
+/// Bytes of codes and of what stands between them.
+const ROW: [bool; 256] = {
+    let mut class = [false; 256];
+    let mut b = 0_u8;
+    while b < 0x80 {
+        class[b as usize] = is_separator(b) || is_code(b);
+        b += 1;
+    }
+    class
+};
+
+const fn is_code(b: u8) -> bool {
+    b.is_ascii_hexdigit() || matches!(b, b'x' | b'X' | b'\\')
+}
+
 /// Whether so many groups that could be codes stand in a row: of hex digits, `x` and `\\` only.
 fn has_row(bytes: &[u8]) -> bool {
+    if stretches(bytes, MIN_ROW, &ROW).is_empty() {
+        return false;
+    }
     let mut row = 0;
     let (mut len, mut fits) = (0, true);
     for b in bytes.iter().chain(std::iter::once(&b' ')) {
@@ -90,7 +111,7 @@ fn has_row(bytes: &[u8]) -> bool {
             (len, fits) = (0, true);
         } else {
             len += 1;
-            fits &= b.is_ascii_hexdigit() || matches!(b, b'x' | b'X' | b'\\');
+            fits &= is_code(*b);
         }
     }
     false
