@@ -18,6 +18,7 @@ pub mod demo;
 pub mod doctor;
 pub mod explain;
 pub mod format;
+mod guard;
 pub mod hunt;
 pub mod incident;
 pub mod input;
@@ -123,6 +124,7 @@ enum Verb {
 
 /// Parses the command line and runs the verb. Errors go to stderr, one line of causes.
 pub fn main() -> ExitCode {
+    guard::leave_nothing_behind();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

@@ -80,6 +80,8 @@ pub struct SignatureSetting {
 pub struct StoreSetting {
     /// `postgres://user:password@host/database`.
     pub url: Secret,
+    /// Whether a server on the network may be reached without verified TLS.
+    pub allow_plaintext: bool,
     /// Most connections of the process.
     pub max_connections: u32,
     /// Which events are kept as sketches.

@@ -89,6 +89,9 @@ pub struct StoreConfig {
     pub url: String,
     /// Password, where it is not in the URL.
     pub password: Option<String>,
+    /// Whether a server on the network may be reached without verified TLS, where the URL does not say
+    /// how (`sslmode`).
+    pub allow_plaintext: bool,
     /// Connections of the pool: writers, leader, notifier, sinks' workers.
     pub max_connections: u32,
     /// Of them, those that only batches use. Few: each keeps its own prepared plans and caches, so
@@ -147,6 +150,7 @@ impl StoreConfig {
         Self {
             url: url.into(),
             password: None,
+            allow_plaintext: false,
             max_connections: 16,
             writers: 4,
             owner: format!("{}", std::process::id()),
@@ -391,9 +395,10 @@ pub(crate) fn connect_options(config: &StoreConfig) -> Result<PgConnectOptions, 
         options = options.password(password);
     }
     // sqlx's default would silently go on without TLS.
-    let host = options.get_host();
-    let here = host.starts_with('/') || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]");
-    if !config.url.contains("sslmode=") && !here && options.get_socket().is_none() {
+    if !config.allow_plaintext
+        && !is_here(&options)
+        && matches!(options.get_ssl_mode(), PgSslMode::Prefer)
+    {
         options = options.ssl_mode(PgSslMode::VerifyFull);
     }
     Ok(options
@@ -408,6 +413,30 @@ pub(crate) fn connect_options(config: &StoreConfig) -> Result<PgConnectOptions, 
             // ROLLBACK outside a transaction is normal on release and need not be reported.
             ("client_min_messages", "error"),
         ]))
+}
+
+/// Whether the server is on this machine.
+fn is_here(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    options.get_socket().is_some()
+        || host.starts_with('/')
+        || host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Whether a URL asks for a server on the network without TLS that is verified. Judged as the connection
+/// is made: what the driver reads, wherever in the URL it stands. False for one that cannot be read.
+pub fn asks_for_plaintext(url: &str) -> bool {
+    PgConnectOptions::from_str(url).is_ok_and(|options| {
+        let verified = matches!(
+            options.get_ssl_mode(),
+            PgSslMode::VerifyCa | PgSslMode::VerifyFull
+        );
+        !verified && !is_here(&options)
+    })
 }
 
 pub(crate) fn address(options: &PgConnectOptions) -> String {

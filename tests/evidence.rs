@@ -197,6 +197,7 @@ fn f48_a_process_killed_between_send_and_mark_sends_once_more_under_the_same_id(
     let hook = Hook::start();
     let secret = rig.dir.path().join("hook.secret");
     std::fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("written");
+    crate::rig::keep_private(&secret);
     let more = format!(
         "[[deliver.sink]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"{}\"\nsecret_file = \"{}\"\n",
         hook.address,

@@ -121,6 +121,7 @@ format = "json"
     pub fn write_config(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::write(&path, text).expect("written");
+        keep_private(&path);
         path
     }
 
@@ -305,4 +306,10 @@ pub fn signal(child: &Child, signal: rustix::process::Signal) {
     let pid = i32::try_from(child.id()).expect("pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("pid");
     rustix::process::kill_process(pid, signal).expect("signalled");
+}
+
+/// A file that only its owner may read, as secrets must be.
+pub fn keep_private(path: &std::path::Path) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, mode).expect("chmod");
 }

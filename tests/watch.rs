@@ -86,6 +86,8 @@ fn a_text_registered_while_it_runs_is_reported_hunted_and_forgotten() {
         .config_text(&format!("[seal]\nkey_file = \"{keys}\"\n"))
         .replace("mode = \"sealed\"", "mode = \"trusted\"");
     let config = rig.write_config("a.toml", &text);
+    let key_uses = "SELECT count(*) FROM vw.action_log WHERE action = 'seal key used'
+         AND detail->'topics' ? $1 AND jsonb_array_length(detail->'kids') = 1 AND author <> ''";
     let write = |name: &str, text: &str| {
         let path = rig.dir.path().join(name);
         std::fs::write(&path, text).expect("written");
@@ -98,6 +100,12 @@ fn a_text_registered_while_it_runs_is_reported_hunted_and_forgotten() {
         let quoted = format!("Of course! Here is what I found: {SECRET}. Is there anything else?");
         rig.publish_raw(0, &[event("1", &quoted), event("2", STOCK)]);
         rig.wait_applied(&pool, 2, wait).await;
+        let uses: i64 = sqlx::query_scalar(key_uses)
+            .bind(&rig.topic)
+            .fetch_one(&pool)
+            .await
+            .expect("the action log");
+        assert_eq!(uses, 1, "the use of the seal key is told");
         assert_eq!(findings(&pool, "prompt-leak-text").await, 0);
 
         let canary = good(&veilwatch(&config, &["watch", "canary"]));

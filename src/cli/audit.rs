@@ -25,7 +25,7 @@ pub struct Args {
 enum Verb {
     /// Walk every partition's chain; exit 1 if one is broken, naming the first bad batch.
     Verify {
-        /// Heads exported earlier (`audit heads`): without them a cut-off tail cannot be seen.
+        /// Heads exported earlier (`audit heads`): without them a beginning or a tail cut off cannot be seen.
         #[arg(long, value_name = "F")]
         heads: Option<PathBuf>,
     },
@@ -72,7 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let mut err = std::io::stderr().lock();
                 writeln!(
                     err,
-                    "without --heads a tail that was cut off together with the partition's row cannot be seen"
+                    "without --heads neither a beginning that was deleted nor a tail that was cut off together with the partition's row can be seen"
                 )?;
             }
             let broken = verdicts.iter().any(|v| v.broken.is_some());

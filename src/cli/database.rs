@@ -44,18 +44,33 @@ pub struct Database {
 impl Database {
     /// The store's settings.
     pub fn settings(&self) -> anyhow::Result<StoreConfig> {
-        let url = match (&self.database, &self.config) {
-            (Some(url), _) => url.clone(),
-            (None, Some(path)) => Config::load(path)?.store.url.reveal().to_owned(),
+        let (url, allow_plaintext) = match (&self.database, &self.config) {
+            (Some(url), _) => (url.clone(), false),
+            (None, Some(path)) => {
+                let store = Config::load(path)?.store;
+                (store.url.reveal().to_owned(), store.allow_plaintext)
+            }
             (None, None) => anyhow::bail!(
                 "no database given: use --database URL, --config FILE or VEILWATCH_STORE_URL"
             ),
         };
         let mut config = StoreConfig::new(url);
+        config.allow_plaintext = allow_plaintext;
         // A command by hand needs one connection at a time.
         config.max_connections = 2;
         config.owner = format!("cli {}", std::process::id());
         Ok(config)
+    }
+
+    /// The store's settings with what the configuration says about how long things are kept; `None`
+    /// without one.
+    pub fn kept(&self) -> anyhow::Result<Option<StoreConfig>> {
+        let Some(path) = &self.config else {
+            return Ok(None);
+        };
+        let mut config = self.settings()?;
+        config.keep = crate::pipeline::build::store_config(&Config::load(path)?).keep;
+        Ok(Some(config))
     }
 
     /// The whole configuration, for a verb that needs more of it than the database.

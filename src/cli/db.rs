@@ -45,10 +45,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let config = args.access.database.settings()?;
     let json = args.access.json();
+    let kept = args.access.database.kept()?;
     match args.verb {
         Verb::Migrate { roles } => {
             let applied = block_on(async {
                 let applied = schema::migrate(&config).await?;
+                if let Some(kept) = &kept {
+                    schema::keep(kept).await?;
+                }
                 if roles {
                     schema::apply_roles(&config).await?;
                 }

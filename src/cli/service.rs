@@ -40,7 +40,6 @@ impl Run<'_> {
         self,
         start: impl AsyncFnOnce(Health) -> Result<S, E>,
     ) -> anyhow::Result<ExitCode> {
-        silence_panics();
         // The clients' TLS; a second install (tests) keeps the first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -89,15 +88,6 @@ impl Run<'_> {
         runtime.shutdown_background();
         Ok(code)
     }
-}
-
-/// A panic's message may quote what it was about; only its place is told.
-fn silence_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let at = info.location().map(ToString::to_string).unwrap_or_default();
-        let thread = std::thread::current();
-        tracing::error!(at, thread = thread.name().unwrap_or("unnamed"), "panic");
-    }));
 }
 
 /// Signals, listened to from the moment this is made: one that comes between two waits is kept for

@@ -1,11 +1,16 @@
-//! Reading a key file: refused unless its owner alone may read it.
+//! Reading files that hold secrets: a key file is refused unless its owner alone may read it, any other
+//! if strangers may read it or others than the owner may write it.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use crate::seal::Keys;
+
+/// Where container engines mount secrets, readable by all who are in the container: the program alone.
+const MOUNTED: &str = "/run/secrets/";
 
 /// Reads and parses a key file. The error says what to do, and never quotes the file.
 pub fn read(path: &Path) -> Result<Keys, String> {
@@ -16,9 +21,13 @@ pub fn read(path: &Path) -> Result<Keys, String> {
 /// Reads a key file's text after checking its mode.
 pub fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
-    let meta = fs::metadata(path).map_err(|e| {
+    let file = File::open(path).map_err(|e| {
         format!("cannot read key file {shown}: {e}; make one with `veilwatch key new --key-file {shown}`")
     })?;
+    // Of the file that is open: the name may mean another one a moment later.
+    let meta = file
+        .metadata()
+        .map_err(|e| format!("cannot read key file {shown}: {e}"))?;
     /// A file of 64 keys has 8 KiB; more is not a key file.
     const MAX_BYTES: u64 = 64 * 1024;
     if !meta.is_file() || meta.len() > MAX_BYTES {
@@ -26,23 +35,64 @@ pub fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
             "{shown} is not a key file; name the file that `veilwatch key new --key-file F` made"
         ));
     }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = meta.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(format!(
-                "key file {shown} has mode {mode:04o}, so others may read it; run `chmod 600 {shown}`"
-            ));
-        }
+    let mode = mode(&meta);
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "key file {shown} has mode {mode:04o}, so others may read it; run `chmod 600 {shown}`"
+        ));
     }
-    fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|e| format!("cannot read key file {shown}: {e}"))
+    text(file).map_err(|e| format!("cannot read key file {shown}: {e}"))
+}
+
+/// Reads a file with another secret: a password, an address with one, gateways' keys. The group may
+/// read it, as mounts need it.
+///
+/// # Errors
+/// What is wrong, and what to do; never what stands in the file.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
+    let shown = path.display();
+    let unread = |e: std::io::Error| {
+        (
+            format!("cannot read {shown}: {e}"),
+            "check the path and its permissions".to_owned(),
+        )
+    };
+    let file = File::open(path).map_err(unread)?;
+    let mode = mode(&file.metadata().map_err(unread)?);
+    let open = if path.starts_with(MOUNTED) {
+        0o022
+    } else {
+        0o027
+    };
+    if mode & open != 0 {
+        return Err((
+            format!("{shown} has mode {mode:04o}: others may read or write it"),
+            format!("run `chmod 600 {shown}` (a mounted secret: mode 0440)"),
+        ));
+    }
+    text(file).map_err(unread)
+}
+
+fn text(mut file: File) -> std::io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(unix)]
+fn mode(meta: &std::fs::Metadata) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    meta.permissions().mode() & 0o777
+}
+#[cfg(not(unix))]
+fn mode(_: &std::fs::Metadata) -> u32 {
+    0
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -62,6 +112,49 @@ mod tests {
             read(&dir.path().join("none"))
                 .expect_err("absent")
                 .contains("key new")
+        );
+    }
+    #[test]
+    #[cfg(unix)]
+    fn secrets_are_refused_where_strangers_may_read_them() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        use crate::config::{Config, Source, no_env};
+        let dir = tempfile::tempdir().expect("dir");
+        let key = crate::seal::Key::derived([1; 32], crate::seal::key::Purpose::All);
+        let files = [
+            ("seal.key", key.line().to_string()),
+            ("gateways.keys", format!("g1 gw {}\n", "BwcH".repeat(11))),
+        ];
+        for (name, text) in &files {
+            fs::write(dir.path().join(name), text).expect("write");
+        }
+        let config = |modes: [u32; 2]| {
+            for ((name, _), mode) in files.iter().zip(modes) {
+                let to = fs::Permissions::from_mode(mode);
+                fs::set_permissions(dir.path().join(name), to).expect("chmod");
+            }
+            let text = "[ingest]\nbrokers = \"127.0.0.1:9092\"\ntopics = [{ name = \"t\", mode = \"trusted\" }]\n\
+                        gateway_keys_file = \"gateways.keys\"\n[store]\nurl = \"postgres://u@127.0.0.1/x\"\n\
+                        [seal]\nkey_file = \"seal.key\"\n";
+            let dir = dir.path();
+            let env = &no_env();
+            let problems = Config::parse(&Source { text, dir, env })
+                .err()
+                .unwrap_or_default();
+            let mut keys: Vec<String> = problems.into_iter().map(|p| p.key).collect();
+            keys.sort();
+            keys.dedup();
+            keys
+        };
+        assert_eq!(config([0o600, 0o640]), Vec::<String>::new());
+        assert_eq!(
+            config([0o644, 0o644]),
+            ["ingest.gateway_keys_file", "seal.key_file"]
+        );
+        assert_eq!(
+            config([0o640, 0o660]),
+            ["ingest.gateway_keys_file", "seal.key_file"]
         );
     }
 }

@@ -371,6 +371,28 @@ impl<'r, 'a> Section<'r, 'a> {
         }
     }
 
+    /// The content of a file that nobody but its owner may read: a key file.
+    pub fn key_file(&self, key: &str) -> Option<Secret> {
+        match super::keyfile::read_text(&self.path(key)?) {
+            Ok(text) => Some(Secret::new(text.as_str())),
+            Err(what) => {
+                self.problem(key, what, "make one with `veilwatch key new`");
+                None
+            }
+        }
+    }
+
+    /// The content of a file that strangers may not read.
+    fn secret_file(&self, key: &str) -> Option<String> {
+        match super::keyfile::read_secret(&self.path(key)?) {
+            Ok(text) => Some(text.to_string()),
+            Err((what, remedy)) => {
+                self.problem(key, what, remedy);
+                None
+            }
+        }
+    }
+
     /// A secret: from the environment variable `env`, else the file `<key>_file`, else `key`.
     pub fn secret(&self, key: &str, env: &str) -> Option<Secret> {
         let file_key = format!("{key}_file");
@@ -382,7 +404,7 @@ impl<'r, 'a> Section<'r, 'a> {
                 format!("keep {file_key}"),
             );
         }
-        let file = self.file(&file_key);
+        let file = self.secret_file(&file_key);
         let found = self
             .reader
             .source

@@ -230,6 +230,7 @@ pub fn is_loopback(address: &str) -> bool {
 
 pub(super) fn store(s: Section<'_, '_>) -> Option<StoreSetting> {
     let url = s.secret("url", "VEILWATCH_STORE_URL");
+    let allow_plaintext = s.bool("allow_plaintext").unwrap_or(false);
     match &url {
         None if !s.has("url") && !s.has("url_file") => s.missing(
             "url",
@@ -245,19 +246,15 @@ pub(super) fn store(s: Section<'_, '_>) -> Option<StoreSetting> {
                 "write postgres://user:password@host/database",
             );
         }
-        Some(u) => {
-            let allow = s.bool("allow_plaintext").unwrap_or(false);
-            if !allow && postgres_is_remote_plaintext(u) {
-                s.problem(
-                    "url",
-                    "asks for a Postgres on the network without verified TLS",
-                    "add ?sslmode=verify-full, or set allow_plaintext = true if the network is protected otherwise",
-                );
-            }
+        Some(u) if !allow_plaintext && crate::store::asks_for_plaintext(u.reveal()) => {
+            s.problem(
+                "url",
+                "asks for a Postgres on the network without verified TLS",
+                "add ?sslmode=verify-full, or set allow_plaintext = true if the network is protected otherwise",
+            );
         }
-        None => {}
+        _ => {}
     }
-    s.bool("allow_plaintext");
     let events = s.str("events").and_then(|e| match e.as_str() {
         "flagged" => Some(KeepEvents::Flagged),
         "all" => Some(KeepEvents::All),
@@ -291,6 +288,7 @@ pub(super) fn store(s: Section<'_, '_>) -> Option<StoreSetting> {
     s.finish();
     Some(StoreSetting {
         url: url?,
+        allow_plaintext,
         // Writers, leader, notifier, sinks, console, two to spare.
         max_connections: max_connections
             .and_then(|n| u32::try_from(n).ok())
@@ -299,18 +297,6 @@ pub(super) fn store(s: Section<'_, '_>) -> Option<StoreSetting> {
         migrate,
         retention,
     })
-}
-
-fn postgres_is_remote_plaintext(url: &Secret) -> bool {
-    let url = url.reveal();
-    if url.contains("sslmode=verify-full") || url.contains("sslmode=verify-ca") {
-        return false;
-    }
-    let rest = url.split_once("://").map_or(url, |(_, r)| r);
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let host = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
-    // An empty host is a Unix socket; without a port, is_loopback sees the host alone.
-    !host.is_empty() && !is_loopback(host)
 }
 
 pub(super) fn http(s: Section<'_, '_>) -> Option<SocketAddr> {
@@ -328,7 +314,7 @@ pub(super) fn http(s: Section<'_, '_>) -> Option<SocketAddr> {
 }
 
 pub(super) fn seal(s: Section<'_, '_>) -> Option<Secret> {
-    let text = s.file("key_file").map(Secret::new);
+    let text = s.key_file("key_file");
     s.finish();
     text
 }

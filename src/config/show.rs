@@ -520,7 +520,10 @@ otlp_endpoint = "http://127.0.0.1:4317"
             ("hook.url", "https://hooks.example.com/squirrel"),
             ("hook.secret", "squirrel-squirrel-squirrel"),
         ] {
-            std::fs::write(dir.path().join(name), text).expect("write");
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("write");
+            let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(&path, own).expect("chmod");
         }
         let mut env = no_env();
         env.insert("VEILWATCH_SINK_PAGER_SECRET".into(), "squirrel".into());

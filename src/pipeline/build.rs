@@ -201,6 +201,7 @@ pub(super) async fn connect(config: &Config) -> Result<Store, StoreError> {
     let s = store_config(config);
     if config.store.migrate {
         schema::migrate(&s).await?;
+        schema::keep(&s).await?;
     }
     Store::connect(s).await
 }
@@ -208,6 +209,7 @@ pub(super) async fn connect(config: &Config) -> Result<Store, StoreError> {
 /// The store's configuration.
 pub fn store_config(config: &Config) -> StoreConfig {
     let mut s = StoreConfig::new(config.store.url.reveal());
+    s.allow_plaintext = config.store.allow_plaintext;
     s.max_connections = config.store.max_connections;
     // One commits while the other reads users' rows for the next group.
     s.writers = u32::try_from(2 * config.pipeline.workers).unwrap_or(u32::MAX);
@@ -288,5 +290,56 @@ url = "postgres://u@127.0.0.1/x"
         })
         .expect("a configuration");
         assert_eq!(store_config(&config).topics, ["one", "two"]);
+    }
+
+    /// What a `[store]` becomes: how the connection is made, or why not.
+    fn connection(store: &str) -> Result<String, String> {
+        let text = format!(
+            "[ingest]\nbrokers = \"127.0.0.1:9092\"\ntopics = [{{ name = \"t\" }}]\n[store]\n{store}"
+        );
+        let dir = std::path::Path::new(".");
+        let config = Config::parse(&Source {
+            text: &text,
+            dir,
+            env: &no_env(),
+        })
+        .map_err(|p| p.into_iter().map(|p| p.what).collect::<String>())?;
+        let options = crate::store::connect_options(&store_config(&config)).expect("options");
+        Ok(format!("{:?}", options.get_ssl_mode()))
+    }
+
+    #[test]
+    fn postgres_is_reached_as_the_configuration_was_judged() {
+        let plain = "asks for a Postgres on the network without verified TLS".to_owned();
+        for hidden in [
+            "postgres://u@localhost/db?host=10.1.2.3&sslmode=disable",
+            "postgres://u@10.1.2.3/db?sslmode=disable&application_name=sslmode=verify-full",
+            "postgres://u@db.example.com/db",
+            "postgres://u@db.example.com/db?sslmode=require",
+        ] {
+            assert_eq!(
+                connection(&format!("url = \"{hidden}\"")),
+                Err(plain.clone())
+            );
+        }
+        let verified = "url = \"postgres://u@db.example.com/db?sslmode=verify-full\"";
+        assert_eq!(connection(verified), Ok("VerifyFull".into()));
+        assert_eq!(
+            connection("url = \"postgres://u@127.0.0.1/db\""),
+            Ok("Prefer".into())
+        );
+        assert_eq!(
+            connection("url = \"postgres://u@[::1]/db\""),
+            Ok("Prefer".into())
+        );
+        // The compose file's: the network is its own, the image speaks no TLS.
+        let compose = include_str!("../../deploy/config.compose.toml");
+        let (_, store) = compose.split_once("[store]").expect("a store");
+        let (store, _) = store.split_once("\n[").expect("an end");
+        let store = store.replace(
+            "url_file = \"/run/secrets/store_url\"",
+            "url = \"postgres://veilwatch:x@postgres/veilwatch\"",
+        );
+        assert_eq!(connection(&store), Ok("Prefer".into()));
     }
 }

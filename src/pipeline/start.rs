@@ -74,6 +74,7 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
     let (parts, store) = (parts?, store?);
     parts.take_limits(&store).await?;
     parts.watch_for(&store).await?;
+    log_key_use(config, &parts, &store).await?;
     let parts = Arc::new(parts);
     health.set("postgres", true, "connected");
     metrics().postgres_up.set(&[], 1.0);
@@ -136,6 +137,29 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
         reload,
         http,
     })
+}
+
+/// Each use of a seal key is told, before the first record: which keys, for which topics.
+async fn log_key_use(config: &Config, parts: &Parts, store: &Store) -> Result<(), StartError> {
+    let settings = parts.live.load();
+    let Some(sealer) = &settings.sealer else {
+        return Ok(());
+    };
+    let kids: Vec<String> = sealer
+        .keys()
+        .all()
+        .iter()
+        .map(|k| k.kid().to_string())
+        .collect();
+    let trusted = config
+        .ingest
+        .topics
+        .iter()
+        .filter(|t| t.mode == ingest::TopicMode::Trusted);
+    let topics: Vec<String> = trusted.map(|t| t.name.clone()).collect();
+    tracing::info!(?kids, ?topics, "holding a seal key");
+    store.key_used(&kids, &topics).await?;
+    Ok(())
 }
 
 /// Builds the parts beside the runtime: rules take a while to read.

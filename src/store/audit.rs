@@ -5,8 +5,9 @@
 //! follow each other without a hole, each beginning with the head that the one before it left. What an operator
 //! skips stands in `stream_gap`; a row without records whose gap stands there may go back. `seal` chains the rows themselves,
 //! so that a row changed, removed or swapped shows without the records. What neither shows is a tail
-//! cut off together with the partition's row: for that a head must have been exported
-//! (`audit heads`) to a place that the administrator of the database cannot write.
+//! cut off together with the partition's row, nor a beginning cut off: the first row that is left is
+//! where trust begins, whether retention or somebody else dropped what was before it. For both a head must
+//! have been exported (`audit heads`) to a place that the administrator of the database cannot write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +34,10 @@ pub struct Head {
     pub seal: String,
     /// When it was exported, RFC 3339.
     pub at: String,
+    /// The day (YYYY-MM-DD) under which its batch stands, by which retention drops it; `None`: no batch stood there,
+    /// or it was exported by a version that did not say.
+    #[serde(default)]
+    pub day: Option<SmolStr>,
 }
 
 /// What is wrong with a partition's chain, at the first place where it shows.
@@ -55,7 +60,7 @@ pub struct Verified {
     pub batches: u64,
     /// Records they cover.
     pub records: u64,
-    /// First offset checked: earlier batches are beyond retention.
+    /// First offset checked: earlier batches are beyond retention, or were deleted.
     pub from: i64,
     /// First offset after the last batch.
     pub to: i64,
@@ -103,6 +108,16 @@ struct Row {
     prev: Vec<u8>,
     h: Vec<u8>,
     seal: Vec<u8>,
+}
+
+impl Row {
+    /// Whether the row is what came after an exported head.
+    fn continues(&self, head: &Head) -> bool {
+        head.head == hex(&self.prev)
+            && unhex(&head.seal).is_some_and(|seal| {
+                batch::seal(&seal, self.lo, self.hi, self.n, &self.prev, &self.h) == self.seal
+            })
+    }
 }
 
 /// (next offset, head, seal): where a chain stands.
@@ -173,8 +188,10 @@ impl Store {
     /// The heads of all partitions, to be kept outside this database.
     pub async fn audit_heads(&self) -> Result<Vec<Head>, StoreError> {
         let rows = sqlx::query(
-            "SELECT topic, part, next_offset, encode(chain, 'hex'), encode(audit_seal, 'hex'), clock_timestamp()
-               FROM vw.stream_partition ORDER BY topic, part",
+            "SELECT topic, part, next_offset, encode(chain, 'hex'), encode(audit_seal, 'hex'), clock_timestamp(),
+                    (SELECT b.day FROM vw.audit_batch b WHERE b.topic = p.topic AND b.part = p.part
+                      ORDER BY b.day DESC, b.seq DESC, b.lo DESC LIMIT 1)
+               FROM vw.stream_partition p ORDER BY topic, part",
         )
         .fetch_all(self.pool())
         .await
@@ -188,6 +205,9 @@ impl Store {
                 head: r.get(3),
                 seal: r.get(4),
                 at: super::time(r.get(5)).to_string(),
+                day: r
+                    .get::<Option<chrono::NaiveDate>, _>(6)
+                    .map(|d| smol_str::format_smolstr!("{d}")),
             })
             .collect())
     }
@@ -302,6 +322,12 @@ impl Store {
                 };
                 after = Some((r.get(0), r.get(1), row.lo));
                 walk.step(&row, &genesis, &gaps);
+                // One that stands before this row, whose own row is gone or ended at a skip.
+                if let Some(heads) = wanted.get_mut(&row.lo) {
+                    let before = heads.len();
+                    heads.retain(|w| !row.continues(w.head));
+                    walk.out.heads += (before - heads.len()) as u64;
+                }
                 if let Some(heads) = wanted.get_mut(&row.hi) {
                     let before = heads.len();
                     heads.retain(|w| w.head.head != hex(&row.h) || w.head.seal != hex(&row.seal));
@@ -315,14 +341,18 @@ impl Store {
                 break;
             }
         }
-        // What was exported before the oldest day that is kept stood in what retention dropped. By the
-        // clock, not by the rows: those are what is in doubt.
-        let kept = self
-            .now()
-            .await?
-            .minus_ms((i64::from(self.config().keep.audit) + 1) * 86_400_000);
+        // What stood under a day before the oldest that is kept went with it. By the clock, not by the
+        // rows: those are what is in doubt.
+        let now = self.now().await?;
+        let kept = i64::from(self.config().keep.audit);
+        let oldest = super::day(now.minus_ms(kept * 86_400_000)).to_string();
+        let exported = now.minus_ms((kept + 1) * 86_400_000);
         for w in wanted.values_mut() {
-            w.retain(|w| Time::parse_rfc3339(&w.head.at).is_none_or(|at| at >= kept));
+            w.retain(|w| match &w.head.day {
+                // In the order of days, as ISO 8601 writes them.
+                Some(day) => *day >= oldest,
+                None => Time::parse_rfc3339(&w.head.at).is_none_or(|at| at >= exported),
+            });
         }
         finish(&mut walk, end.as_ref(), &wanted, &genesis, &gaps);
         Ok(walk.out)
@@ -364,12 +394,9 @@ fn finish(
         }
     }
     for (offset, heads) in wanted {
-        // A head from before the first batch kept is beyond retention; the genesis has no batch.
-        if *offset <= walk.out.from && walk.out.batches > 0 {
-            continue;
-        }
         for Wanted { head: h, other } in heads {
-            if h.head == hex(genesis) && walk.out.batches == 0 {
+            // The genesis has no batch.
+            if h.head == hex(genesis) {
                 continue;
             }
             match other {
@@ -392,4 +419,13 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(s, "{b:02x}");
         s
     })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| {
+        let pair = std::str::from_utf8(pair).ok()?;
+        u8::from_str_radix(pair, 16).ok()
+    };
+    rest.is_empty().then(|| pairs.iter().map(byte).collect())?
 }

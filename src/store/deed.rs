@@ -26,6 +26,21 @@ pub enum Deed {
 const NOTE_CHARS: usize = 4_000;
 
 impl Store {
+    /// Notes that a process holds a seal key and what for: with it, whoever feeds it texts learns their
+    /// pseudonyms.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn key_used(&self, kids: &[String], topics: &[String]) -> Result<(), StoreError> {
+        let mut conn = self
+            .pool()
+            .acquire()
+            .await
+            .map_err(StoreError::statement("could not write the action log"))?;
+        let detail = serde_json::json!({ "kids": kids, "topics": topics });
+        budget::act(&mut conn, &self.config().owner, "seal key used", detail).await
+    }
+
     /// Applies a deed to an incident; `number` none: the present one.
     ///
     /// # Errors

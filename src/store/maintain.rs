@@ -6,13 +6,13 @@
 use chrono::{Days, NaiveDate};
 use sqlx::{Postgres, Row as _, Transaction};
 
-use super::{Counters, Store, StoreError, count, expire};
+use super::{Counters, Keep, Store, StoreError, count, expire};
 
 /// The server cancels a statement of housekeeping after this long: moving a day out of DEFAULT, or the
 /// first page of a table that nobody has read for a year, takes longer than any batch.
 const PATIENCE: &str = "5min";
 /// Tables partitioned by day.
-const BY_DAY: [&str; 6] = [
+pub(super) const BY_DAY: [&str; 6] = [
     "dead_letter",
     "event",
     "finding",
@@ -32,6 +32,19 @@ pub struct Trouble {
     pub task: &'static str,
     /// What went wrong.
     pub said: String,
+}
+
+impl Keep {
+    /// How many days a table of [`BY_DAY`] is kept.
+    pub(super) fn days(&self, table: &str) -> u64 {
+        u64::from(match table {
+            "dead_letter" => self.dead_letters,
+            "event" => self.events,
+            "audit_batch" => self.audit,
+            "minute_part" | "value_pending" => self.minutes,
+            _ => self.findings,
+        })
+    }
 }
 
 impl Store {
@@ -143,7 +156,7 @@ impl Store {
             .store(total, std::sync::atomic::Ordering::Relaxed);
         for r in &rows {
             let (parent, day): (&str, NaiveDate) = (r.get(0), r.get(1));
-            if day >= today - Days::new(self.keep_days(parent)) {
+            if day >= today - Days::new(self.config().keep.days(parent)) {
                 self.make_partition(parent, day).await?;
             }
         }
@@ -162,17 +175,6 @@ impl Store {
         Ok(count(n))
     }
 
-    fn keep_days(&self, table: &str) -> u64 {
-        let keep = &self.config().keep;
-        u64::from(match table {
-            "dead_letter" => keep.dead_letters,
-            "event" => keep.events,
-            "audit_batch" => keep.audit,
-            "minute_part" | "value_pending" => keep.minutes,
-            _ => keep.findings,
-        })
-    }
-
     /// Drops the partitions that are beyond retention as of a day. Returns their names.
     pub async fn drop_old(&self, today: NaiveDate) -> Result<Vec<String>, StoreError> {
         let mut dropped = Vec::new();
@@ -183,7 +185,7 @@ impl Store {
     }
 
     async fn drop_old_of(&self, table: &str, today: NaiveDate) -> Result<Vec<String>, StoreError> {
-        let before = today - Days::new(self.keep_days(table));
+        let before = today - Days::new(self.config().keep.days(table));
         let mut tx = self.patient().await?;
         let unseen = expire::unseen(&mut tx, table, before).await?;
         let names: Vec<String> = sqlx::query_scalar("SELECT vw.drop_partitions($1, $2)")

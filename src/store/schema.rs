@@ -4,7 +4,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
 use super::error::{StoreError, connect_error};
-use super::{StoreConfig, connect_options};
+use super::{StoreConfig, connect_options, maintain};
 
 /// The migrations, compiled in. Expand and contract only: the version before must keep working.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -71,6 +71,31 @@ pub async fn migrate(config: &StoreConfig) -> Result<usize, StoreError> {
     let after = applied(&mut conn).await?.len();
     let _ = conn.close().await;
     Ok(after.saturating_sub(before))
+}
+
+/// Writes how long days are kept: the database drops none that is younger, whoever asks. Only the owner
+/// of the tables may say it; for others nothing changes, and `false` says so.
+pub async fn keep(config: &StoreConfig) -> Result<bool, StoreError> {
+    let what = "could not write how long days are kept";
+    let mut conn = connect_one(config, "1min").await?;
+    let owner: bool = sqlx::query_scalar("SELECT has_table_privilege('vw.day_table', 'UPDATE')")
+        .fetch_one(&mut conn)
+        .await
+        .map_err(StoreError::statement(what))?;
+    if owner {
+        let days = |table: &str| i32::try_from(config.keep.days(table)).unwrap_or(i32::MAX);
+        sqlx::query(
+            "UPDATE vw.day_table t SET keep_days = u.days FROM unnest($1::text[], $2::int[]) AS u (name, days)
+              WHERE t.name = u.name AND t.keep_days <> u.days",
+        )
+        .bind(maintain::BY_DAY.as_slice())
+        .bind(maintain::BY_DAY.map(days).as_slice())
+        .execute(&mut conn)
+        .await
+        .map_err(StoreError::statement(what))?;
+    }
+    let _ = conn.close().await;
+    Ok(owner)
 }
 
 /// Creates or updates the roles and their grants. Needs `CREATEROLE`.

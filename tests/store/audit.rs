@@ -88,11 +88,56 @@ async fn a_deleted_row_is_found() {
     db.run("DELETE FROM vw.audit_batch WHERE part = 0 AND lo = 40")
         .await;
     assert_eq!(broken(&db, &[]).await, Some(40));
-    // Also the first: the chain begins with a known head.
+    // Also the last: the partition's row tells.
     let db = chain().await;
     db.run("DELETE FROM vw.audit_batch WHERE part = 0 AND lo = 90")
         .await;
     assert_eq!(broken(&db, &[]).await, Some(90));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_beginning_is_caught_by_an_exported_head() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let genesis = db.store.audit_heads().await.expect("heads");
+    let mut heads = Vec::new();
+    for batch in 1..=10 {
+        let b = owner.batch(10);
+        owner.commit(&db.store, b).await;
+        if batch == 5 || batch == 6 {
+            heads.extend(db.store.audit_heads().await.expect("heads"));
+        }
+    }
+    let mut other = Owner::claim(&db.store, 1).await;
+    let b = other.batch(10);
+    other.commit(&db.store, b).await;
+    assert!(heads.iter().all(|h| h.day.is_some()));
+    assert_eq!(broken(&db, &heads).await, None);
+    db.run("DELETE FROM vw.audit_batch WHERE part = 0 AND lo < 60")
+        .await;
+    assert_eq!(
+        broken(&db, &[]).await,
+        None,
+        "without heads it looks like retention"
+    );
+    assert_eq!(broken(&db, &genesis).await, None, "nothing stood there yet");
+    assert_eq!(broken(&db, &heads).await, Some(50));
+    // The row that is left continues the second head, and only that.
+    assert_eq!(broken(&db, &heads[1..]).await, None);
+    let mut forged = heads[1].clone();
+    forged.seal = "00".repeat(32);
+    assert_eq!(broken(&db, &[forged]).await, Some(60));
+    // What retention drops breaks nothing: the head says under which day it stood.
+    let mut old = heads[0].clone();
+    let now = db.store.now().await.expect("now");
+    let ago = |days: i64| {
+        let day = now.minus_ms(days * 86_400_000).to_string();
+        Some(SmolStr::new(&day[..10]))
+    };
+    old.day = ago(401);
+    assert_eq!(broken(&db, &[old.clone()]).await, None);
+    old.day = ago(400);
+    assert_eq!(broken(&db, &[old]).await, Some(50));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -283,7 +283,7 @@ async fn a_crossing_lives_as_long_as_the_total_that_it_is_about() {
 async fn what_expires_unseen_is_counted() {
     let db = Db::new().await;
     let today = db.store.now().await.expect("now").0.div_euclid(86_400_000);
-    let days: Vec<i64> = vec![today - 1, today];
+    let days: Vec<i64> = vec![today - 4, today - 3];
     for day in days {
         db.run(&format!(
             "INSERT INTO vw.value_pending (day, minute, kid, mac, judged)
@@ -293,9 +293,9 @@ async fn what_expires_unseen_is_counted() {
         ))
         .await;
     }
-    let ahead = chrono::NaiveDate::from_ymd_opt(1970, 1, 1).expect("day")
-        + Days::new(u64::try_from(today).expect("day") + 3);
-    db.store.drop_old(ahead).await.expect("drop");
+    let now = chrono::NaiveDate::from_ymd_opt(1970, 1, 1).expect("day")
+        + Days::new(u64::try_from(today).expect("day"));
+    db.store.drop_old(now).await.expect("drop");
     let discards: BTreeMap<&str, u64> = db.store.counters().discards().into();
     assert_eq!(discards["unjudged value"], 2);
     assert_eq!(discards["unmerged minute part"], 1);

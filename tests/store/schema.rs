@@ -117,36 +117,36 @@ async fn retention_drops_days_and_expires_rows() {
     let mut owner = Owner::claim(&db.store, 0).await;
     let mut b = owner.batch(2);
     let now = db.store.now().await.expect("now");
-    for (offset, at) in [(0, now), (1, now.minus_ms(86_400_000))] {
+    let today = today(&db).await;
+    // The day before the oldest that is kept; nobody makes it any more.
+    let gone = today - Days::new(31);
+    sqlx::query("SELECT vw.ensure_partition('dead_letter', $1)")
+        .bind(gone)
+        .execute(&db.pool)
+        .await
+        .expect("made");
+    for (offset, at) in [
+        (0, now.minus_ms(30 * 86_400_000)),
+        (1, now.minus_ms(31 * 86_400_000)),
+    ] {
         let mut d = dead_letter(offset);
         d.append = at;
         b.dead_letters.push(d);
     }
     owner.commit(&db.store, b).await;
-    let today = today(&db).await;
     assert_eq!(
-        db.store.drop_old(today).await.expect("drop"),
+        db.store.drop_old(today - Days::new(1)).await.expect("drop"),
         Vec::<String>::new()
     );
-    // As of 30 days later, the day before now is beyond retention, today is not.
-    let dropped = db
-        .store
-        .drop_old(today + Days::new(30))
-        .await
-        .expect("drop");
-    let yesterday = format!("dead_letter_{}", (today - Days::new(1)).format("%Y%m%d"));
-    assert!(dropped.contains(&yesterday), "{dropped:?}");
+    let dropped = db.store.drop_old(today).await.expect("drop");
+    let gone = format!("dead_letter_{}", gone.format("%Y%m%d"));
+    assert!(dropped.contains(&gone), "{dropped:?}");
     assert!(
         !dropped
             .iter()
             .any(|d| d.starts_with("finding") || d.starts_with("audit"))
     );
     assert_eq!(db.number("SELECT count(*) FROM vw.dead_letter").await, 1);
-    assert!(
-        db.store.partitions_ahead(today).await.expect("ahead") > 0,
-        "dropped days of other tables come back"
-    );
-
     db.run(
         "INSERT INTO vw.value (kid, mac, last_day, row)
            SELECT 'k7', decode(lpad(to_hex(n), 32, '0'), 'hex'), current_date - CASE WHEN n <= 6000 THEN 9 ELSE 1 END, ''
@@ -163,6 +163,48 @@ async fn retention_drops_days_and_expires_rows() {
             .await,
         "m:2020-01 t"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_drops_what_is_younger_than_the_owner_says() {
+    let db = Db::new().await;
+    schema::apply_roles(db.store.config()).await.expect("roles");
+    let today = today(&db).await;
+    let mut conn = PgConnection::connect(&postgres::server().url(&db.name))
+        .await
+        .expect("connect");
+    conn.execute("SET ROLE veilwatch_retention")
+        .await
+        .expect("role");
+    let mut drop = async |table: &str, before: NaiveDate| {
+        sqlx::query_scalar::<_, String>("SELECT vw.drop_partitions($1, $2)")
+            .bind(table)
+            .bind(before)
+            .fetch_all(&mut conn)
+            .await
+            .map_err(|e| e.to_string())
+    };
+    let ago = |days| today - Days::new(days);
+    for (table, keep) in [("audit_batch", 400), ("finding", 400), ("dead_letter", 30)] {
+        for before in [today + Days::new(1), today, ago(keep - 1)] {
+            let e = drop(table, before).await.expect_err("refused");
+            assert!(e.contains(&format!("kept {keep} days")), "{e}");
+        }
+        assert_eq!(drop(table, ago(keep)).await, Ok(vec![]), "{table}");
+    }
+    // The owner says less, in the configuration with which it migrates.
+    let mut config = db.store.config().clone();
+    config.keep.dead_letters = 7;
+    assert!(schema::keep(&config).await.expect("keep"));
+    assert!(drop("dead_letter", ago(6)).await.is_err());
+    assert_eq!(drop("dead_letter", ago(7)).await, Ok(vec![]));
+    assert!(drop("finding", ago(399)).await.is_err());
+    // Who may drop may not say how long.
+    let e = conn
+        .execute("UPDATE vw.day_table SET keep_days = 1")
+        .await
+        .expect_err("refused");
+    assert!(e.to_string().contains("permission denied"), "{e}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
