@@ -6,9 +6,9 @@ use veilwatch::event::{Role, Side};
 use veilwatch::seal::engine::{Engine, Scratch};
 
 /// Most of the harmless texts that may be flagged.
-const MOST_FLAGGED: usize = 24;
+const MOST_FLAGGED: usize = 19;
 /// Fewest of the attacks that must be.
-const LEAST_FOUND: usize = 102;
+const LEAST_FOUND: usize = 101;
 
 fn flagged(list: &str) -> (usize, usize) {
     let engine = Engine::built_in();
