@@ -96,6 +96,12 @@ fn pieces(block: &[u8], from: usize, runs: &mut Vec<Run>) {
 }
 
 fn one(block: &[u8]) -> Option<String> {
+    let number = block
+        .strip_prefix(b"0x")
+        .or_else(|| block.strip_prefix(b"0X"));
+    if let Some(digits) = number.filter(|d| d.iter().all(u8::is_ascii_hexdigit)) {
+        return hex_block(digits);
+    }
     if block.iter().all(u8::is_ascii_hexdigit) {
         return hex_block(block);
     }

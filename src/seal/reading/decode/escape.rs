@@ -1,6 +1,7 @@
-//! Escaped characters: `%69`, `=69`, `&#105;`, `\u0069`, `\x69`.
+//! Escaped characters: `%69`, `=69`, `&#105;`, `\u0069`, `\x69`, `\151`.
 
 use super::super::scout::Counts;
+use super::group::octal;
 use super::{Run, hex};
 
 /// Fewest percent escapes that do not spell a letter: one `%20` in a link is no disguise.
@@ -135,6 +136,11 @@ fn backslash(text: &str, runs: &mut Vec<Run>) {
             Some(b'u') => (digits(from + 2, 4), 6),
             Some(b'U') => (digits(from + 2, 8), 10),
             Some(b'x') => (digits(from + 2, 2), 4),
+            // Octal, as C and shells write it.
+            Some(b'0'..=b'1') => (
+                bytes.get(from + 1..from + 4).and_then(octal).map(u32::from),
+                4,
+            ),
             // A line end that was escaped: it parts words.
             Some(b'n' | b'r' | b't') => (Some(u32::from('\n')), 2),
             _ => continue,

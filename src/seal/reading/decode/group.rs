@@ -1,4 +1,4 @@
-//! Text as groups of signs: hex, binary or decimal codes with separators, and Morse.
+//! Text as groups of signs: hex, binary, decimal or octal codes with separators, and Morse.
 
 use super::super::scout::{Counts, stretches};
 use super::{Run, hex, readable};
@@ -26,6 +26,7 @@ enum Base {
     Hex,
     Binary,
     Decimal,
+    Octal,
 }
 
 /// What one group could be; two hex digits may be two decimal ones too.
@@ -53,7 +54,26 @@ fn code(group: &[u8], base: Base) -> Option<u8> {
                 .fold(0_u16, |n, b| n * 10 + u16::from(b - b'0'));
             u8::try_from(n).ok().filter(|n| (9..=126).contains(n))
         }
+        Base::Octal => {
+            let digits = group
+                .strip_prefix(b"0o")
+                .or_else(|| group.strip_prefix(b"\\"))
+                .unwrap_or(group);
+            if !(2..=3).contains(&digits.len()) {
+                return None;
+            }
+            octal(digits)
+        }
     }
+}
+
+/// Octal digits as a character of ASCII.
+pub(super) fn octal(digits: &[u8]) -> Option<u8> {
+    let mut n = 0_u16;
+    for b in digits {
+        n = n * 8 + u16::from(b.checked_sub(b'0').filter(|d| *d < 8)?);
+    }
+    u8::try_from(n).ok().filter(|n| (9..=126).contains(n))
 }
 
 const fn is_separator(b: u8) -> bool {
@@ -90,10 +110,10 @@ const ROW: [bool; 256] = {
 };
 
 const fn is_code(b: u8) -> bool {
-    b.is_ascii_hexdigit() || matches!(b, b'x' | b'X' | b'\\')
+    b.is_ascii_hexdigit() || matches!(b, b'x' | b'X' | b'o' | b'\\')
 }
 
-/// Whether so many groups that could be codes stand in a row: of hex digits, `x` and `\\` only.
+/// Whether so many groups that could be codes stand in a row: of hex digits, `x`, `o` and `\\` only.
 fn has_row(bytes: &[u8]) -> bool {
     if stretches(bytes, MIN_ROW, &ROW).is_empty() {
         return false;
@@ -122,7 +142,7 @@ fn codes(text: &str, runs: &mut Vec<Run>) {
     if !has_row(bytes) {
         return;
     }
-    for base in [Base::Binary, Base::Hex, Base::Decimal] {
+    for base in [Base::Binary, Base::Hex, Base::Decimal, Base::Octal] {
         let mut plain: Vec<u8> = Vec::new();
         let (mut from, mut to) = (0, 0);
         let mut at = 0;
