@@ -44,3 +44,11 @@ quality dir *args:
 # The shipped weights again, from a directory of labelled rows.
 train dir *args:
     cargo run --release -q -- train {{dir}} {{args}}
+
+# Every fuzz target for so many seconds (or one: `just fuzz 600 decode`). Needs cargo-fuzz; stable Rust.
+fuzz seconds="60" *targets:
+    sh deploy/dev/fuzz {{seconds}} {{targets}}
+
+# The spend and latency recipes over real traces, beside what is expected.
+anomaly dir *args:
+    cargo run --release -q -- quality --anomaly {{dir}} {{args}}

@@ -135,6 +135,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Scores a CSV of any bytes into JSON lines; whether a line was bad.
+///
+/// # Errors
+/// Cannot be read or written, or the header is not one.
+pub fn score_json(input: impl BufRead, keyed: bool, to: impl Write) -> anyhow::Result<bool> {
+    let mut out = Out {
+        to,
+        json: true,
+        bad: false,
+        alarms: 0,
+    };
+    score(Lines::new(input).bounded(row::MAX_LINE), keyed, &mut out)?;
+    Ok(out.bad)
+}
+
 fn score(lines: Lines<impl BufRead>, keyed: bool, out: &mut Out<impl Write>) -> anyhow::Result<()> {
     let mut rows = Rows::new(lines, keyed)?;
     if keyed {
@@ -166,20 +181,14 @@ mod tests {
     use super::*;
 
     fn run(text: &str, keyed: bool) -> (Vec<serde_json::Value>, bool) {
-        let mut out = Out {
-            to: Vec::new(),
-            json: true,
-            bad: false,
-            alarms: 0,
-        };
-        let lines = Lines::new(text.as_bytes()).bounded(row::MAX_LINE);
-        score(lines, keyed, &mut out).expect("score");
-        let lines = String::from_utf8(out.to).expect("utf-8");
+        let mut out = Vec::new();
+        let bad = score_json(text.as_bytes(), keyed, &mut out).expect("score");
+        let lines = String::from_utf8(out).expect("utf-8");
         let rows = lines
             .lines()
             .map(|l| serde_json::from_str(l).expect("json"))
             .collect();
-        (rows, out.bad)
+        (rows, bad)
     }
 
     #[test]
