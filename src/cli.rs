@@ -60,6 +60,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one is made in a process's life")]
 enum Verb {
     /// Consume Kafka, detect, account, decide, notify.
     Run(run::Args),

@@ -98,6 +98,8 @@ pub struct Decoder {
     sealer: Option<Arc<Sealer>>,
     scratch: Scratch,
     signatures: Arc<Signatures>,
+    /// Identities of a trusted source that are pseudonyms already are taken as such.
+    pseudonyms: bool,
     leaf_key: Option<audit::Link>,
     max_bytes: usize,
     spare: Spare,
@@ -110,6 +112,7 @@ impl Decoder {
             sealer: None,
             scratch: Scratch::default(),
             signatures: Arc::default(),
+            pseudonyms: false,
             leaf_key: None,
             max_bytes: MAX_SEALED_BYTES,
             spare: Spare::default(),
@@ -124,6 +127,14 @@ impl Decoder {
             max_bytes: MAX_TRUSTED_BYTES,
             ..Self::sealed()
         }
+    }
+
+    /// Takes identities that are pseudonyms already as such: for files that may hold sealed events beside
+    /// raw ones. Never for a topic, where a caller could pass somebody else's pseudonym on.
+    #[must_use]
+    pub fn taking_pseudonyms(mut self) -> Self {
+        self.pseudonyms = true;
+        self
     }
 
     /// Takes larger values: lines of files have a bound of their own.
@@ -182,11 +193,9 @@ impl Decoder {
         if value.len() > self.max_bytes() {
             return Err(whole(Reason::TooLarge));
         }
-        let signer = self
-            .signatures
-            .check(r.headers, value)
-            .map_err(whole)?
-            .cloned();
+        // A handle of its own: decoding borrows the rest.
+        let signatures = Arc::clone(&self.signatures);
+        let signer = signatures.check(r.headers, value).map_err(whole)?;
         let wrapping = if r.headers.is_empty() {
             Wrapping::Bare
         } else {
@@ -222,7 +231,7 @@ impl Decoder {
             byte: b.byte.map(|b| b as u64),
             bytes: value.len() as u64,
         })?;
-        if signer.is_some_and(|g| g != event.gateway) {
+        if !signatures.speaks_for(signer, &event.gateway) {
             return Err(DeadLetter {
                 path: Some(SmolStr::new_static("gateway")),
                 ..whole(Reason::BadSignature)
@@ -238,6 +247,7 @@ impl Decoder {
                 text,
                 native::Sealing {
                     sealer,
+                    pseudonyms: self.pseudonyms,
                     scratch: &mut self.scratch,
                 },
             ),

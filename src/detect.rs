@@ -30,6 +30,7 @@ mod room;
 pub mod series;
 mod single;
 pub mod spend;
+mod told;
 pub mod user;
 pub mod value;
 pub mod window;
@@ -305,6 +306,10 @@ pub struct Counters {
     pub value_overflow: u64,
     /// Events with a text that was scanned in part only.
     pub part_scanned: u64,
+    /// Events whose place in a sequence another event has.
+    pub conflicts: u64,
+    /// Older names (`prev`) that were not believed.
+    pub alias_refused: u64,
     /// Hits of informational rules that would else have been leaks: kept in the sketch, no finding.
     pub informational: u64,
     /// Occurrences in an answer of what its user or its operator had put into the call: no leak.
@@ -328,6 +333,8 @@ impl Counters {
         self.informational += o.informational;
         self.echoed += o.echoed;
         self.unknown_models += o.unknown_models;
+        self.conflicts += o.conflicts;
+        self.alias_refused += o.alias_refused;
     }
 }
 

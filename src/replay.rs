@@ -75,7 +75,7 @@ impl Replay {
     ) -> Self {
         let config = Arc::new(config);
         Self {
-            decoder: Decoder::trusted(sealer),
+            decoder: Decoder::trusted(sealer).taking_pseudonyms(),
             books,
             has_budgets: !budgets.is_empty(),
             budgets: Budgets::new(budgets),

@@ -141,11 +141,9 @@ fn messages_and_persons_do_not_pass_in_the_names_of_trusted_sources() {
     assert_eq!(e.error.as_deref(), Some("other"));
     // What somebody set up stays readable.
     assert_eq!(e.tenant.as_deref(), Some("Acme_Corp"));
-    assert_eq!(
-        (e.tools[1].name.as_str(), e.tools[2].name.as_str()),
-        ("web.search", "S_ka")
-    );
+    assert_eq!(e.tools[1].name, "web.search");
     let keyed = [
+        e.tools[2].name.as_str(),
         e.route.as_deref().expect("a route"),
         e.tools[0].name.as_str(),
     ];
@@ -159,7 +157,8 @@ fn messages_and_persons_do_not_pass_in_the_names_of_trusted_sources() {
     for (said, kept) in [
         ("RateLimitError", "ratelimiterror"),
         ("rate limit", "other"),
-        ("context/length", "context_length"),
+        ("context_length_exceeded", "context_length_exceeded"),
+        ("context/length", "other"),
     ] {
         assert_eq!(
             with("e", &json!({"error": said})).error.as_deref(),
@@ -523,4 +522,191 @@ fn published_vectors_hold() {
         serde_json::from_str(&std::fs::read_to_string(path).expect("vectors")).expect("JSON");
     // A change here breaks every gateway's sealer: new vectors need a new version of the contract.
     assert_eq!(published, vectors());
+}
+
+/// A process that holds keys and texts writes neither to disk when it dies.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_process_that_dies_leaves_no_core_file() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+        .args(["seal", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("runs");
+    let limits = format!("/proc/{}/limits", child.id());
+    let mut core = String::new();
+    // It reads its input until we close it; the first thing it does is what is looked for.
+    for _ in 0..400 {
+        let text = std::fs::read_to_string(&limits).expect("limits");
+        let line = text.lines().find(|l| l.starts_with("Max core file size"));
+        core = line
+            .expect("a limit")
+            .split_whitespace()
+            .skip(4)
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ");
+        if core == "0 0" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().expect("ends").success());
+    assert_eq!(core, "0 0", "soft and hard limit");
+}
+
+/// Runs of five letters or digits of a text, as somebody would recognise it by.
+fn readable(text: &str) -> impl Iterator<Item = String> {
+    let words: Vec<Vec<char>> = text
+        .split(|c: char| !c.is_alphanumeric())
+        .map(|w| w.chars().collect())
+        .collect();
+    let runs: Vec<String> = words
+        .iter()
+        .flat_map(|w| w.windows(5).map(|r| r.iter().collect()))
+        .collect();
+    runs.into_iter()
+}
+
+#[test]
+fn persons_and_numbers_are_in_no_name_of_a_trusted_source() {
+    let cases: [(&str, Value, &str); 13] = [
+        (
+            "tenant",
+            json!({"tenant": "jörg.müller@müller.de"}),
+            "jörg.müller@müller.de",
+        ),
+        (
+            "model",
+            json!({"model": {"requested": "jörg@müller.de"}}),
+            "jörg@müller.de",
+        ),
+        (
+            "model",
+            json!({"model": {"requested": "m", "served": "joerg%40mueller.de"}}),
+            "joerg mueller",
+        ),
+        (
+            "route",
+            json!({"route": "alice@localhost"}),
+            "alice localhost",
+        ),
+        ("team", json!({"team": "078-05-1120"}), "078-05-1120"),
+        (
+            "team",
+            json!({"team": "alice\u{ff20}example"}),
+            "alice example",
+        ),
+        (
+            "client.app",
+            json!({"client": {"app": "4111-1111-1111-1111"}}),
+            "4111-1111",
+        ),
+        (
+            "tools",
+            json!({"tools": [{"name": "lookup_patient_078-05-1120"}]}),
+            "078-05-1120",
+        ),
+        (
+            "error",
+            json!({"error": "{\"message\":\"blocked\",\"input\":\"my-password-is-hunter2\"}"}),
+            "message blocked password hunter2",
+        ),
+        (
+            "sources",
+            json!({"sources": [{"id": "s", "label": "Jörg_Müller_Geb.1970-01-01"}]}),
+            "Müller 1970-01-01",
+        ),
+        ("id", json!({"id": "alice@localhost"}), "alice localhost"),
+        (
+            "operation",
+            json!({"operation": "chat with alice@localhost"}),
+            "alice localhost",
+        ),
+        (
+            "gateway",
+            json!({"gateway": "4111 1111 1111 1111"}),
+            "4111 1111 1111 1111",
+        ),
+    ];
+    for (field, more, secret) in cases {
+        let shown = decode::to_json(&with("e", &more));
+        for part in readable(secret) {
+            assert!(!shown.contains(&part), "{field}: {part} in {shown}");
+        }
+        assert!(!shown.contains(secret), "{field}: {shown}");
+        let again = Decoder::sealed().decode(&record(shown.as_bytes()));
+        assert!(again.is_ok(), "{field}: {again:?}");
+    }
+}
+
+#[test]
+fn names_of_models_and_of_what_was_set_up_stay_readable() {
+    for model in [
+        "anthropic/claude-3.5:beta",
+        "@cf/meta/llama-3-8b-instruct",
+        "claude-3-5-sonnet@20241022",
+        "gpt-4o-2024-08-06",
+        "ft:gpt-4o-mini-2024-07-18:acme::9AbCdEfG",
+        "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-3-7-sonnet-20250219-v1:0",
+    ] {
+        let e = with("e", &json!({"model": {"requested": model}}));
+        assert_eq!(e.model_requested, model);
+    }
+    let e = with(
+        "e",
+        &json!({"tenant": "Acme Corp", "team": "Kunden Träger", "provider": "azure"}),
+    );
+    assert_eq!(
+        (
+            e.tenant.as_deref(),
+            e.team.as_deref(),
+            e.provider.as_deref()
+        ),
+        (Some("Acme_Corp"), Some("Kunden_Tr_ger"), Some("azure"))
+    );
+}
+
+#[test]
+fn a_topic_of_raw_events_takes_nobodys_pseudonym() {
+    let keys = Keys::development();
+    let colleague = "k7:AAAAAAAAAAAAAAAAAAAAAA";
+    let own = keys
+        .pseudonym(veilwatch::seal::Domain::User, None, "colleague")
+        .to_string();
+    for sent in [colleague, own.as_str()] {
+        let raw = json!({"user": sent, "session": sent, "api_key": {"id": sent}, "prev": {"user": colleague}});
+        let e = with("e", &raw);
+        let user = e.user.expect("a user");
+        assert_ne!(user.to_string(), sent);
+        for id in [
+            user,
+            e.session.expect("session"),
+            e.api_key.as_ref().expect("key").id,
+        ] {
+            assert!(keys.all().iter().any(|k| k.kid() == id.kid), "{id}");
+        }
+        assert_eq!(e.prev, None, "older names are made here");
+        // A file may hold what was sealed before.
+        let mut v = raw.clone();
+        for (k, x) in [
+            ("v", json!(1)),
+            ("id", json!("e")),
+            ("gateway", json!("g")),
+            ("at", json!("2026-11-21T07:00:00Z")),
+            ("operation", json!("chat")),
+            ("model", json!({"requested": "m"})),
+            ("status", json!(200)),
+        ] {
+            v[k] = x;
+        }
+        let e = Decoder::trusted(sealer())
+            .taking_pseudonyms()
+            .decode(&record(v.to_string().as_bytes()))
+            .expect("decodes");
+        assert_eq!(e.user.expect("a user").to_string(), sent);
+    }
 }

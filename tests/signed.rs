@@ -97,3 +97,41 @@ fn f41_only_signed_records_count_where_signatures_are_required() {
         assert!(ended(&mut a, Duration::from_secs(45)).success());
     });
 }
+
+#[test]
+fn f41_a_gateway_that_signs_cannot_be_impersonated_by_leaving_the_signature_out() {
+    use std::sync::Arc;
+
+    use veilwatch::decode::signature::Signatures;
+    use veilwatch::decode::{Decoder, RawRecord, Reason};
+    use veilwatch::event::Time;
+
+    let keys = Signatures::parse(&format!("g1 gw1 {SECRET}\n"), false).expect("keys");
+    let mut decoder = Decoder::sealed().with_signatures(Arc::new(keys));
+    let mut decode = |value: &str, signature: Option<&str>| {
+        let headers: &[(&str, &[u8])] = match &signature {
+            Some(s) => &[("vw-sig", s.as_bytes())],
+            None => &[],
+        };
+        decoder
+            .decode(&RawRecord {
+                topic: "t",
+                partition: 0,
+                offset: 0,
+                append: Time(0),
+                key: None,
+                value: Some(value.as_bytes()),
+                headers,
+            })
+            .map(|e| e.gateway.to_string())
+            .map_err(|d| (d.reason, d.path.map(|p| p.to_string())))
+    };
+    let refused = Err((Reason::BadSignature, Some("gateway".to_owned())));
+    let (of_gw1, of_gw2) = (event("a", "gw1"), event("b", "gw2"));
+    let signed = sign(Kid::parse("g1").expect("kid"), &[7; 32], of_gw1.as_bytes());
+    assert_eq!(decode(&of_gw1, Some(&signed)), Ok("gw1".to_owned()));
+    assert_eq!(decode(&of_gw1, None), refused);
+    assert_eq!(decode(&of_gw1, Some("zz:AAAA")), refused);
+    // The rollout goes on: who has no key yet is heard.
+    assert_eq!(decode(&of_gw2, None), Ok("gw2".to_owned()));
+}

@@ -26,7 +26,8 @@ fn pseudonym(domain: &str, n: usize) -> Pseudonym {
     let mut mac = [0; 16];
     mac.copy_from_slice(&h.as_bytes()[..16]);
     Pseudonym {
-        kid: Kid::parse("k7").expect("kid"),
+        // A rotation changes the key.
+        kid: Kid::parse(if domain == "rotated" { "k8" } else { "k7" }).expect("kid"),
         mac,
     }
 }

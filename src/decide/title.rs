@@ -1,7 +1,8 @@
 //! What a rule is called in a sentence: the first thing a person reads on a page.
 //!
 //! Rules from files bring their titles; what the detectors themselves see is named here. An id that
-//! nobody knows (sealed elsewhere by newer rules) is shown as it is.
+//! nobody knows (sealed elsewhere by newer rules) is shown as it is, if it is a word: whoever writes records
+//! chooses it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,8 +16,16 @@ use crate::rule::RuleSet;
 pub struct Titles(Arc<BTreeMap<SmolStr, String>>);
 
 /// What has no rule file. A prefix ending in `-` names all that begin with it.
-const OWN: [(&str, &str); 19] = [
+const OWN: [(&str, &str); 21] = [
     ("access-", "Access outside the rules"),
+    (
+        "audit-alias-refused",
+        "A gateway claims that a known user is another one",
+    ),
+    (
+        "audit-conflicting-sequence",
+        "Two events bear one sequence number",
+    ),
     (
         "audit-cost-mismatch",
         "Reported cost unlike the computed cost",
@@ -72,7 +81,14 @@ impl Titles {
         } else {
             format!(" of {}", h.tenant)
         };
-        let what = self.get(&h.rule).unwrap_or(&h.rule);
+        let word = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
+        let what = self.get(&h.rule).unwrap_or_else(|| {
+            if h.rule.bytes().all(word) {
+                &h.rule
+            } else {
+                "A rule that this program does not know"
+            }
+        });
         format!("{what}: {}{of}", h.subject)
     }
 }

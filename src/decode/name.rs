@@ -117,6 +117,20 @@ pub fn words(s: &str) -> usize {
     s.split_whitespace().count()
 }
 
+/// Whether a trusted source's name can be one that somebody set up, with blanks and the letters of any
+/// language: "Acme Corp", "Kunden Träger". What has other signs may be an address or a message.
+pub fn is_set_up(s: &str) -> bool {
+    s.len() <= MAX_NAME
+        && words(s) <= MAX_WORDS
+        && s.chars()
+            .all(|c| name_char(c) || c.is_whitespace() || c.is_alphabetic())
+}
+
+/// Whether `@` stands in `s`, also as an URL or a wide keyboard writes it.
+pub fn holds_at(s: &str) -> bool {
+    s.contains(['@', '\u{ff20}']) || s.contains("%40")
+}
+
 /// Whether a name holds a number that belongs to a person: a social security number, a card, a phone.
 pub fn holds_number(s: &str) -> bool {
     let says = |name: &str, s: &str| validator(name).is_some_and(|v| v(s));
@@ -126,11 +140,17 @@ pub fn holds_number(s: &str) -> bool {
         let digits = run.bytes().filter(u8::is_ascii_digit).count();
         match digits {
             13..=19 if says("luhn", run) && says("card-iin", run) => true,
-            9 => says("us-ssn", run),
+            9 => says("us-ssn", run) || is_ssn_shaped(run),
             10..=15 => run.contains(['+', '(', ' ']) && says("phone", run),
             _ => false,
         }
     })
+}
+
+/// `ddd-dd-dddd`: whoever writes nine digits so means a social security number, issued or not.
+fn is_ssn_shaped(run: &str) -> bool {
+    let b = run.as_bytes();
+    b.len() == 11 && b[3] == b[6] && [3, 6].map(|i| b[i]).iter().all(|c| !c.is_ascii_digit())
 }
 
 /// Maps a trusted source's name into an alphabet: other characters become `_`, the rest is cut.

@@ -30,6 +30,8 @@ pub(super) struct Bad {
 /// What a trusted source's texts and identities are sealed with.
 pub(super) struct Sealing<'k> {
     pub sealer: &'k Sealer,
+    /// Identities that are pseudonyms already are taken as such.
+    pub pseudonyms: bool,
     pub scratch: &'k mut Scratch,
 }
 
@@ -99,13 +101,25 @@ impl Reader<'_, '_> {
         })
     }
 
-    /// A pseudonym; in trusted sources a plain identity is sealed here.
+    /// A pseudonym; in trusted sources an identity is sealed here, whatever it looks like: callers may
+    /// choose what a gateway passes on, and somebody else's pseudonym is no secret.
     fn identity(&self, path: Path<'_>, domain: Domain, s: &Str<'_>) -> Result<Pseudonym, Bad> {
-        match (s.0.parse(), self.keys) {
-            (Ok(p), _) => Ok(p),
-            (Err(_), Some(k)) => Ok(k.pseudonym(domain, self.tenant.as_deref(), &s.0)),
-            (Err(_), None) => self.bad(Reason::UnsealedIdentity, path, Some(s)),
+        match self.keys {
+            Some(k) => Ok(match self.sent_sealed(s) {
+                Some(p) => p,
+                None => k.pseudonym(domain, self.tenant.as_deref(), &s.0),
+            }),
+            None => match s.0.parse() {
+                Ok(p) => Ok(p),
+                Err(_) => self.bad(Reason::UnsealedIdentity, path, Some(s)),
+            },
         }
+    }
+
+    /// What a source that may hold sealed events beside raw ones has sealed already.
+    fn sent_sealed(&self, s: &Str<'_>) -> Option<Pseudonym> {
+        let takes = self.sealing.as_ref().is_some_and(|s| s.borrow().pseudonyms);
+        takes.then(|| s.0.parse().ok()).flatten()
     }
 
     fn maybe_identity(
@@ -304,7 +318,12 @@ impl Reader<'_, '_> {
         user: Option<&Str<'_>>,
         api_key: Option<&Str<'_>>,
     ) -> Result<Option<Previous>, Bad> {
-        if let Some(Obj(p)) = sent {
+        // In a trusted source older names are made here: what the caller says of them is not asked for.
+        let raw = self
+            .sealing
+            .as_ref()
+            .is_some_and(|s| !s.borrow().pseudonyms);
+        if let Some(Obj(p)) = sent.filter(|_| !raw) {
             let prev = Previous {
                 user: self.maybe_identity(
                     format_args!("prev.user"),
@@ -323,7 +342,7 @@ impl Reader<'_, '_> {
             return Ok(None);
         };
         let old = |d, s: Option<&Str<'_>>| {
-            s.filter(|s| s.0.parse::<Pseudonym>().is_err())
+            s.filter(|s| self.sent_sealed(s).is_none())
                 .and_then(|s| keys.previous(d, self.tenant.as_deref(), &s.0))
         };
         let prev = Previous {

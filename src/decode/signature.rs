@@ -1,7 +1,10 @@
 //! Header `vw-sig`: `kid:base64url(HMAC-SHA256(gateway key, value))`, so that nobody can publish in
 //! a gateway's name.
+//!
+//! A gateway that has a key of its own is heard only with a signature, whatever is required of others:
+//! else leaving the header out would be the way to speak for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -23,19 +26,40 @@ pub struct GatewayKey {
     pub secret: Zeroizing<Vec<u8>>,
 }
 
+/// Who signed a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signer<'a> {
+    /// Nobody whose key is known.
+    Nobody,
+    /// A key that speaks for any gateway.
+    Any,
+    /// The key of this gateway.
+    Gateway(&'a SmolStr),
+}
+
 /// The keys that may sign, and whether each record must be signed.
 #[derive(Default)]
 pub struct Signatures {
-    /// Keys by id.
-    pub keys: BTreeMap<Kid, GatewayKey>,
-    /// Whether an unsigned record is refused.
-    pub required: bool,
+    keys: BTreeMap<Kid, GatewayKey>,
+    /// Gateways that have a key of their own.
+    bound: BTreeSet<SmolStr>,
+    required: bool,
 }
 
 /// Shortest secret that is taken, bytes: below it a signature can be guessed from one record.
 const MIN_SECRET: usize = 16;
 
 impl Signatures {
+    /// With these keys; `required`: an unsigned record is refused, whoever it speaks for.
+    pub fn new(keys: BTreeMap<Kid, GatewayKey>, required: bool) -> Self {
+        let bound = keys.values().filter_map(|k| k.gateway.clone()).collect();
+        Self {
+            keys,
+            bound,
+            required,
+        }
+    }
+
     /// Reads a key file: a line `KID GATEWAY BASE64` for each key, `*` for any gateway; `#` begins a
     /// comment.
     ///
@@ -78,17 +102,36 @@ impl Signatures {
                 return Err(format!("line {n}: the key's id stands twice"));
             }
         }
-        Ok(Self { keys, required })
+        Ok(Self::new(keys, required))
     }
 
-    /// Checks a record's header. Returns the gateway that the key speaks for, if it is bound to one.
-    pub fn check(
-        &self,
-        headers: &[(&str, &[u8])],
-        value: &[u8],
-    ) -> Result<Option<&SmolStr>, Reason> {
+    /// The key that speaks for all gateways, if there is exactly one key and it is that: what the seal job
+    /// signs with.
+    pub fn into_signing_key(self) -> Option<(Kid, Zeroizing<Vec<u8>>)> {
+        let mut keys = self.keys.into_iter();
+        match (keys.next(), keys.next()) {
+            (Some((kid, key)), None) if key.gateway.is_none() => Some((kid, key.secret)),
+            _ => None,
+        }
+    }
+
+    /// Whether a record signed so may speak for a gateway: one with a key of its own is heard only
+    /// with that key, or with one that speaks for all.
+    pub fn speaks_for(&self, signer: Signer<'_>, gateway: &str) -> bool {
+        match signer {
+            Signer::Nobody => !self.bound.contains(gateway),
+            Signer::Any => true,
+            Signer::Gateway(own) => own == gateway,
+        }
+    }
+
+    /// Checks a record's header.
+    ///
+    /// # Errors
+    /// A signature that does not fit, or none where each record must have one.
+    pub fn check(&self, headers: &[(&str, &[u8])], value: &[u8]) -> Result<Signer<'_>, Reason> {
         if self.keys.is_empty() && !self.required {
-            return Ok(None);
+            return Ok(Signer::Nobody);
         }
         let mut found = headers
             .iter()
@@ -98,7 +141,7 @@ impl Signatures {
             return if self.required {
                 Err(Reason::BadSignature)
             } else {
-                Ok(None)
+                Ok(Signer::Nobody)
             };
         };
         if found.next().is_some() {
@@ -115,7 +158,7 @@ impl Signatures {
             return if self.required {
                 Err(Reason::UnknownKey)
             } else {
-                Ok(None)
+                Ok(Signer::Nobody)
             };
         };
         let mut tag = [0u8; 48];
@@ -127,7 +170,7 @@ impl Signatures {
         mac.update(value);
         mac.verify_slice(&tag[..n])
             .map_err(|_| Reason::BadSignature)?;
-        Ok(key.gateway.as_ref())
+        Ok(key.gateway.as_ref().map_or(Signer::Any, Signer::Gateway))
     }
 }
 
@@ -148,17 +191,47 @@ mod tests {
             gateway: Some("gw".into()),
             secret: Zeroizing::new(b"s3cret".to_vec()),
         };
-        Signatures {
-            keys: [(Kid::parse("g1").expect("kid"), key)].into(),
-            required,
-        }
+        let any = GatewayKey {
+            gateway: None,
+            secret: Zeroizing::new(b"f0r all".to_vec()),
+        };
+        let kid = |s| Kid::parse(s).expect("kid");
+        Signatures::new([(kid("g1"), key), (kid("any"), any)].into(), required)
+    }
+
+    /// Whether a record of a gateway is taken with this header.
+    fn taken(gateway: &str, signature: Option<&str>) -> bool {
+        let value = b"value";
+        let header = signature.map(|s| (HEADER, s.as_bytes()));
+        let ring = ring(false);
+        ring.check(header.as_slice(), value)
+            .is_ok_and(|signer| ring.speaks_for(signer, gateway))
+    }
+
+    #[test]
+    fn a_gateway_with_a_key_is_not_heard_without_it() {
+        let kid = |s| Kid::parse(s).expect("kid");
+        let own = sign(kid("g1"), b"s3cret", b"value");
+        let any = sign(kid("any"), b"f0r all", b"value");
+        let unknown = sign(kid("zz"), b"s3cret", b"value");
+        assert!(taken("gw", Some(&own)) && taken("gw", Some(&any)));
+        assert!(!taken("gw", None), "the header was left out");
+        assert!(!taken("gw", Some(&unknown)), "a key that nobody knows");
+        assert!(!taken("gw", Some("zz:AAAA")));
+        // Who cannot sign yet is heard as before, and speaks for nobody else.
+        assert!(taken("other", None) && taken("other", Some(&unknown)));
+        assert!(!taken("other", Some(&own)));
+        assert!(taken("other", Some(&any)));
     }
 
     #[test]
     fn signed_records_pass_and_changed_ones_do_not() {
         let sig = sign(Kid::parse("g1").expect("kid"), b"s3cret", b"value");
         let h: &[(&str, &[u8])] = &[("vw-sig", sig.as_bytes())];
-        assert_eq!(ring(true).check(h, b"value"), Ok(Some(&"gw".into())));
+        assert_eq!(
+            ring(true).check(h, b"value"),
+            Ok(Signer::Gateway(&"gw".into()))
+        );
         assert_eq!(ring(false).check(h, b"valuf"), Err(Reason::BadSignature));
         let twice = [h[0], h[0]];
         assert_eq!(
@@ -196,9 +269,9 @@ mod tests {
         let other = sign(Kid::parse("g2").expect("kid"), b"s3cret", b"value");
         let h: &[(&str, &[u8])] = &[("vw-sig", other.as_bytes())];
         assert_eq!(ring(true).check(&[], b"v"), Err(Reason::BadSignature));
-        assert_eq!(ring(false).check(&[], b"v"), Ok(None));
+        assert_eq!(ring(false).check(&[], b"v"), Ok(Signer::Nobody));
         assert_eq!(ring(true).check(h, b"value"), Err(Reason::UnknownKey));
-        assert_eq!(ring(false).check(h, b"value"), Ok(None));
+        assert_eq!(ring(false).check(h, b"value"), Ok(Signer::Nobody));
         for bad in [&b"g1:"[..], b"g1", b"\xff", b"g1:!!!!", b"g1:AAAA"] {
             assert_eq!(
                 ring(false).check(&[("vw-sig", bad)], b"v"),

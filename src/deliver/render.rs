@@ -28,9 +28,34 @@ const PAGERDUTY_SUMMARY: usize = 1024;
 const SLACK_HEADER: usize = 150;
 
 /// Makes a string harmless for every channel: composed (NFC), one line, no control characters, no
-/// invisible or direction-changing characters (shown as `\u{…}` so that the trick is seen), at most
-/// `most` graphemes.
+/// invisible or direction-changing characters (shown as `\u{…}` so that the trick is seen), nothing that
+/// readers of mail and chat turn into a link, at most `most` graphemes.
 pub fn inert(s: &str, most: usize) -> String {
+    let shown = shown(s, most);
+    if shown.contains("://") || shown.to_ascii_lowercase().contains("www.") {
+        return unlinked(&shown);
+    }
+    shown
+}
+
+/// Breaks what would be a link, visibly: `https[:]//evil.example`, `www[.]evil.example`.
+fn unlinked(s: &str) -> String {
+    let broken = s.replace("://", "[:]//");
+    let lower = broken.to_ascii_lowercase();
+    let mut out = String::with_capacity(broken.len() + 8);
+    let mut from = 0;
+    for (at, www) in lower.match_indices("www.") {
+        let dot = at + www.len() - 1;
+        out.push_str(&broken[from..dot]);
+        out.push_str("[.]");
+        from = dot + 1;
+    }
+    out.push_str(&broken[from..]);
+    out
+}
+
+/// The same for a string of the operator's own: the runbook's address stays one.
+fn shown(s: &str, most: usize) -> String {
     let mut out = String::with_capacity(s.len().min(most * 4));
     // Cut first: a megabyte of text must not be normalised for the sake of 256 characters.
     let head: String = s.chars().take(most.saturating_mul(4)).collect();
@@ -175,7 +200,7 @@ fn facts(n: &Notification) -> Vec<(&'static str, String)> {
             "Rule",
             format!("{} / {}", inert(&n.detector, NAME), inert(&n.rule, NAME)),
         ),
-        ("Runbook", inert(&n.runbook, SENTENCE)),
+        ("Runbook", shown(&n.runbook, SENTENCE)),
         ("Silence", inert(&n.silence_command, SENTENCE)),
         (
             "Incident",
@@ -264,7 +289,7 @@ pub fn webhook(message: &Message) -> Value {
             "members_over": n.over,
             "since": Time(n.since_ms).to_string(),
             "findings": n.findings,
-            "runbook": inert(&n.runbook, SENTENCE),
+            "runbook": shown(&n.runbook, SENTENCE),
             "silence": inert(&n.silence_command, SENTENCE),
         }
     })
@@ -309,7 +334,8 @@ pub fn pagerduty(n: &Notification, routing_key: &str) -> Value {
 /// `<!channel>` or `<@U…>` in a name mentions nobody.
 pub fn slack(n: &Notification) -> Value {
     let plain =
-        |s: String, most| json!({"type": "plain_text", "text": inert(&s, most), "emoji": false});
+        // Facts are inert already; one of them is the runbook's address.
+        |s: String, most| json!({"type": "plain_text", "text": shown(&s, most), "emoji": false});
     let fields: Vec<Value> = facts(n)
         .into_iter()
         .filter(|(name, _)| *name != "What")
@@ -350,7 +376,7 @@ pub fn alertmanager(n: &Notification) -> Value {
                 "summary": subject(n),
                 "description": inert(&n.reason, SENTENCE),
                 "subject": inert(&n.subject, NAME),
-                "runbook_url": inert(&n.runbook, SENTENCE),
+                "runbook_url": shown(&n.runbook, SENTENCE),
                 "silence": inert(&n.silence_command, SENTENCE),
             },
             "startsAt": Time(n.since_ms).to_string(),

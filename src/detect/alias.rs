@@ -3,6 +3,10 @@
 //! Whoever observes an event must first have said what is known of the pseudonyms in it
 //! ([`super::PartitionState::unknown`]), as with users' rows. The cache keeps the
 //! [`MAX_ENTRIES`] used last and never drops what a batch in flight may have added.
+//!
+//! An older name (`prev`) is what any publisher of the topic may write. It is believed at a rotation's
+//! first sight only: under another key id, and of a user without a history. What is refused is counted
+//! and told.
 
 use std::collections::HashMap;
 
@@ -73,6 +77,22 @@ impl Aliases {
         self.map.insert(name, entry);
     }
 
+    /// What an event says about an older name, as far as the names tell: of one rotation to the next the
+    /// key's id changes, and no two names under one key are the same user.
+    pub fn claim(&self, new: Pseudonym, old: Option<Pseudonym>) -> Claim {
+        let Some(old) = old.filter(|o| *o != new) else {
+            return Claim::None;
+        };
+        let oldest = self.get(&old).unwrap_or(old);
+        if oldest == new {
+            Claim::None
+        } else if old.kid == new.kid || oldest.kid == new.kid {
+            Claim::Refused
+        } else {
+            Claim::Oldest(oldest)
+        }
+    }
+
     /// Ends a batch: what was not used for longest leaves, down to seven eighths.
     pub fn end_batch(&mut self) {
         self.batch += 1;
@@ -98,18 +118,31 @@ impl Aliases {
     }
 }
 
+/// See [`Aliases::claim`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Nothing that is not known.
+    None,
+    /// This is the oldest name, if the newer one is of nobody who is known.
+    Oldest(Pseudonym),
+    /// What cannot be.
+    Refused,
+}
+
 /// Ids of a batch, each once.
 pub(super) type Once = std::collections::HashSet<(Pseudonym, Wanted), Fast>;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
 
     use super::*;
     use crate::decode::bare;
     use crate::detect::{DetectConfig, Effects, PartitionState, Seen};
-    use crate::event::{ApiKey, Event, KeyClass, Kid, Position, Previous, Role, Side, Sketch};
+    use crate::event::{
+        ApiKey, Event, KeyClass, Kid, Position, Previous, Role, Side, Sketch, SmolStr,
+    };
 
     fn name(n: u32) -> Pseudonym {
         let mut mac = [0; 16];
@@ -172,6 +205,7 @@ mod tests {
         rows: BTreeMap<Pseudonym, (i64, Arc<[u8]>)>,
         offset: i64,
         asked: usize,
+        refused: u64,
     }
 
     impl Caller {
@@ -200,6 +234,7 @@ mod tests {
             }
             state.end_batch(&mut out);
             assert_eq!(out.counters.unloaded_users, 0);
+            self.refused += out.counters.alias_refused;
             self.rows.extend(
                 out.user_rows
                     .into_iter()
@@ -271,6 +306,93 @@ mod tests {
             caller.rows.keys().filter(|u| u.kid == name(0).kid).count(),
             0
         );
+    }
+
+    /// Events one by one or all in one batch, with a restart after each batch or none: the same names.
+    fn names(events: &[Event], cut: usize, restart: bool) -> (Vec<Option<Pseudonym>>, u64) {
+        let config = Arc::new(DetectConfig::default());
+        let mut state = PartitionState::new(config.clone());
+        let mut caller = Caller::default();
+        let mut seen = Vec::new();
+        for batch in events.chunks(cut) {
+            seen.extend(caller.batch(&mut state, batch).iter().map(|s| s.user));
+            if restart {
+                let (c, rows) = state.checkpoint(caller.offset);
+                caller
+                    .rows
+                    .extend(rows.into_iter().map(|r| (r.user, (r.as_of, r.state))));
+                state = PartitionState::restore(config.clone(), c.fmt, &c.bytes).expect("restores");
+            }
+        }
+        (seen, caller.refused)
+    }
+
+    #[test]
+    fn who_has_a_history_is_not_renamed() {
+        let (victim, other) = (name(1), old(2));
+        let mut events: Vec<Event> = (0..10).map(|n| event(n, victim, None)).collect();
+        events.push(event(10, victim, Some(other)));
+        events.extend((11..14).map(|n| event(n, victim, None)));
+        for (cut, restart) in [(1, false), (1, true), (14, false), (4, false), (4, true)] {
+            let (seen, refused) = names(&events, cut, restart);
+            assert!(seen.iter().all(|u| *u == Some(victim)), "cut {cut}");
+            assert_eq!(refused, 1, "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn two_names_under_one_key_are_two_users() {
+        let events = [
+            event(0, name(1), Some(name(2))),
+            event(1, name(2), Some(name(1))),
+            event(2, name(1), None),
+        ];
+        for cut in [1, 3] {
+            let (seen, refused) = names(&events, cut, false);
+            assert_eq!(seen, [Some(name(1)), Some(name(2)), Some(name(1))]);
+            assert_eq!(refused, 2);
+        }
+        // Nor by way of a third.
+        let events = [
+            event(0, old(5), Some(name(1))),
+            event(1, name(2), Some(old(5))),
+        ];
+        let (seen, refused) = names(&events, 2, false);
+        assert_eq!((seen[1], refused), (Some(name(2)), 1));
+    }
+
+    #[test]
+    fn a_rotation_is_believed_however_batches_are_cut() {
+        let mut events: Vec<Event> = (0..5).map(|n| event(n, old(1), None)).collect();
+        events.extend((5..10).map(|n| event(n, name(1), Some(old(1)))));
+        events.extend((10..15).map(|n| event(n, name(1), None)));
+        for (cut, restart) in [(1, false), (1, true), (15, false), (6, false), (6, true)] {
+            let (seen, refused) = names(&events, cut, restart);
+            assert!(seen.iter().all(|u| *u == Some(old(1))), "cut {cut}");
+            assert_eq!(refused, 0);
+        }
+    }
+
+    #[test]
+    fn each_refusal_is_told_of_its_gateway() {
+        let mut state = PartitionState::new(Arc::new(DetectConfig::default()));
+        let mut out = Effects::default();
+        for n in 0..50u32 {
+            let mut e = event(n, name(n), Some(name(n + 100)));
+            e.gateway = SmolStr::new(["gw-a", "gw-b"][usize::from(n % 2 == 1)]);
+            let position = Position {
+                offset: i64::from(n),
+                append: Time(i64::from(n / 25) * 60_000 + 600_000),
+            };
+            state.load_user(name(n), None, false);
+            state.observe(position, &e, None, &mut out);
+        }
+        assert_eq!(out.counters.alias_refused, 50);
+        let told = out.findings.iter();
+        let of_a = told.clone().filter(|f| f.subject == "gateway:gw-a").count();
+        assert_eq!((told.len(), of_a), (50, 25));
+        let ids: BTreeSet<_> = told.map(|f| f.id).collect();
+        assert_eq!(ids.len(), 50);
     }
 
     #[test]

@@ -10,10 +10,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::alias::{Aliases, Once, Wanted};
+use super::alias::{Aliases, Claim, Once, Wanted};
 use super::resident::{Fast, Residents};
+use super::told::Wrong;
 use super::user::UserState;
-use super::window::Window;
+use super::window::{Sight, Window};
 use super::wire::{Reader, Writer};
 use super::{
     Checkpoint, DetectConfig, Effects, Finding, FlaggedEvent, RestoreError, Seen, UserRow, access,
@@ -21,8 +22,8 @@ use super::{
 };
 use crate::event::{Event, Pico, Position, Pseudonym, Sketch, SmolStr, Stage, Time};
 
-/// Format of a partition's checkpoint.
-pub const FORMAT: i32 = 1;
+/// Format of a partition's checkpoint. In the one before, places of sequences had no mark of the event there.
+pub const FORMAT: i32 = 2;
 
 /// What a single event's findings are about: its user, else its key, else its gateway.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +96,7 @@ impl PartitionState {
         fmt: i32,
         bytes: &[u8],
     ) -> Result<Self, RestoreError> {
-        if fmt != FORMAT {
+        if fmt != FORMAT && fmt != FORMAT - 1 {
             return Err(RestoreError::Format {
                 found: fmt,
                 expected: FORMAT,
@@ -107,7 +108,7 @@ impl PartitionState {
             len: bytes.len(),
         };
         let mut state = Self::new(config);
-        state.window = Window::decode(&mut r).map_err(damaged)?;
+        state.window = Window::decode(&mut r, fmt == FORMAT).map_err(damaged)?;
         for _ in 0..r.len().map_err(damaged)? {
             let new = r.pseudonym().map_err(damaged)?;
             let old = r.pseudonym().map_err(damaged)?;
@@ -203,7 +204,7 @@ impl PartitionState {
     pub fn missing_users<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Vec<Pseudonym> {
         let mut seen = std::collections::HashSet::<Pseudonym, Fast>::default();
         let mut missing = Vec::new();
-        for user in events.filter_map(|e| self.user_of(e)) {
+        for user in events.flat_map(|e| self.users_of(e)).flatten() {
             if seen.insert(user) && !self.is_resident(&user) {
                 missing.push(user);
             }
@@ -215,6 +216,7 @@ impl PartitionState {
     /// another partition; the baseline learns again. A row that cannot be read starts afresh, and
     /// `false` says so.
     pub fn load_user(&mut self, user: Pseudonym, row: Option<(i64, &[u8])>, copy: bool) -> bool {
+        let stored = row.is_some();
         let (mut state, readable) = match row {
             None => (UserState::default(), true),
             Some((as_of, bytes)) => match UserState::decode(as_of, bytes) {
@@ -222,6 +224,7 @@ impl PartitionState {
                 Err(_) => (UserState::default(), false),
             },
         };
+        state.stored = stored;
         if copy {
             // Offsets of another partition mean nothing here, and its time does not count.
             state.as_of = 0;
@@ -248,31 +251,32 @@ impl PartitionState {
         cost: Option<Pico>,
         out: &mut Effects,
     ) -> Option<Seen> {
-        if self.window.is_duplicate(event, position.append) {
-            out.counters.duplicates += 1;
-            return None;
+        match self.window.see(event, position.append) {
+            Sight::New => {}
+            Sight::Duplicate => {
+                out.counters.duplicates += 1;
+                return None;
+            }
+            Sight::Conflict => {
+                out.counters.conflicts += 1;
+                self.tell(Wrong::Sequence, event, position.append, out);
+            }
         }
         let (end, clamped) = event.end(position.append);
         let closes = (end.minute() + 1) * 60_000 + super::CLOSE_AFTER_MS;
         // The minute may close once a watermark, the append time of some record, has reached it: a
         // record appended at that very moment must already count as late.
         let late = position.append.0 >= closes;
+        let refused = out.counters.alias_refused;
         let seen = Seen {
             end,
             late,
-            user: self.alias(
-                event.user,
-                event.prev.and_then(|p| p.user),
-                position.append,
-                out,
-            ),
-            api_key: self.alias(
-                event.api_key.as_ref().map(|k| k.id),
-                event.prev.and_then(|p| p.api_key),
-                position.append,
-                out,
-            ),
+            user: self.user_alias(event, position.append, out),
+            api_key: self.key_alias(event, position.append, out),
         };
+        if out.counters.alias_refused > refused {
+            self.tell(Wrong::Alias, event, position.append, out);
+        }
         out.counters.events += 1;
         out.counters.late += u64::from(late);
         out.counters.clamped += u64::from(clamped);
@@ -379,44 +383,93 @@ impl PartitionState {
         }
     }
 
-    fn user_of(&self, event: &Event) -> Option<Pseudonym> {
-        let user = event.user?;
+    /// Whose states an event may need: the user's, and where the event names an older name, that one's.
+    /// Which of them it is depends on whether the user has a state.
+    fn users_of(&self, event: &Event) -> [Option<Pseudonym>; 2] {
+        let Some(user) = event.user else {
+            return [None, None];
+        };
         if let Some(old) = self.aliases.get(&user).filter(|o| *o != user) {
-            return Some(old);
+            return [Some(old), None];
         }
-        match event.prev.and_then(|p| p.user) {
-            Some(old) => Some(self.aliases.get(&old).unwrap_or(old)),
-            None => Some(user),
+        match self.aliases.claim(user, event.prev.and_then(|p| p.user)) {
+            Claim::Oldest(old) => [Some(user), Some(old)],
+            Claim::None | Claim::Refused => [Some(user), None],
         }
     }
 
-    /// The oldest known pseudonym; the first sight of a rotation is an effect, and a use after a day.
-    fn alias(
+    /// The user's oldest known name. An older one is believed at a rotation's first sight only: who has a
+    /// history is not renamed, or one event of anybody would give a user's traffic another name.
+    fn user_alias(&mut self, event: &Event, append: Time, out: &mut Effects) -> Option<Pseudonym> {
+        let new = event.user?;
+        let old = event.prev.and_then(|p| p.user);
+        if let Some(known) = self.known_alias(new, append, out) {
+            return Some(known);
+        }
+        match self.aliases.claim(new, old) {
+            Claim::None => Some(new),
+            Claim::Oldest(oldest) if !self.is_known(&new) => {
+                // Nothing was ever booked under the new name.
+                self.users.forget(&new);
+                self.evicted.remove(&new);
+                self.aliases.insert(new, oldest, append);
+                out.aliases.push((new, oldest));
+                Some(oldest)
+            }
+            Claim::Oldest(_) | Claim::Refused => {
+                out.counters.alias_refused += 1;
+                Some(new)
+            }
+        }
+    }
+
+    /// The same for an API key: keys have no state, so the first older name is believed.
+    fn key_alias(&mut self, event: &Event, append: Time, out: &mut Effects) -> Option<Pseudonym> {
+        let new = event.api_key.as_ref()?.id;
+        let old = event.prev.and_then(|p| p.api_key);
+        if let Some(known) = self.known_alias(new, append, out) {
+            return Some(known);
+        }
+        match self.aliases.claim(new, old) {
+            Claim::None => Some(new),
+            Claim::Oldest(oldest) => {
+                self.aliases.insert(new, oldest, append);
+                out.aliases.push((new, oldest));
+                Some(oldest)
+            }
+            Claim::Refused => {
+                out.counters.alias_refused += 1;
+                Some(new)
+            }
+        }
+    }
+
+    /// The older name that is known already; its use is an effect once a day.
+    fn known_alias(
         &mut self,
-        new: Option<Pseudonym>,
-        old: Option<Pseudonym>,
+        new: Pseudonym,
         append: Time,
         out: &mut Effects,
     ) -> Option<Pseudonym> {
-        let new = new?;
-        if let Some((known, note)) = self.aliases.used(&new, append)
-            && known != new
-        {
-            if note {
-                out.aliases.push((new, known));
-            }
-            return Some(known);
+        let (known, note) = self.aliases.used(&new, append)?;
+        if known == new {
+            return None;
         }
-        let Some(old) = old.filter(|o| *o != new) else {
-            return Some(new);
-        };
-        let oldest = self.aliases.get(&old).unwrap_or(old);
-        if oldest == new {
-            return Some(new);
+        if note {
+            out.aliases.push((new, known));
         }
-        self.aliases.insert(new, oldest, append);
-        out.aliases.push((new, oldest));
-        Some(oldest)
+        Some(known)
+    }
+
+    fn tell(&self, wrong: Wrong, event: &Event, append: Time, out: &mut Effects) {
+        let (end, _) = event.end(append);
+        out.findings.push(wrong.finding(&self.config, event, end));
+    }
+
+    /// Whether a user was seen before this event.
+    fn is_known(&self, user: &Pseudonym) -> bool {
+        let state = self.users.peek(user).or_else(|| self.evicted.get(user));
+        state.is_some_and(UserState::is_known)
     }
 
     /// The oldest name of a pseudonym and when its use was last noted, as Postgres has them; `None`: it

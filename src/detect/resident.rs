@@ -7,7 +7,7 @@
 //! state leaves as a row and comes back equal to the bit.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasher as _;
 
 use super::user::UserState;
 use crate::event::Pseudonym;
@@ -28,37 +28,10 @@ const GROW_BY: usize = 512;
 /// No neighbour.
 const NONE: u32 = u32::MAX;
 
-/// Hashes keys that are keyed hashes already (an attacker cannot choose them): mixing is enough.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct FastHasher(u64);
-
-impl Hasher for FastHasher {
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 29)
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut b = [0u8; 8];
-            b[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(b));
-        }
-    }
-    fn write_u64(&mut self, v: u64) {
-        self.0 = (self.0.rotate_left(5) ^ v).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-    fn write_u32(&mut self, v: u32) {
-        self.write_u64(u64::from(v));
-    }
-    fn write_usize(&mut self, v: usize) {
-        self.write_u64(v as u64);
-    }
-    fn write_u8(&mut self, v: u8) {
-        self.write_u64(u64::from(v));
-    }
-}
-
-/// See [`FastHasher`].
-pub type Fast = BuildHasherDefault<FastHasher>;
+/// Hashes pseudonyms, with a seed of the process. They look like keyed hashes, but whoever publishes sealed
+/// events writes what he likes there: with a known hash all of them would meet in one place of a table.
+/// Nothing that leaves a table is in its order.
+pub type Fast = foldhash::fast::RandomState;
 
 #[derive(Debug)]
 struct Slot {
@@ -95,6 +68,8 @@ pub struct Residents {
     main: List,
     sketch: Vec<u8>,
     sights: u32,
+    /// Of the sketch: who knew its cells could take a chosen user's place.
+    seed: foldhash::quality::RandomState,
 }
 
 impl Default for Residents {
@@ -107,6 +82,7 @@ impl Default for Residents {
             main: List::EMPTY,
             sketch: vec![0; SKETCH * ROWS],
             sights: 0,
+            seed: foldhash::quality::RandomState::default(),
         }
     }
 }
@@ -115,6 +91,19 @@ impl Residents {
     /// Whether the user is here.
     pub fn contains(&self, user: &Pseudonym) -> bool {
         self.index.contains_key(user)
+    }
+
+    /// The user's state; leaves no trace.
+    pub fn peek(&self, user: &Pseudonym) -> Option<&UserState> {
+        let i = *self.index.get(user)?;
+        Some(&self.slots[i as usize].state)
+    }
+
+    /// Lets a user go who turned out to be another one.
+    pub fn forget(&mut self, user: &Pseudonym) {
+        if let Some(i) = self.index.get(user) {
+            self.remove(*i);
+        }
     }
 
     /// The user's state, marked as used now.
@@ -250,15 +239,18 @@ impl Residents {
         list.len += 1;
     }
 
-    fn cells(user: &Pseudonym) -> [usize; ROWS] {
-        let word = |at: usize| usize::from(user.mac[at]) | usize::from(user.mac[at + 1]) << 8;
+    fn cells(&self, user: &Pseudonym) -> [usize; ROWS] {
+        let bytes = self.seed.hash_one(user).to_le_bytes();
+        let (parts, _) = bytes.as_chunks::<2>();
         std::array::from_fn(|row| {
-            row * SKETCH + (word(row * 4) ^ (word(row * 4 + 2) << 3)) % SKETCH
+            // Sixteen bits a row.
+            let part = usize::from(u16::from_le_bytes(parts[row]));
+            row * SKETCH + part % SKETCH
         })
     }
 
     fn count(&mut self, user: &Pseudonym) {
-        for cell in Self::cells(user) {
+        for cell in self.cells(user) {
             self.sketch[cell] = self.sketch[cell].saturating_add(1).min(15);
         }
         self.sights += 1;
@@ -271,7 +263,7 @@ impl Residents {
     }
 
     fn frequency(&self, user: &Pseudonym) -> u8 {
-        Self::cells(user)
+        self.cells(user)
             .into_iter()
             .map(|c| self.sketch[c])
             .min()
@@ -296,6 +288,28 @@ mod tests {
             kid: Kid::parse("k7").expect("kid"),
             mac,
         }
+    }
+
+    #[test]
+    fn users_that_somebody_chose_meet_in_no_place() {
+        let chosen = |n: u32| Pseudonym {
+            kid: Kid::parse(&format!("{n:05}")).expect("kid"),
+            mac: [7; 16],
+        };
+        let state = Fast::default();
+        let hashes: std::collections::BTreeSet<u64> = (0..8_192)
+            .map(|n| state.hash_one(chosen(n)) % 65_536)
+            .collect();
+        // Random ones would take some 7,700 of the places.
+        assert!(hashes.len() > 7_000, "{} places", hashes.len());
+        // The places of one user differ from process to process, here from table to table.
+        let cells = |user: &Pseudonym| -> std::collections::BTreeSet<[usize; ROWS]> {
+            (0..8).map(|_| Residents::default().cells(user)).collect()
+        };
+        assert!(cells(&chosen(1)).len() > 1);
+        let r = Residents::default();
+        let all: std::collections::BTreeSet<_> = (0..1_000).map(|n| r.cells(&chosen(n))).collect();
+        assert!(all.len() > 990, "{}", all.len());
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct UserState {
     pub as_of: i64,
     /// Whether it differs from the stored row.
     pub dirty: bool,
+    /// Whether there was a row of it, here or of another partition. Not part of the row.
+    pub stored: bool,
     /// End of the first event: a baseline learns from here.
     pub born: Option<Time>,
     /// Spending.
@@ -68,6 +70,11 @@ impl UserState {
             spend::Baseline::decode_v1(&mut r)?
         };
         Ok(s)
+    }
+
+    /// Whether the user was seen before: somebody who has a history.
+    pub fn is_known(&self) -> bool {
+        self.stored || self.born.is_some()
     }
 
     /// Remembers an attempt.

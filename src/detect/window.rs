@@ -3,8 +3,13 @@
 //! By (gateway, boot, lane, seq) where given, else by (gateway, `id`), against the last [`MAX_ENTRIES`] events
 //! or the last [`MAX_AGE_MS`] of append time, whichever is fewer. A duplicate beyond that, or in
 //! another partition, counts; the leader reports overlaps of sequences.
+//!
+//! A resend is the same event: at the same place and with the same `id`. Another event at that place is none:
+//! whoever may publish could else make events vanish by numbering his own ahead of them. It counts, and is told.
 
 use std::collections::VecDeque;
+
+use std::hash::BuildHasher as _;
 
 use foldhash::{HashMap, HashMapExt as _};
 
@@ -22,15 +27,43 @@ pub const MAX_AGE_MS: i64 = 10 * 60_000;
 /// Room is made for this many entries at least.
 const FEWEST: usize = 64;
 
-/// What an event is known by: its place in a lane, or the hash of its id.
+/// What the window says of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Not seen before.
+    New,
+    /// The same event was.
+    Duplicate,
+    /// Another event was, at the same place of a sequence.
+    Conflict,
+}
+
+/// What an event is known by: its place in a lane, with a mark of its id, or the hash of its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
-    Seq(u32, u64),
+    Seq(u32, u64, u16),
     Id([u8; 16]),
 }
 
 /// The upper half of a hashed id always has this bit, that of a place (a lane's number) never.
 const IS_ID: u64 = 1 << 63;
+/// Where the mark stands in the upper half of a place.
+const MARK_AT: u32 = 32;
+
+/// A mark of an event's id. Not 0, which says that none was kept. It stands in checkpoints, so it must never
+/// change; one in 65,535 others is alike.
+fn mark(id: &str) -> u16 {
+    let (words, rest) = id.as_bytes().as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut h = id.len() as u64;
+    for word in words.iter().chain([&last]) {
+        h = (h ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        h ^= h >> 32;
+    }
+    let [.., a, b] = h.to_le_bytes();
+    u16::from_le_bytes([a, b]).max(1)
+}
 
 /// An [`Entry`] and when it came, in 24 bytes: a full window of each of sixteen partitions is in
 /// memory most of the time.
@@ -44,25 +77,42 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(entry: Entry, at: u32) -> Self {
+    fn new(entry: Entry, at: u32, seed: [u64; 2]) -> Self {
         let (high, low) = match entry {
-            Entry::Seq(lane, seq) => (u64::from(lane), seq),
+            Entry::Seq(lane, seq, mark) => (u64::from(lane) | u64::from(mark) << MARK_AT, seq),
             Entry::Id(id) => {
                 let [high, low] = halves(id);
                 (high | IS_ID, low)
             }
         };
-        Self {
+        let mut packed = Self {
             high,
             low,
             at,
-            hash: index::hash(high, low),
+            hash: 0,
+        };
+        let (high, low) = packed.place();
+        packed.hash = index::hash(high ^ seed[0], low ^ seed[1]);
+        packed
+    }
+
+    /// What no two entries have alike: the place, whoever is there, or the whole id.
+    fn place(&self) -> (u64, u64) {
+        if self.high & IS_ID == 0 {
+            (u64::from(self.lane()), self.low)
+        } else {
+            (self.high, self.low)
         }
+    }
+
+    /// Of a place: the mark of the event that is there, 0 where none was kept.
+    fn mark(&self) -> u16 {
+        u16::try_from(self.high >> MARK_AT & u64::from(u16::MAX)).unwrap_or_default()
     }
 
     fn entry(&self) -> Entry {
         if self.high & IS_ID == 0 {
-            Entry::Seq(self.lane(), self.low)
+            Entry::Seq(self.lane(), self.low, self.mark())
         } else {
             let id = u128::from(self.high) << 64 | u128::from(self.low);
             Entry::Id(id.to_be_bytes())
@@ -71,11 +121,7 @@ impl Packed {
 
     /// Of a place: the lane's number.
     fn lane(&self) -> u32 {
-        u32::try_from(self.high).unwrap_or(u32::MAX)
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        (self.high, self.low) == (other.high, other.low)
+        u32::try_from(self.high & u64::from(u32::MAX)).unwrap_or(u32::MAX)
     }
 }
 
@@ -91,49 +137,97 @@ fn halves(id: [u8; 16]) -> [u64; 2] {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lane {
     key: LaneKey,
+    /// Of the key, as `lane_of` has it.
+    hash: u64,
     entries: usize,
 }
 
 /// The window. Entries leave in the order they came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Window {
     order: VecDeque<Packed>,
     /// Where each entry stands in `order`.
     index: Index,
     /// What the entries' times count from.
     base: Time,
-    /// Lanes by gateway and boot, so that a look-up hashes the names but clones nothing.
-    lane_of: HashMap<SmolStr, Vec<u32>>,
+    /// Lanes by the hash of gateway, boot and number, so that a look-up clones nothing and walks over none of
+    /// the others, however many a gateway uses.
+    lane_of: HashMap<u64, Vec<u32>>,
     lanes: Vec<Option<Lane>>,
     free: Vec<u32>,
+    /// Of this process: who numbers events must not know where they stand in the index.
+    seed: [u64; 2],
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        let lane_of: HashMap<u64, Vec<u32>> = HashMap::new();
+        let seed = [0u64, 1].map(|n| lane_of.hasher().hash_one(n));
+        Self {
+            order: VecDeque::new(),
+            index: Index::default(),
+            base: Time::default(),
+            lane_of,
+            lanes: Vec::new(),
+            free: Vec::new(),
+            seed,
+        }
+    }
 }
 
 impl Window {
     /// Whether the event was seen before; remembers it if not.
-    pub fn is_duplicate(&mut self, event: &Event, append: Time) -> bool {
+    pub fn see(&mut self, event: &Event, append: Time) -> Sight {
         self.expire(append);
-        let entry = match event.seq {
-            Some(seq) => Entry::Seq(self.lane(event), seq),
-            // Counters of two gateways are not the same events.
-            None => Entry::Id(hash16("event", &[event.gateway.as_bytes(), event.id.as_bytes()]).0),
+        // Counters of two gateways are not the same events.
+        let id = || Entry::Id(hash16("event", &[event.gateway.as_bytes(), event.id.as_bytes()]).0);
+        let Some(seq) = event.seq else {
+            return self.add(id(), append);
         };
-        !self.add(entry, append)
+        let mark = mark(&event.id);
+        let at = self.after_base(append);
+        let packed = Packed::new(Entry::Seq(self.lane(event), seq, mark), at, self.seed);
+        match self.find(&packed).map(Packed::mark) {
+            None => {
+                self.put(packed);
+                Sight::New
+            }
+            Some(there) if there == mark || there == 0 => Sight::Duplicate,
+            // Known by its id from now on: one place has one entry, however many claim it.
+            Some(_) => match self.add(id(), append) {
+                Sight::New => Sight::Conflict,
+                known => known,
+            },
+        }
     }
 
-    /// Adds an entry; false if it is there.
-    fn add(&mut self, entry: Entry, append: Time) -> bool {
+    /// Adds an entry that is not there.
+    fn add(&mut self, entry: Entry, append: Time) -> Sight {
         let at = self.after_base(append);
-        let packed = Packed::new(entry, at);
-        let order = &self.order;
-        if self
-            .index
-            .find(packed.hash, |i| order.get(i).is_some_and(|e| e.is(&packed)))
-        {
-            return false;
+        let packed = Packed::new(entry, at, self.seed);
+        if self.find(&packed).is_some() {
+            return Sight::Duplicate;
         }
+        self.put(packed);
+        Sight::New
+    }
+
+    /// The entry at the same place.
+    fn find(&self, packed: &Packed) -> Option<&Packed> {
+        let place = packed.place();
+        let found = std::cell::Cell::new(None);
+        self.index.find(packed.hash, |i| {
+            let entry = self.order.get(i).filter(|e| e.place() == place);
+            found.set(entry);
+            entry.is_some()
+        });
+        found.get()
+    }
+
+    fn put(&mut self, packed: Packed) {
         // Before anything leaves: its lane must not go with the last of its old entries.
-        if let Entry::Seq(lane, _) = entry
-            && let Some(Some(lane)) = self.lanes.get_mut(lane as usize)
+        if packed.high & IS_ID == 0
+            && let Some(Some(lane)) = self.lanes.get_mut(packed.lane() as usize)
         {
             lane.entries += 1;
         }
@@ -151,7 +245,6 @@ impl Window {
         }
         self.order.push_back(packed);
         self.index.push(packed.hash);
-        true
     }
 
     /// The time of a new entry. The entries of a window span [`MAX_AGE_MS`] or less, so that the
@@ -201,10 +294,11 @@ impl Window {
         let Some(lane) = slot else { return };
         lane.entries -= 1;
         if lane.entries == 0 {
-            if let Some(all) = self.lane_of.get_mut(&lane.key.gateway) {
+            let hash = lane.hash;
+            if let Some(all) = self.lane_of.get_mut(&hash) {
                 all.retain(|i| *i != n);
                 if all.is_empty() {
-                    self.lane_of.remove(&lane.key.gateway);
+                    self.lane_of.remove(&hash);
                 }
             }
             *slot = None;
@@ -215,15 +309,19 @@ impl Window {
     /// The number of the event's lane, new if need be.
     fn lane(&mut self, event: &Event) -> u32 {
         let boot = event.boot.as_deref().unwrap_or_default();
-        if let Some(all) = self.lane_of.get(&event.gateway) {
-            for n in all {
-                if let Some(Some(lane)) = self.lanes.get(*n as usize)
-                    && lane.key.lane == event.lane
-                    && lane.key.boot == boot
-                {
-                    return *n;
-                }
-            }
+        let hash = self.lane_hash(&event.gateway, boot, event.lane);
+        let same = |n: &&u32| {
+            let lane = self.lanes.get(**n as usize).and_then(Option::as_ref);
+            lane.is_some_and(|l| {
+                l.key.lane == event.lane && l.key.boot == boot && l.key.gateway == event.gateway
+            })
+        };
+        let found = self
+            .lane_of
+            .get(&hash)
+            .and_then(|all| all.iter().find(same));
+        if let Some(n) = found {
+            return *n;
         }
         self.add_lane(LaneKey {
             gateway: event.gateway.clone(),
@@ -232,14 +330,23 @@ impl Window {
         })
     }
 
+    fn lane_hash(&self, gateway: &str, boot: &str, lane: u32) -> u64 {
+        self.lane_of.hasher().hash_one((gateway, boot, lane))
+    }
+
     fn add_lane(&mut self, key: LaneKey) -> u32 {
         let n = self.free.pop().unwrap_or_else(|| {
             self.lanes.push(None);
             // At most one lane an entry, so the count fits easily.
             u32::try_from(self.lanes.len() - 1).unwrap_or(u32::MAX)
         });
-        self.lane_of.entry(key.gateway.clone()).or_default().push(n);
-        self.lanes[n as usize] = Some(Lane { key, entries: 0 });
+        let hash = self.lane_hash(&key.gateway, &key.boot, key.lane);
+        self.lane_of.entry(hash).or_default().push(n);
+        self.lanes[n as usize] = Some(Lane {
+            key,
+            hash,
+            entries: 0,
+        });
         n
     }
 
@@ -248,7 +355,7 @@ impl Window {
         let mut numbers: HashMap<u32, usize> = HashMap::new();
         let mut lanes = Vec::new();
         for packed in &self.order {
-            if let Entry::Seq(n, _) = packed.entry()
+            if let Entry::Seq(n, _, _) = packed.entry()
                 && !numbers.contains_key(&n)
                 && let Some(Some(lane)) = self.lanes.get(n as usize)
             {
@@ -270,11 +377,12 @@ impl Window {
             w.i64(at.0.wrapping_sub(time));
             time = at.0;
             match packed.entry() {
-                Entry::Seq(n, seq) => {
+                Entry::Seq(n, seq, mark) => {
                     let lane = numbers.get(&n).copied().unwrap_or(0);
                     w.len(lane + 1);
                     w.i64(seq.wrapping_sub(last[lane]).cast_signed());
                     last[lane] = seq;
+                    w.0.extend_from_slice(&mark.to_le_bytes());
                 }
                 Entry::Id(id) => {
                     w.len(0);
@@ -284,8 +392,9 @@ impl Window {
         }
     }
 
-    /// Reads a window back.
-    pub fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+    /// Reads a window back; `marked`: places have marks of the events there, as they have been written since
+    /// there are any.
+    pub fn decode(r: &mut Reader<'_>, marked: bool) -> Result<Self, Damaged> {
         let mut window = Self::default();
         let lanes = r.len()?;
         for _ in 0..lanes {
@@ -308,7 +417,12 @@ impl Window {
                 let prior = last.get_mut(lane - 1).ok_or(r.damaged())?;
                 *prior = prior.wrapping_add(step);
                 let n = u32::try_from(lane - 1).map_err(|_| r.damaged())?;
-                Entry::Seq(n, *prior)
+                let mark = if marked {
+                    u16::from_le_bytes([r.u8()?, r.u8()?])
+                } else {
+                    0
+                };
+                Entry::Seq(n, *prior, mark)
             };
             window.add(entry, Time(time));
         }
@@ -325,7 +439,7 @@ mod tests {
 
     fn is_duplicate(w: &mut Window, entry: Entry, at: i64) -> bool {
         w.expire(Time(at));
-        !w.add(entry, Time(at))
+        w.add(entry, Time(at)) == Sight::Duplicate
     }
 
     /// What the window must answer, told by the plainest means.
@@ -373,7 +487,7 @@ mod tests {
             let entry = if n % 5 == 0 {
                 Entry::Id(hash16("event", &[&n.to_le_bytes()]).0)
             } else {
-                Entry::Seq(u32::try_from(n % 3).expect("small"), n)
+                Entry::Seq(u32::try_from(n % 3).expect("small"), n, 1)
             };
             let told = is_duplicate(&mut window, entry, at);
             assert_eq!(told, plain.is_duplicate(entry, at), "{n} at {at}");
@@ -387,7 +501,7 @@ mod tests {
     fn a_full_window_takes_twenty_four_bytes_an_entry_and_eight_of_index() {
         let mut window = Window::default();
         for n in 0..3 * MAX_ENTRIES as u64 {
-            assert!(!is_duplicate(&mut window, Entry::Seq(0, n), 0));
+            assert!(!is_duplicate(&mut window, Entry::Seq(0, n, 1), 0));
         }
         assert_eq!(window.order.len(), MAX_ENTRIES);
         assert_eq!(window.order.capacity(), MAX_ENTRIES);
@@ -413,7 +527,7 @@ mod tests {
             let lane = 0;
             assert!(!is_duplicate(
                 &mut window,
-                Entry::Seq(lane, at.unsigned_abs()),
+                Entry::Seq(lane, at.unsigned_abs(), 9),
                 at
             ));
             let id = hash16("event", &[&at.to_le_bytes()]).0;
@@ -421,14 +535,14 @@ mod tests {
         }
         let mut w = Writer::default();
         window.encode(&mut w);
-        let mut back = Window::decode(&mut Reader::new(&w.0)).expect("decodes");
+        let mut back = Window::decode(&mut Reader::new(&w.0), true).expect("decodes");
         let mut again = Writer::default();
         back.encode(&mut again);
         assert_eq!(w.0, again.0);
         let at = 16_000_000_000_i64;
         assert!(is_duplicate(
             &mut back,
-            Entry::Seq(0, at.unsigned_abs()),
+            Entry::Seq(0, at.unsigned_abs(), 9),
             at + 1
         ));
     }
@@ -452,8 +566,84 @@ mod tests {
     #[test]
     fn counters_of_two_gateways_are_different_events() {
         let mut w = Window::default();
-        assert!(!w.is_duplicate(&event("a", "1"), Time(0)));
-        assert!(!w.is_duplicate(&event("b", "1"), Time(0)));
-        assert!(w.is_duplicate(&event("a", "1"), Time(0)));
+        assert_eq!(w.see(&event("a", "1"), Time(0)), Sight::New);
+        assert_eq!(w.see(&event("b", "1"), Time(0)), Sight::New);
+        assert_eq!(w.see(&event("a", "1"), Time(0)), Sight::Duplicate);
+    }
+
+    fn numbered(id: &str, boot: &str, lane: u32, seq: u64) -> Box<Event> {
+        let mut e = event("gw-1", id);
+        (e.boot, e.lane, e.seq) = (Some(boot.into()), lane, Some(seq));
+        e
+    }
+
+    #[test]
+    fn another_event_at_the_same_place_is_none_that_was_seen() {
+        let mut w = Window::default();
+        let mut forged_first = Vec::new();
+        for seq in 0..3 {
+            let forged = numbered(&format!("forged-{seq}"), "b", 0, seq);
+            forged_first.push(w.see(&forged, Time(0)));
+        }
+        assert_eq!(forged_first, [Sight::New; 3]);
+        for seq in 0..3 {
+            let real = numbered(&format!("real-{seq}"), "b", 0, seq);
+            assert_eq!(w.see(&real, Time(0)), Sight::Conflict);
+            // Sent again, it is the same one; so is the first.
+            assert_eq!(w.see(&real, Time(1)), Sight::Duplicate);
+            let forged = numbered(&format!("forged-{seq}"), "b", 0, seq);
+            assert_eq!(w.see(&forged, Time(1)), Sight::Duplicate);
+        }
+        let same = |w: &mut Window| {
+            let seen = [
+                w.see(&numbered("real-1", "b", 0, 1), Time(2)),
+                w.see(&numbered("forged-1", "b", 0, 1), Time(2)),
+                w.see(&numbered("third", "b", 0, 1), Time(2)),
+            ];
+            assert_eq!(seen, [Sight::Duplicate, Sight::Duplicate, Sight::Conflict]);
+        };
+        // Also after a restart.
+        let mut bytes = Writer::default();
+        w.encode(&mut bytes);
+        let mut back = Window::decode(&mut Reader::new(&bytes.0), true).expect("decodes");
+        same(&mut back);
+        same(&mut w);
+    }
+
+    #[test]
+    fn a_checkpoint_of_the_version_before_knows_places_only() {
+        let mut w = Window::default();
+        for seq in 0..3 {
+            w.see(&numbered("a", "b", 0, seq), Time(5));
+        }
+        // As it was written: without marks.
+        let mut old = Writer::default();
+        old.len(1);
+        old.str("gw-1");
+        old.str("b");
+        old.u64(0);
+        old.len(3);
+        for (time, step) in [(5, 0), (0, 1), (0, 1)] {
+            old.i64(time);
+            old.len(1);
+            old.i64(step);
+        }
+        let mut back = Window::decode(&mut Reader::new(&old.0), false).expect("decodes");
+        let seen = [1, 3].map(|seq| back.see(&numbered("z", "b", 0, seq), Time(5)));
+        assert_eq!(seen, [Sight::Duplicate, Sight::New]);
+    }
+
+    #[test]
+    fn a_lane_per_event_costs_no_walk() {
+        let mut w = Window::default();
+        for n in 0..70_000u32 {
+            let boot = format!("boot-{}", n / 2);
+            let e = numbered("e", &boot, n % 2, 7);
+            assert_eq!(w.see(&e, Time(0)), Sight::New);
+        }
+        assert_eq!(w.lanes.iter().flatten().count(), MAX_ENTRIES);
+        let longest = w.lane_of.values().map(Vec::len).max();
+        assert_eq!(longest, Some(1), "a look-up meets its own lane");
+        assert_eq!(w.lane_of.len(), MAX_ENTRIES);
     }
 }

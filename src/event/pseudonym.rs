@@ -60,13 +60,15 @@ pub struct Pseudonym {
     pub mac: [u8; 16],
 }
 
-/// By the keyed hash alone: two keys never give one value but by chance, and tables of users are
-/// looked up several times for every event.
+/// All of it: whoever writes records chooses both halves. Written as words, since tables of users are looked
+/// up several times for every event.
 impl std::hash::Hash for Pseudonym {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        let (halves, _) = self.mac.as_chunks::<8>();
-        for half in halves {
-            state.write_u64(u64::from_le_bytes(*half));
+        for bytes in [&self.mac, &self.kid.0] {
+            let (halves, _) = bytes.as_chunks::<8>();
+            for half in halves {
+                state.write_u64(u64::from_le_bytes(*half));
+            }
         }
     }
 }

@@ -75,6 +75,8 @@ pub enum Made {
         key: String,
         /// Value.
         value: String,
+        /// Header `vw-sig`, where the job signs.
+        signature: Option<String>,
     },
     /// Nothing: it was made a moment ago.
     Duplicate,

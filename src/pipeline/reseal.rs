@@ -11,9 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::decode::reseal::{Outcome, Resealer};
+use crate::decode::signature::{Signatures, sign};
 use crate::decode::{DeadLetter, Decoder, RawRecord};
-use crate::event::Time;
+use crate::event::{Kid, Time};
 use crate::ingest::relay::{self, Dead, Made, Maker, RelayConfig};
 use crate::ingest::{self, Ended, Fetched, IngestConfig, TopicConfig, TopicMode};
 use crate::seal::Sealer;
@@ -26,6 +29,18 @@ pub struct Job {
     pub relay: RelayConfig,
     /// Where `/livez /readyz /metrics` are served.
     pub listen: SocketAddr,
+}
+
+/// What the job checks, and what it does.
+pub struct Seal {
+    /// Seals texts and identities.
+    pub sealer: Arc<Sealer>,
+    /// Keys of the gateways that sign raw records: what fails is a dead letter, as in `run`.
+    pub signatures: Arc<Signatures>,
+    /// Whether pseudonyms in the source are taken as such.
+    pub from_sealed: bool,
+    /// Signs what is published, for whoever reads the sealed topic: a key that speaks for all gateways.
+    pub signs: Option<(Kid, Zeroizing<Vec<u8>>)>,
 }
 
 /// Why the job does not start.
@@ -54,7 +69,7 @@ pub struct Running {
 ///
 /// # Errors
 /// Whatever is missing or wrong, with what to do about it.
-pub async fn start(job: Job, sealer: Arc<Sealer>, health: Health) -> Result<Running, JobError> {
+pub async fn start(job: Job, seal: Seal, health: Health) -> Result<Running, JobError> {
     let r = &job.relay;
     let topic = |name: &str| TopicConfig {
         name: name.to_owned(),
@@ -80,7 +95,7 @@ pub async fn start(job: Job, sealer: Arc<Sealer>, health: Health) -> Result<Runn
             .topics
             .first()
             .map_or_else(String::new, |t| t.name.clone()),
-        sealer,
+        seal,
         partitions: BTreeMap::new(),
     };
     let relay = relay::spawn(job.relay, maker, health).map_err(JobError::Ingest)?;
@@ -115,7 +130,7 @@ impl Running {
 /// Seals records, each partition with its own memory of what was published.
 struct Resealing {
     topic: String,
-    sealer: Arc<Sealer>,
+    seal: Seal,
     partitions: BTreeMap<i32, Resealer>,
 }
 
@@ -125,10 +140,13 @@ impl Maker for Resealing {
     }
 
     fn make(&mut self, partition: i32, r: &Fetched<'_>, headers: &[(&str, &[u8])]) -> Made {
-        let resealer = self
-            .partitions
-            .entry(partition)
-            .or_insert_with(|| Resealer::new(Decoder::trusted(self.sealer.clone())));
+        let resealer = self.partitions.entry(partition).or_insert_with(|| {
+            let mut decoder = Decoder::trusted(self.seal.sealer.clone());
+            if self.seal.from_sealed {
+                decoder = decoder.taking_pseudonyms();
+            }
+            Resealer::new(decoder.with_signatures(self.seal.signatures.clone()))
+        });
         let raw = RawRecord {
             topic: &self.topic,
             partition,
@@ -141,10 +159,14 @@ impl Maker for Resealing {
         let made = Cell::new(None);
         let done = catch_unwind(AssertUnwindSafe(|| made.set(Some(resealer.seal(&raw)))));
         match (done, made.into_inner()) {
-            (Ok(()), Some(Outcome::Publish(s))) => Made::Record {
-                key: s.key,
-                value: s.value,
-            },
+            (Ok(()), Some(Outcome::Publish(s))) => {
+                let signs = self.seal.signs.as_ref();
+                Made::Record {
+                    signature: signs.map(|(kid, key)| sign(*kid, key, s.value.as_bytes())),
+                    key: s.key,
+                    value: s.value,
+                }
+            }
             (Ok(()), Some(Outcome::Duplicate)) => Made::Duplicate,
             (Ok(()), Some(Outcome::Refused(d))) => Made::Dead(dead(d)),
             _ => {
@@ -188,12 +210,17 @@ mod tests {
     fn a_record_made_again_after_a_new_assignment_is_the_same_one() {
         let mut r = Resealing {
             topic: "raw".into(),
-            sealer: Arc::new(Sealer::built_in(Keys::single([7; 32]))),
+            seal: Seal {
+                sealer: Arc::new(Sealer::built_in(Keys::single([7; 32]))),
+                signatures: Arc::default(),
+                from_sealed: false,
+                signs: None,
+            },
             partitions: BTreeMap::new(),
         };
         let raw = r#"{"v":1,"id":"e1","gateway":"g","boot":"b","lane":3,"seq":9,"at":"2026-11-21T07:00:00Z","operation":"chat","user":"alice@example.com","model":{"requested":"gpt-4o"},"status":200,"request":{"text":"hello there"}}"#;
         let first = r.make(0, &record(0, raw), &[]);
-        let Made::Record { key, value } = &first else {
+        let Made::Record { key, value, .. } = &first else {
             panic!("sealed: {first:?}");
         };
         assert!(
@@ -210,5 +237,56 @@ mod tests {
             panic!("refused");
         };
         assert_eq!((d.reason, d.bytes), ("not_json", 28));
+    }
+    /// Base64 of 32 times 7.
+    const SECRET: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
+    fn raw(gateway: &str) -> String {
+        format!(
+            r#"{{"v":1,"id":"e1","gateway":"{gateway}","at":"2026-11-21T07:00:00Z","operation":"chat","model":{{"requested":"m"}},"status":200}}"#
+        )
+    }
+
+    #[test]
+    fn f41_the_job_launders_no_forged_record_and_signs_what_it_makes() {
+        let ring = |line: &str, required| Signatures::parse(line, required).expect("keys");
+        let own = format!("job * {SECRET}\n");
+        let mut r = Resealing {
+            topic: "raw".into(),
+            seal: Seal {
+                sealer: Arc::new(Sealer::built_in(Keys::single([7; 32]))),
+                signatures: Arc::new(ring(&format!("g1 gw-1 {SECRET}\n"), false)),
+                from_sealed: false,
+                signs: ring(&own, false).into_signing_key(),
+            },
+            partitions: BTreeMap::new(),
+        };
+        // gw-2 speaks for gw-1: without a signature, and with none that is known.
+        let forged = raw("gw-1");
+        for headers in [&[][..], &[("vw-sig", &b"zz:AAAA"[..])]] {
+            let Made::Dead(d) = r.make(0, &record(0, &forged), headers) else {
+                panic!("refused");
+            };
+            assert_eq!(d.reason, "bad_signature");
+        }
+        let kid = Kid::parse("g1").expect("kid");
+        let signed = sign(kid, &[7; 32], forged.as_bytes());
+        let headers = [("vw-sig", signed.as_bytes())];
+        let Made::Record {
+            value, signature, ..
+        } = r.make(0, &record(1, &forged), &headers)
+        else {
+            panic!("sealed");
+        };
+        // The monitor requires signatures and knows the job's key.
+        let signature = signature.expect("signed");
+        let sealed = [("vw-sig", signature.as_bytes())];
+        let known = ring(&own, true);
+        let signer = known.check(&sealed, value.as_bytes()).expect("fits");
+        assert!(known.speaks_for(signer, "gw-1"));
+        assert!(known.check(&sealed, b"another").is_err());
+        // A key of one gateway cannot sign for all.
+        let bound = format!("g1 gw-1 {SECRET}\n");
+        assert!(ring(&bound, false).into_signing_key().is_none());
     }
 }

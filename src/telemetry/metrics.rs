@@ -39,6 +39,7 @@ table! {
     record_bytes: Counter "veilwatch_record_bytes_total" ["topic"] "bytes of keys and values of applied records";
     events: Counter "veilwatch_events_total" ["topic"] "events decoded and observed";
     duplicates: Counter "veilwatch_duplicates_total" ["topic"] "events dropped as duplicates by sequence or id";
+    conflicts: Counter "veilwatch_conflicting_events_total" ["topic"] "events whose place in a sequence another event has; both count";
     late: Counter "veilwatch_late_events_total" ["topic"] "events appended more than 10 s after their minute's end";
     clamped: Counter "veilwatch_clamped_times_total" ["topic"] "events whose end time was clamped to the append time's surroundings";
     learning_copies: Counter "veilwatch_learning_copies_total" ["topic"] "users seen on a partition other than their newest: the topic is not keyed by user";

@@ -6,14 +6,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
+use zeroize::Zeroizing;
 
 use crate::cli::rules;
 use crate::cli::service::{Run, Service};
 use crate::config::keyfile;
+use crate::decode::signature::Signatures;
+use crate::event::Kid;
 use crate::ingest::relay::RelayConfig;
 use crate::ingest::{Ended, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
-use crate::pipeline::reseal::{self, Job, Running};
+use crate::pipeline::reseal::{self, Job, Running, Seal};
 use crate::rule::diagnostic::Diagnostic;
 use crate::seal::engine::Engine;
 use crate::seal::model::Model;
@@ -64,6 +67,21 @@ pub struct Args {
     /// Rule files instead of the compiled-in ones; `run` must have the same.
     #[arg(long, value_name = "DIR", requires = "kafka")]
     rules: Option<PathBuf>,
+    /// Keys of the gateways that sign raw records (`KID GATEWAY BASE64` a line, * for any): header vw-sig is
+    /// checked, and a gateway with a key is not heard without it.
+    #[arg(long, value_name = "FILE", requires = "kafka")]
+    gateway_keys_file: Option<PathBuf>,
+    /// Refuse raw records that nobody signed.
+    #[arg(long, requires = "gateway_keys_file")]
+    require_signature: bool,
+    /// Sign what is published: a file with one line `KID * BASE64`. `run` needs that line in its
+    /// gateway_keys_file.
+    #[arg(long, value_name = "FILE", requires = "kafka")]
+    signing_key_file: Option<PathBuf>,
+    /// The source holds sealed events that only need other keys and partitions: identities that are
+    /// pseudonyms are taken as such. Never for a topic in which callers choose what `user` says.
+    #[arg(long, requires = "kafka")]
+    from_sealed: bool,
     /// Protection of the connection.
     #[arg(long, value_name = "HOW", default_value = "plaintext", value_parser = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"])]
     security: String,
@@ -95,6 +113,12 @@ pub fn run(args: &Args, key_file: &std::path::Path) -> anyhow::Result<ExitCode> 
     let keys = keyfile::read(key_file).map_err(anyhow::Error::msg)?;
     let job = args.job()?;
     let sealer = Arc::new(sealer(args, keys)?);
+    let seal = Seal {
+        sealer: sealer.clone(),
+        signatures: Arc::new(args.signatures()?),
+        signs: args.signing_key()?,
+        from_sealed: args.from_sealed,
+    };
     let run = Run {
         threads: 1,
         telemetry: &TelemetryConfig::default(),
@@ -103,7 +127,7 @@ pub fn run(args: &Args, key_file: &std::path::Path) -> anyhow::Result<ExitCode> 
     };
     let kid = sealer.keys().active_content().kid().to_string();
     run.serve(async |health| {
-        let running = reseal::start(job, sealer, health).await?;
+        let running = reseal::start(job, seal, health).await?;
         tracing::info!(http = %running.http, kid, "sealing");
         anyhow::Ok(running)
     })
@@ -117,6 +141,13 @@ impl Service for Running {
     async fn stop(self) -> Ended {
         self.stop().await
     }
+}
+
+/// Reads a file of gateways' keys.
+fn gateway_keys(path: &std::path::Path, required: bool) -> anyhow::Result<Signatures> {
+    let text =
+        keyfile::read_secret(path).map_err(|(what, remedy)| anyhow::anyhow!("{what}; {remedy}"))?;
+    Signatures::parse(&text, required).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))
 }
 
 fn sealer(args: &Args, keys: Keys) -> anyhow::Result<Sealer> {
@@ -137,6 +168,26 @@ fn sealer(args: &Args, keys: Keys) -> anyhow::Result<Sealer> {
 }
 
 impl Args {
+    fn signatures(&self) -> anyhow::Result<Signatures> {
+        match &self.gateway_keys_file {
+            Some(path) => gateway_keys(path, self.require_signature),
+            None => Ok(Signatures::default()),
+        }
+    }
+
+    fn signing_key(&self) -> anyhow::Result<Option<(Kid, Zeroizing<Vec<u8>>)>> {
+        let Some(path) = &self.signing_key_file else {
+            return Ok(None);
+        };
+        match gateway_keys(path, false)?.into_signing_key() {
+            None => bail!(
+                "--signing-key-file {} must hold one line `KID * BASE64`: the job speaks for all gateways",
+                path.display()
+            ),
+            key => Ok(key),
+        }
+    }
+
     fn job(&self) -> anyhow::Result<Job> {
         // clap has seen to it that they are there.
         let brokers = self.brokers.clone().unwrap_or_default();
@@ -190,8 +241,8 @@ impl Args {
         }
         let password = match &self.password_file {
             Some(path) => Some(
-                std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read --password-file {}", path.display()))?
+                keyfile::read_secret(path)
+                    .map_err(|(what, remedy)| anyhow::anyhow!("--password-file: {what}; {remedy}"))?
                     .trim_end_matches(['\r', '\n'])
                     .to_owned(),
             ),

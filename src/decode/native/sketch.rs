@@ -4,13 +4,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::super::MAX_LONG;
-use super::super::name;
 use super::super::reason::Reason;
 use super::super::wire::{self, Obj, Str};
 use super::{Bad, Path, Reader, Sealing};
 use crate::event::{
     Features, Hit, Kid, MAX_HITS, MAX_PARTS, MAX_PRINTS, MAX_RESPONSE_PRINTS, MAX_VALUES, Part,
-    Pseudonym, Role, Side, Sketch, SmolStr,
+    Pseudonym, Role, Side, Sketch,
 };
 
 impl Reader<'_, '_> {
@@ -83,7 +82,9 @@ impl Reader<'_, '_> {
     ) -> Result<Sketch, Bad> {
         if let (Some(raw), Some(sealing)) = (s.text, &self.sealing) {
             let text = self.content(format_args!("{at}.text"), raw.get())?;
-            let Sealing { sealer, scratch } = &mut *sealing.borrow_mut();
+            let Sealing {
+                sealer, scratch, ..
+            } = &mut *sealing.borrow_mut();
             return Ok(sealer.sketch(text.expose(), role, side, scratch));
         }
         for (field, present) in [
@@ -231,11 +232,7 @@ impl Reader<'_, '_> {
             lang: f
                 .lang
                 .as_ref()
-                .map(|l| {
-                    self.word(format_args!("{at}.features.lang"), l, name::is_lang, |_| {
-                        SmolStr::new_static("und")
-                    })
-                })
+                .map(|l| self.lang(format_args!("{at}.features.lang"), l))
                 .transpose()?,
         })
     }

@@ -17,6 +17,10 @@ const HOSTILE: &[&str] = &[
     "line\u{2028}para\u{2029}end",
     "${jndi:ldap://evil.example/a} %s %n {{7*7}}",
     "=cmd|' /C calc'!A0",
+    "inj-see-https://evil.example/login",
+    "https://evil.example/ack",
+    "WWW.evil.example and hTTps://www.evil.example",
+    "https:\u{200b}//evil.example",
     "e\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}",
 ];
 
@@ -58,9 +62,13 @@ fn message(hostile: &str) -> Message {
     }
 }
 
-/// Nothing that moves a cursor, ends a header, hides, or turns direction.
+/// The only link that a message may hold.
+const RUNBOOKS: &str = "https://runbooks.acme.example/";
+
+/// Nothing that moves a cursor, ends a header, hides, turns direction, or is made a link.
 fn is_inert(s: &str) -> bool {
-    s.chars().all(|c| {
+    let strangers = s.replace(RUNBOOKS, "").to_ascii_lowercase();
+    !strangers.contains("://") && !strangers.contains("www.") && s.chars().all(|c| {
         !c.is_control()
             && !matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}')
     })
@@ -77,9 +85,18 @@ fn strings(v: &Value, out: &mut Vec<String>) {
 
 #[test]
 fn f52_hostile_strings_are_inert_in_every_channel() {
+    let mut plain = notification("");
+    plain.members = vec!["another".to_owned()];
     for h in HOSTILE {
-        let m = message(h);
+        let mut m = message(h);
+        m.notification.rule = (*h).into();
+        m.notification.title = format!("inj{h}");
+        m.notification.members = vec![(*h).to_owned()];
+        m.notification.runbook = format!("{RUNBOOKS}leak.md");
         let n = &m.notification;
+        for v in [webhook(&m), slack(n), alertmanager(n), json!(mail(n))] {
+            assert!(v.to_string().contains(&n.runbook), "the runbook is a link");
+        }
         assert!(is_inert(&subject(n)), "{h:?}");
         for line in mail(n).lines() {
             assert!(is_inert(line), "{h:?}: {line:?}");
@@ -87,7 +104,7 @@ fn f52_hostile_strings_are_inert_in_every_channel() {
         // A name of a stranger starts no line of its own.
         assert_eq!(
             mail(n).lines().count(),
-            mail(&notification("")).lines().count(),
+            mail(&plain).lines().count(),
             "{h:?}"
         );
         for v in [webhook(&m), pagerduty(n, "k"), slack(n), alertmanager(n)] {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
 use super::{Dead, Made, Maker, Place, Producer, Shared};
@@ -37,7 +38,11 @@ pub(super) fn take(
     }
     let at = Time(r.ts_ms);
     match maker.make(partition, r, headers) {
-        Made::Record { key, value } => {
+        Made::Record {
+            key,
+            value,
+            signature,
+        } => {
             if let Some(p) = shared.state().part(partition) {
                 p.open(r.offset);
             }
@@ -48,7 +53,14 @@ pub(super) fn take(
                 bytes: key.len() + value.len(),
                 dead: false,
             };
-            send(shared, producer, &shared.config.to, &key, &value, at, place);
+            let out = Out {
+                topic: &shared.config.to,
+                key: &key,
+                value: &value,
+                signature: signature.as_deref(),
+                at,
+            };
+            send(shared, producer, &out, place);
         }
         Made::Duplicate => {
             metrics().seal_records.inc(&["duplicate"]);
@@ -109,26 +121,26 @@ pub(super) fn send_dead(
         bytes: key.len() + value.len(),
         dead: true,
     };
-    send(
-        shared,
-        producer,
-        &shared.config.dead,
-        &key,
-        &value,
+    let out = Out {
+        topic: &shared.config.dead,
+        key: &key,
+        value: &value,
+        signature: None,
         at,
-        place,
-    );
+    };
+    send(shared, producer, &out, place);
 }
 
-fn send(
-    shared: &Shared,
-    producer: &Producer,
-    topic: &str,
-    key: &str,
-    value: &str,
+/// What is published.
+struct Out<'a> {
+    topic: &'a str,
+    key: &'a str,
+    value: &'a str,
+    signature: Option<&'a str>,
     at: Time,
-    place: Place,
-) {
+}
+
+fn send(shared: &Shared, producer: &Producer, out: &Out<'_>, place: Place) {
     {
         let mut state = shared.state();
         if state.in_flight == 0 {
@@ -137,11 +149,18 @@ fn send(
         state.in_flight += 1;
         state.bytes += place.bytes;
     }
-    let mut record = BaseRecord::with_opaque_to(topic, Box::new(place))
-        .key(key)
-        .payload(value);
-    if at.0 > 0 {
-        record = record.timestamp(at.0);
+    let mut record = BaseRecord::with_opaque_to(out.topic, Box::new(place))
+        .key(out.key)
+        .payload(out.value);
+    if out.at.0 > 0 {
+        record = record.timestamp(out.at.0);
+    }
+    if let Some(signature) = out.signature {
+        let header = Header {
+            key: "vw-sig",
+            value: Some(signature),
+        };
+        record = record.headers(OwnedHeaders::new_with_capacity(1).insert(header));
     }
     // The client's queue is larger than what may be in flight, so a full one cannot happen for long.
     loop {
