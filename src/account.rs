@@ -108,7 +108,7 @@ impl Batch {
         position: Position,
         event: &Event,
     ) -> Option<(Seen, Priced)> {
-        let priced = books.prices.price(event);
+        let priced = books.prices.price(event, event.end(position.append).0);
         let seen = state.observe(position, event, priced.pico(), &mut self.effects)?;
         self.effects.counters.unknown_models += u64::from(books.model(event).is_none());
         self.tally.add(books, event, &seen, priced);

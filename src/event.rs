@@ -148,6 +148,13 @@ impl Event {
         (end.clamp(low, high), end < low || end > high)
     }
 
+    /// Its place in its lane: start of the publisher and number. `None` without a boot: numbers begin anew at
+    /// each start, so that two events of one number may be two.
+    pub fn place(&self) -> Option<(&SmolStr, u64)> {
+        let boot = self.boot.as_ref().filter(|b| !b.is_empty())?;
+        Some((boot, self.seq?))
+    }
+
     /// The tenant, or the empty name where none is given.
     pub fn tenant_or_empty(&self) -> SmolStr {
         self.tenant.clone().unwrap_or_default()

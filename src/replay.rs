@@ -1,7 +1,7 @@
 //! Runs the whole pipeline over a file in virtual time, with memory instead of Kafka and Postgres.
 //!
 //! The same core as `run`: decode, detect, account, decide. One partition whose append time is the
-//! running maximum of `at` + `total_ms`; minutes close, groups wait, incidents resolve as that time
+//! running maximum of `at` + `total_ms`, with long calls put where they end; minutes close, groups wait, incidents resolve as that time
 //! passes. Nothing here depends on a clock or on how long it takes, so two runs give the same bytes.
 
 mod line;
@@ -25,6 +25,9 @@ use crate::seal::Sealer;
 /// Longest call that moves virtual time, milliseconds: a week. The contract takes any duration; a single
 /// forged one must not carry all that follows to where no calendar is.
 const LONGEST_CALL_MS: f64 = 7.0 * 24.0 * 3_600_000.0;
+
+/// Most long calls that wait for their end; beyond it the earliest is applied.
+const MAX_HELD: usize = 4_096;
 
 /// Part of the leader's parts: there is one partition.
 const TOPIC: &str = "file";
@@ -54,12 +57,17 @@ pub struct Replay {
     /// Open heads by the moment at which they resolve.
     due_heads: std::collections::BTreeSet<(Time, Hash16)>,
     board: Board,
+    /// Long calls by their end, and a number that keeps the file's order.
+    held: BTreeMap<(Time, u64), Box<Event>>,
+    held_number: u64,
     offset: i64,
     /// The partition's append time: virtual now.
     now: Option<Time>,
     /// The next minute to close.
     minute: Option<i64>,
     silent: bool,
+    /// The file has no more lines.
+    ended: bool,
     lines: Vec<Line>,
     summary: Summary,
 }
@@ -91,10 +99,13 @@ impl Replay {
             heads: BTreeMap::new(),
             due_heads: std::collections::BTreeSet::new(),
             board: Board::default(),
+            held: BTreeMap::new(),
+            held_number: 0,
             offset: 0,
             now: None,
             minute: None,
             silent: false,
+            ended: false,
             lines: Vec::new(),
             summary: Summary::default(),
         }
@@ -102,6 +113,7 @@ impl Replay {
 
     /// While silent, everything is learnt and nothing is reported: history before the run.
     pub fn silent(&mut self, silent: bool) {
+        self.release(Time(i64::MAX));
         if self.silent && !silent {
             self.summary = Summary::default();
             self.lines.clear();
@@ -144,10 +156,38 @@ impl Replay {
         self.summary.refused += 1;
     }
 
-    /// Takes one event.
+    /// Takes one event. A long call waits until the file reaches its end: in a file ordered by start it would
+    /// carry time ahead, and make all that came meanwhile late.
     pub fn event(&mut self, event: &Event) {
         let took = event.total_ms.unwrap_or(0.0).min(LONGEST_CALL_MS);
         let end = event.at.plus_ms_f64(took);
+        self.release(end);
+        let soon = self.now.unwrap_or(event.at).plus_ms(CLOSE_AFTER_MS);
+        if event.at <= soon && end > soon {
+            self.held_number += 1;
+            self.held
+                .insert((end, self.held_number), Box::new(event.clone()));
+            if self.held.len() > MAX_HELD
+                && let Some(((end, _), event)) = self.held.pop_first()
+            {
+                self.apply(&event, end);
+            }
+            return;
+        }
+        self.apply(event, end);
+    }
+
+    /// Applies the held calls that end by then.
+    fn release(&mut self, until: Time) {
+        while let Some(first) = self.held.first_entry()
+            && first.key().0 <= until
+        {
+            let ((end, _), event) = first.remove_entry();
+            self.apply(&event, end);
+        }
+    }
+
+    fn apply(&mut self, event: &Event, end: Time) {
         let append = self.now.map_or(end, |now| now.max(end));
         self.advance(append);
         let position = Position {
@@ -164,7 +204,7 @@ impl Replay {
             let row = self.rows.get(&user).map(|(o, b)| (*o, &**b));
             self.state.load_user(user, row, false);
         }
-        let priced = self.books.prices.price(event);
+        let priced = self.books.prices.price(event, event.end(append).0);
         let seen = self
             .state
             .observe(position, event, priced.pico(), &mut self.open);
@@ -257,7 +297,9 @@ impl Replay {
             self.minute = Some(idle_until);
             return;
         }
-        let mut findings = self.leader.merge_minute(minute, &parts, false);
+        // Behind the file's last line nobody knows what was sent.
+        let unknown = self.ended && parts.is_empty();
+        let mut findings = self.leader.merge_minute(minute, &parts, unknown);
         let until = Time::from_minute(minute + 1);
         let due: Vec<(Time, ValueKey)> = self
             .due_values
@@ -361,6 +403,8 @@ impl Replay {
     /// Ends the run: time runs on until everything that was seen is judged and told. Silence after
     /// the file is not judged: the file ends, the traffic may not.
     pub fn finish(&mut self) {
+        self.ended = true;
+        self.release(Time(i64::MAX));
         let Some(now) = self.now else { return };
         self.open.close();
         let open = self.open.minute_parts.keys().map(|k| k.0);

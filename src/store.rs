@@ -207,11 +207,22 @@ pub struct Counters {
     pub forgotten_sequences: AtomicU64,
     /// Dead letters whose place had one already: a topic made anew within the day.
     pub repeated_dead_letters: AtomicU64,
-    /// Rows now in a DEFAULT partition (a gauge): 0 in a healthy database.
-    pub default_rows: AtomicU64,
+    /// Rows in a DEFAULT partition when this process last looked, plus one; 0: it never did.
+    default_rows: AtomicU64,
 }
 
 impl Counters {
+    /// Rows in a DEFAULT partition when this process last looked, as the leader does: 0 in a healthy
+    /// database. `None`: it never did.
+    pub fn default_rows(&self) -> Option<u64> {
+        self.default_rows.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    fn found_default_rows(&self, rows: u64) {
+        self.default_rows
+            .store(rows.saturating_add(1), Ordering::Relaxed);
+    }
+
     /// What was discarded, by what it was.
     pub fn discards(&self) -> [(&'static str, u64); 5] {
         let n = |c: &AtomicU64| c.load(Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! What the program says about itself: logs, metrics, traces, health.
 //!
 //! Every metric stands in the one table of [`mod@metrics`]; the table feeds `/metrics` and OTLP alike.
-//! Labels are names from the configuration or fixed words, never users, never text. Logs are JSON
+//! Labels are names from the configuration, gateways' names or fixed words, never users, never text. Logs are JSON
 //! lines in a pipe and pretty on a terminal; a log line carries positions and names, no values.
 
 pub mod health;

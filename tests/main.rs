@@ -11,6 +11,7 @@ mod engine;
 mod everyday;
 mod evidence;
 mod faults;
+mod gateways;
 mod ingest;
 mod otlp;
 mod pager;

@@ -35,7 +35,8 @@ END $$;
 GRANT USAGE ON SCHEMA vw TO veilwatch_writer, veilwatch_notify, veilwatch_retention;
 GRANT SELECT ON _sqlx_migrations TO veilwatch_writer, veilwatch_notify, veilwatch_retention;
 GRANT SELECT ON ALL TABLES IN SCHEMA vw TO veilwatch_writer, veilwatch_notify, veilwatch_retention;
-GRANT SELECT ON incidents, findings, notifications, budgets, usage_hourly, dead_letters, completeness
+GRANT SELECT ON incidents, findings, notifications, budgets, usage_hourly, dead_letters, completeness,
+  missing_events
   TO veilwatch_writer, veilwatch_notify, veilwatch_analyst;
 
 GRANT INSERT ON
@@ -43,12 +44,12 @@ GRANT INSERT ON
   vw.audit_batch, vw.event, vw.user_state, vw.alias, vw.value, vw.value_pending, vw.minute_part,
   vw.partial_minute, vw.lease, vw.ledger, vw.budget_limit, vw.budget_raise, vw.budget_crossing,
   vw.finding, vw.incident_head, vw.incident_past, vw.incident_change, vw.action_log,
-  vw.watched, vw.revived
+  vw.watched, vw.revived, vw.missing_hour
   TO veilwatch_writer;
 GRANT UPDATE ON
   vw.stream_partition, vw.detector_checkpoint, vw.stream_hour, vw.user_state, vw.value,
   vw.value_pending, vw.minute_part, vw.partial_minute, vw.lease, vw.ledger, vw.budget_limit,
-  vw.budget_raise, vw.incident_head, vw.watched
+  vw.budget_raise, vw.incident_head, vw.watched, vw.missing_hour
   TO veilwatch_writer;
 GRANT UPDATE (replayed_at) ON vw.dead_letter TO veilwatch_writer;
 
@@ -63,7 +64,8 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA vw TO veilwatch_writer, veilwatch_notify;
 GRANT DELETE ON
   vw.value, vw.alias, vw.user_state, vw.ledger, vw.budget_crossing, vw.incident_head,
   vw.incident_past, vw.incident_change, vw.incident_note, vw.fate, vw.outbox, vw.silence,
-  vw.stream_hour, vw.partial_minute, vw.budget_raise, vw.watched, vw.revived
+  vw.stream_hour, vw.partial_minute, vw.budget_raise, vw.watched, vw.revived,
+  vw.missing_hour
   TO veilwatch_retention;
 GRANT INSERT, UPDATE ON vw.house TO veilwatch_retention;
 -- Expiry locks before it deletes, so as to pass rows that a batch holds; a lock needs UPDATE on a column.
@@ -71,6 +73,7 @@ GRANT UPDATE (last_day) ON vw.value TO veilwatch_retention;
 GRANT UPDATE (at) ON vw.alias TO veilwatch_retention, veilwatch_writer;
 GRANT UPDATE (at_ms) ON vw.user_state TO veilwatch_retention;
 GRANT UPDATE (events) ON vw.ledger, vw.stream_hour TO veilwatch_retention;
+GRANT UPDATE (late) ON vw.missing_hour TO veilwatch_retention;
 GRANT UPDATE (version) ON vw.incident_head TO veilwatch_retention;
 GRANT UPDATE (taken) ON vw.incident_change TO veilwatch_retention;
 GRANT UPDATE (finished_at) ON vw.outbox TO veilwatch_retention;

@@ -195,15 +195,16 @@ impl Prices {
         self.names.contains_key(model)
     }
 
-    /// What the event costs.
-    pub fn price(&self, event: &Event) -> Priced {
+    /// What the event costs at the prices of `end`, its end as [`Event::end`] clamps it: at its own time, a
+    /// wrong or forged clock would be free.
+    pub fn price(&self, event: &Event, end: Time) -> Priced {
         if event.usage.state == UsageState::Missing {
             return Priced::Pico(0);
         }
         let provider = event.provider.as_deref();
         let entry = self
-            .find(event.model(), provider, event.at)
-            .or_else(|| self.find(&event.model_requested, provider, event.at));
+            .find(event.model(), provider, end)
+            .or_else(|| self.find(&event.model_requested, provider, end));
         entry.map_or(Priced::Unpriced, |e| Priced::Pico(e.cost(event)))
     }
 

@@ -36,11 +36,11 @@ pub struct Event<'a> {
     #[schemars(with = "Option<s::U32>")]
     #[serde(default)]
     pub lane: Option<Int>,
-    /// Counts up from 0 per (gateway, boot, lane).
+    /// Counts up from 0 per (gateway, boot, lane). Without a boot it proves nothing and is not used.
     #[schemars(with = "Option<s::Long>")]
     #[serde(default)]
     pub seq: Option<Int>,
-    /// Events the publisher itself discarded since its last one.
+    /// Events the publisher itself discarded since its last one, whether or not they had a number.
     #[schemars(with = "Option<s::Long>")]
     #[serde(default)]
     pub dropped: Option<Int>,

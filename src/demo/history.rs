@@ -125,7 +125,7 @@ fn run(
         for user in state.missing_users(std::iter::once(&event)) {
             state.load_user(user, None, false);
         }
-        let priced = prices.price(&event);
+        let priced = prices.price(&event, event.end(end).0);
         let position = Position {
             offset,
             append: end,

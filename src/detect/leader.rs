@@ -13,14 +13,21 @@ use super::part::MinutePart;
 use super::value::{ValueKey, ValueRow};
 use super::wire::{Reader, Writer};
 use super::{
-    CLOSE_AFTER_MS, Checkpoint, DetectConfig, Finding, RestoreError, Stages, audit::Audit,
-    campaign::Campaigns, drift::Drift, errors::Errors, latency::Latency, spend::Above,
+    CLOSE_AFTER_MS, Checkpoint, DetectConfig, Finding, RestoreError, Stages,
+    audit::{Audit, Missing},
+    campaign::Campaigns,
+    drift::Drift,
+    errors::Errors,
+    latency::Latency,
+    spend::Above,
 };
-use crate::event::{Time, TopicPartition};
+use crate::event::{SmolStr, Time, TopicPartition};
 
 /// Format of the leader's checkpoint. Older ones are still read: format 1 is before campaigns, up to
-/// format 2 spending was judged otherwise, and up to format 3 latency and errors were.
-pub const FORMAT: i32 = 4;
+/// format 2 spending was judged otherwise, up to format 3 latency and errors were, and up to format 4 a
+/// gateway's quiet.
+pub const FORMAT: i32 = 5;
+const FORMAT_OLD_QUIET: i32 = 4;
 const FORMAT_OLD_LATENCY: i32 = 3;
 const FORMAT_OLD_SPEND: i32 = 2;
 const FORMAT_BEFORE_CAMPAIGNS: i32 = 1;
@@ -43,8 +50,8 @@ pub struct Part {
 pub struct Gathered {
     minute: i64,
     now: MinutePart,
-    /// Late and left-out parts, by minute.
-    late: BTreeMap<i64, MinutePart>,
+    /// Late and left-out parts, by minute and which of the two.
+    late: BTreeMap<(i64, bool), MinutePart>,
     damaged: u64,
 }
 
@@ -68,10 +75,10 @@ impl Gathered {
             Ok(p) if p.minute == self.minute && !p.late => self.now.merge(&p),
             Ok(p) => self
                 .late
-                .entry(p.minute)
+                .entry((p.minute, p.late))
                 .or_insert_with(|| MinutePart {
                     minute: p.minute,
-                    late: true,
+                    late: p.late,
                     ..MinutePart::default()
                 })
                 .merge(&p),
@@ -143,7 +150,7 @@ impl Leader {
     fn read(&mut self, fmt: i32, r: &mut Reader<'_>) -> Result<(), super::wire::Damaged> {
         self.merged = r.option(Reader::i64)?;
         self.damaged_parts = r.u64()?;
-        self.audit = Audit::decode(r)?;
+        self.audit = Audit::decode(r, fmt <= FORMAT_OLD_QUIET)?;
         self.drift = Drift::decode(r)?;
         self.latency = Latency::decode(r, fmt <= FORMAT_OLD_LATENCY)?;
         self.errors = Errors::decode(r, fmt <= FORMAT_OLD_LATENCY)?;
@@ -191,9 +198,14 @@ impl Leader {
         (self.damaged_parts, self.campaigns.forgotten())
     }
 
-    /// The sequence ledger's totals, for `completeness`.
+    /// The sequence ledger's totals.
     pub fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// What became of missing events since this was last asked, by gateway.
+    pub fn take_missing(&mut self) -> BTreeMap<SmolStr, Missing> {
+        self.audit.take_noted()
     }
 
     /// Merges a closed minute. `parts` are all parts of it, in any order, and late or left-out parts
@@ -227,8 +239,9 @@ impl Leader {
                 self.step(&empty, partial, &mut out);
             }
         }
+        let at = Time::from_minute(minute + 1).plus_ms(CLOSE_AFTER_MS);
         for part in late.values() {
-            self.audit.late(part);
+            self.audit.late(&self.config, part, minute, at, &mut out);
             self.spend.late(part);
             self.campaigns.late(part.minute, &part.attacks);
         }

@@ -18,9 +18,11 @@ mod build;
 
 /// Format of an encoded part. Older ones are still read, since a minute may be merged after an
 /// upgrade: format 1 knew nothing of attacks, and up to format 2 co-elevation was of another kind (it
-/// is left out).
-const FORMAT: u8 = 3;
+/// is left out); up to format 3 a gateway had no signs of life.
+const FORMAT: u8 = 4;
 const FORMAT_BEFORE_ATTACKS: u8 = 1;
+const FORMAT_OF_ELEVATION: u8 = 3;
+const FORMAT_OF_SIGNS: u8 = 4;
 /// Most entries in one table of a part; beyond it entries are left out and counted. Larger costs the
 /// leader memory (16 partitions × tables), smaller blinds it to busy fleets.
 pub const MAX_ENTRIES: usize = 4_096;
@@ -33,7 +35,7 @@ pub const MAX_MERGED: usize = 4 * MAX_ENTRIES;
 pub struct LaneKey {
     /// The publisher.
     pub gateway: SmolStr,
-    /// Its start; empty where it gives none.
+    /// Its start. Never empty: a sequence without one is not audited.
     pub boot: SmolStr,
     /// Its choice.
     pub lane: u32,
@@ -57,6 +59,13 @@ pub struct GatewaySeen {
     pub clamped: u64,
     /// Events with content that nothing looked at.
     pub unscanned: u64,
+    /// Events that the publisher says it discarded, whether or not they had a number.
+    pub declared: u64,
+    /// Events with a sequence number and no boot.
+    pub no_boot: u64,
+    /// Minute in which the latest of them was appended: a sign of life, whatever their own time says. 0 in
+    /// parts of an older format.
+    pub appended: i64,
 }
 
 /// A model version on a route.
@@ -134,10 +143,10 @@ pub struct Elevation {
 impl Elevation {
     /// Adds another's sums.
     pub fn add(&mut self, o: &Self) {
-        self.users += o.users;
-        self.raise_milli += o.raise_milli;
-        self.weight_milli += o.weight_milli;
-        self.raised += o.raised;
+        self.users = self.users.saturating_add(o.users);
+        self.raise_milli = self.raise_milli.saturating_add(o.raise_milli);
+        self.weight_milli = self.weight_milli.saturating_add(o.weight_milli);
+        self.raised = self.raised.saturating_add(o.raised);
     }
 
     pub(super) fn encode(&self, w: &mut Writer) {
@@ -195,7 +204,7 @@ impl MinutePart {
             let Some(lane) = room::entry(&mut self.lanes, k, MAX_MERGED, &mut self.overflow) else {
                 continue;
             };
-            lane.declared += v.declared;
+            lane.declared = lane.declared.saturating_add(v.declared);
             lane.seen.extend_from_slice(&v.seen);
             unite(&mut lane.seen);
         }
@@ -206,6 +215,9 @@ impl MinutePart {
             g.events += v.events;
             g.clamped += v.clamped;
             g.unscanned += v.unscanned;
+            g.declared = g.declared.saturating_add(v.declared);
+            g.no_boot += v.no_boot;
+            g.appended = g.appended.max(v.appended);
         }
         for (k, v) in &o.models {
             let Some(m) = room::entry(&mut self.models, k, MAX_MERGED, &mut self.overflow) else {
@@ -290,6 +302,9 @@ impl MinutePart {
             w.u64(v.events);
             w.u64(v.clamped);
             w.u64(v.unscanned);
+            w.u64(v.declared);
+            w.u64(v.no_boot);
+            w.i64(v.appended.wrapping_sub(self.minute));
         }
         w.len(self.models.len());
         for (k, v) in &self.models {
@@ -371,11 +386,20 @@ impl MinutePart {
         }
         for _ in 0..r.len()? {
             let key = r.str()?;
-            let seen = GatewaySeen {
+            let mut seen = GatewaySeen {
                 events: r.u64()?,
                 clamped: r.u64()?,
                 unscanned: r.u64()?,
+                ..GatewaySeen::default()
             };
+            if format < FORMAT_OF_SIGNS {
+                let lanes = p.lanes.iter().filter(|(k, _)| k.gateway == key);
+                seen.declared = lanes.fold(0, |n, (_, l)| n.saturating_add(l.declared));
+            } else {
+                seen.declared = r.u64()?;
+                seen.no_boot = r.u64()?;
+                seen.appended = r.i64()?.wrapping_add(p.minute);
+            }
             p.gateways.insert(key, seen);
         }
         for _ in 0..r.len()? {
@@ -425,7 +449,7 @@ impl MinutePart {
         }
         for _ in 0..r.len()? {
             let key = r.str()?;
-            if format == FORMAT {
+            if format >= FORMAT_OF_ELEVATION {
                 p.elevation.insert(key, Elevation::decode(&mut r)?);
             } else {
                 let _other_kind = (r.u64()?, r.i64()?, r.u64()?);

@@ -287,6 +287,7 @@ impl PartitionState {
             end,
             late,
             clamped,
+            append: position.append,
             api_key: seen.api_key,
             cost,
             weight,

@@ -1,6 +1,6 @@
 //! Finds duplicates within a partition. Home: partition.
 //!
-//! By (gateway, boot, lane, seq) where given, else by (gateway, `id`), against the last [`MAX_ENTRIES`] events
+//! By (gateway, boot, lane, seq) where boot and seq are given, else by (gateway, `id`), against the last [`MAX_ENTRIES`] events
 //! or the last [`MAX_AGE_MS`] of append time, whichever is fewer. A duplicate beyond that, or in
 //! another partition, counts; the leader reports overlaps of sequences.
 //!
@@ -181,12 +181,12 @@ impl Window {
         self.expire(append);
         // Counters of two gateways are not the same events.
         let id = || Entry::Id(hash16("event", &[event.gateway.as_bytes(), event.id.as_bytes()]).0);
-        let Some(seq) = event.seq else {
+        let Some((boot, seq)) = event.place() else {
             return self.add(id(), append);
         };
         let mark = mark(&event.id);
         let at = self.after_base(append);
-        let packed = Packed::new(Entry::Seq(self.lane(event), seq, mark), at, self.seed);
+        let packed = Packed::new(Entry::Seq(self.lane(event, boot), seq, mark), at, self.seed);
         match self.find(&packed).map(Packed::mark) {
             None => {
                 self.put(packed);
@@ -307,13 +307,12 @@ impl Window {
     }
 
     /// The number of the event's lane, new if need be.
-    fn lane(&mut self, event: &Event) -> u32 {
-        let boot = event.boot.as_deref().unwrap_or_default();
+    fn lane(&mut self, event: &Event, boot: &SmolStr) -> u32 {
         let hash = self.lane_hash(&event.gateway, boot, event.lane);
         let same = |n: &&u32| {
             let lane = self.lanes.get(**n as usize).and_then(Option::as_ref);
             lane.is_some_and(|l| {
-                l.key.lane == event.lane && l.key.boot == boot && l.key.gateway == event.gateway
+                l.key.lane == event.lane && l.key.boot == *boot && l.key.gateway == event.gateway
             })
         };
         let found = self
@@ -325,7 +324,7 @@ impl Window {
         }
         self.add_lane(LaneKey {
             gateway: event.gateway.clone(),
-            boot: SmolStr::new(boot),
+            boot: boot.clone(),
             lane: event.lane,
         })
     }
@@ -561,6 +560,24 @@ mod tests {
             headers: &[],
         };
         Decoder::sealed().decode(&raw).expect("an event")
+    }
+
+    #[test]
+    fn a_number_without_a_start_is_no_proof_of_a_duplicate() {
+        let mut w = Window::default();
+        let mut numbered = |id: &str, boot: Option<&str>| {
+            let mut e = event("a", id);
+            (e.seq, e.boot) = (Some(7), boot.map(SmolStr::new));
+            w.see(&e, Time(0))
+        };
+        // A restart begins at the same numbers: another event, until its id comes again.
+        assert_eq!(numbered("1", None), Sight::New);
+        assert_eq!(numbered("2", None), Sight::New);
+        assert_eq!(numbered("2", None), Sight::Duplicate);
+        assert_eq!(numbered("3", Some("b")), Sight::New);
+        assert_eq!(numbered("3", Some("b")), Sight::Duplicate);
+        assert_eq!(numbered("4", Some("b")), Sight::Conflict);
+        assert_eq!(numbered("5", Some("c")), Sight::New);
     }
 
     #[test]

@@ -3,14 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::build::Parts;
 use super::live::Live;
 use crate::deliver::{Backoff, Claimed, Fleet, Mark, Message, Outbox};
 use crate::event::{Severity, SmolStr};
-use crate::store::leader::LeaderTask;
+use crate::store::leader::{LeaderTask, LeaderTick};
 use crate::store::notifier::{NotifierTask, NotifierTick};
 use crate::store::{Store, StoreError, outbox};
 use crate::telemetry::{Health, metrics};
@@ -42,7 +41,12 @@ impl Parts {
         tasks: &mut tokio::task::JoinSet<()>,
     ) {
         let leader = LeaderTask::new(store.clone(), self.live.load().detect.clone());
-        tasks.spawn(lead(leader, self.live.clone(), stopped.clone()));
+        tasks.spawn(lead(
+            leader,
+            store.clone(),
+            self.live.clone(),
+            stopped.clone(),
+        ));
         let outbox = Arc::new(StoreOutbox(store.clone()));
         let fleet = Fleet::start(&outbox, &self.sinks, Backoff::default());
         let notifier = NotifierTask::new(store.clone(), self.routes.clone());
@@ -75,7 +79,8 @@ async fn stops(stopped: &mut Stopped, pause: impl Future<Output = ()>) -> bool {
     }
 }
 
-async fn lead(mut leader: LeaderTask, live: Arc<Live>, mut stopped: Stopped) {
+async fn lead(mut leader: LeaderTask, store: Store, live: Arc<Live>, mut stopped: Stopped) {
+    let mut shown = Shown::default();
     loop {
         leader.configure(live.load().detect.clone());
         let pause = match leader.tick().await {
@@ -90,9 +95,8 @@ async fn lead(mut leader: LeaderTask, live: Arc<Live>, mut stopped: Stopped) {
                     m.house_failures.inc(&[t.task]);
                     tracing::warn!(task = t.task, error = %t.said, "housekeeping: will retry in a minute");
                 }
-                if let Some(minute) = tick.merged_through {
-                    m.merged_through.set(&[], minute as f64 * 60.0);
-                }
+                super::commit::crossed(&tick.crossings);
+                shown.update(&tick, store.counters().default_rows());
                 LEADER_TICK
             }
             Err(error) => {
@@ -103,12 +107,64 @@ async fn lead(mut leader: LeaderTask, live: Arc<Live>, mut stopped: Stopped) {
         metrics()
             .leader
             .set(&[], f64::from(u8::from(leader.leads())));
+        if !leader.leads() {
+            shown.clear();
+        }
         if stops(&mut stopped, tokio::time::sleep(pause)).await {
             break;
         }
     }
     if let Err(error) = leader.give_up().await {
         tracing::debug!(%error, "the leader's lease lapses by itself");
+    }
+    shown.clear();
+    metrics().leader.set(&[], 0.0);
+}
+
+/// What only the leader's process shows: from any other the last value would be a claim about the present.
+#[derive(Debug, Default)]
+struct Shown {
+    gateways: BTreeSet<SmolStr>,
+}
+
+impl Shown {
+    fn update(&mut self, tick: &LeaderTick, default_rows: Option<u64>) {
+        let m = metrics();
+        if let Some(minute) = tick.merged_through {
+            m.merged_through.set(&[], minute as f64 * 60.0);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "gauges of rows and events")]
+        if let Some(rows) = default_rows {
+            m.default_rows.set(&[], rows as f64);
+        }
+        let Some(missing) = &tick.missing else { return };
+        for (gateway, missing) in missing {
+            for (kind, n) in missing.kinds() {
+                #[expect(clippy::cast_precision_loss, reason = "gauges of rows and events")]
+                m.missing_events.set(&[gateway, kind], n as f64);
+            }
+            self.gateways.insert(gateway.clone());
+        }
+        self.gateways.retain(|gateway| {
+            let stays = missing.contains_key(gateway);
+            if !stays {
+                forget(gateway);
+            }
+            stays
+        });
+    }
+
+    fn clear(&mut self) {
+        let m = metrics();
+        m.merged_through.remove(&[]);
+        m.default_rows.remove(&[]);
+        std::mem::take(&mut self.gateways).iter().for_each(forget);
+    }
+}
+
+fn forget(gateway: &SmolStr) {
+    for (kind, _) in crate::detect::audit::Missing::default().kinds() {
+        metrics().missing_events.remove(&[gateway, kind]);
     }
 }
 
@@ -274,9 +330,6 @@ fn publish(store: &Store, told: &mut BTreeMap<&'static str, u64>) {
     for (what, now) in counters.events() {
         m.store.add(&[what], since(what, now));
     }
-    let rows = counters.default_rows.load(Ordering::Relaxed);
-    #[expect(clippy::cast_precision_loss, reason = "a gauge of rows")]
-    m.default_rows.set(&[], rows as f64);
 }
 
 /// The sinks' workers on Postgres' outbox.
@@ -342,5 +395,49 @@ impl Outbox for StoreOutbox {
 
     async fn probe(&self, sink: &str) -> Result<bool, StoreError> {
         self.0.outbox_probe(sink).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::audit::Missing;
+
+    #[test]
+    fn only_the_leader_shows_what_only_the_leader_knows() {
+        let shows = |name: &str| metrics().exposition().contains(&format!("\n{name}"));
+        let missing = |gateway: &str| {
+            let missing = Missing {
+                declared: 9,
+                ..Missing::default()
+            };
+            Some([(SmolStr::new(gateway), missing)].into())
+        };
+        let mut shown = Shown::default();
+        let mut tick = LeaderTick {
+            merged_through: Some(1),
+            missing: missing("gw-1"),
+            ..LeaderTick::default()
+        };
+        shown.update(&tick, None);
+        assert!(shows("veilwatch_merged_through_timestamp_seconds 60"));
+        assert!(shows(
+            "veilwatch_missing_events{gateway=\"gw-1\",kind=\"declared\"} 9"
+        ));
+        assert!(!shows("veilwatch_default_partition_rows "), "nobody looked");
+        tick.missing = missing("gw-2");
+        shown.update(&tick, Some(0));
+        assert!(!shows("veilwatch_missing_events{gateway=\"gw-1\""));
+        assert!(shows("veilwatch_default_partition_rows 0"));
+        shown.clear();
+        for name in [
+            "merged_through_timestamp_seconds ",
+            "default_partition_rows ",
+            "missing_events{",
+        ] {
+            assert!(!shows(&format!("veilwatch_{name}")), "{name}");
+        }
+        super::super::commit::crossed(&[(crate::account::Scope::User, 2)].into());
+        assert!(shows("veilwatch_budget_crossings_total{scope=\"user\"} 2"));
     }
 }

@@ -1,5 +1,6 @@
 //! The asynchronous half of a worker: reads users' rows, commits groups, moves idle watermarks.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::claims::Lost;
+use crate::account::Scope;
 use crate::detect::Wanted;
 use crate::event::{Pseudonym, TopicPartition};
 use crate::store::batch::Fence;
@@ -162,8 +164,15 @@ fn observe(commit: &Commit, started: Instant, newest_ms: Option<i64>) {
         let age = now.saturating_sub(Duration::from_millis(ms));
         m.batch_age_seconds.observe(&[], age);
     }
-    m.crossings.add(&["any"], commit.crossings);
+    crossed(&commit.crossings);
     found(&commit.findings, commit.changes);
+}
+
+/// Counts crossings by scope.
+pub(super) fn crossed(crossings: &BTreeMap<Scope, u64>) {
+    for (scope, n) in crossings {
+        metrics().crossings.add(&[scope.as_str()], *n);
+    }
 }
 
 /// Counts findings by fate, and changes of incidents.

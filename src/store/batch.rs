@@ -14,7 +14,7 @@ use sqlx::{PgConnection, Row as _};
 
 use super::chaos::{self, Point};
 use super::{Counters, Store, StoreError, Uuid, append, incident, ledger, value};
-use crate::account::{LedgerDelta, LedgerKey};
+use crate::account::{LedgerDelta, LedgerKey, Scope};
 use crate::decide;
 use crate::detect::{Checkpoint, Effects, ValueDelta, ValueKey};
 use crate::event::{SmolStr, Time, TopicPartition};
@@ -117,8 +117,8 @@ pub struct Commit {
     pub findings: incident::Fates,
     /// Incident changes written: the notifier has work.
     pub changes: u64,
-    /// Thresholds of budgets crossed.
-    pub crossings: u64,
+    /// Thresholds of budgets crossed, by scope.
+    pub crossings: BTreeMap<Scope, u64>,
     /// Transactions tried, 1 without trouble.
     pub tries: u32,
 }
@@ -305,7 +305,7 @@ impl Store {
         let done = Commit {
             findings: summary.fates,
             changes: summary.changes,
-            crossings: (narrow.len() + wide.len()) as u64,
+            crossings: ledger::by_scope(narrow.iter().chain(&wide)),
             ..Commit::default()
         };
         chaos::reach(Point::BeforeCommit);

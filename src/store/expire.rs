@@ -174,6 +174,16 @@ const BY_INDEX: &[(&str, Age, &str)] = &[
         ),
     ),
     (
+        "hours of gateways",
+        Age::Findings,
+        old_rows!(
+            "missing_hour",
+            "hour, gateway",
+            "hour < now() - make_interval(days => $1)",
+            unlocked
+        ),
+    ),
+    (
         "partial minutes",
         Age::Findings,
         old_rows!(

@@ -11,6 +11,7 @@
 
 mod house;
 mod merge;
+mod missing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,9 +27,11 @@ use super::maintain::Trouble;
 use super::present::Mark;
 use super::retest::Retest;
 use super::{Counters, Store, StoreError, Uuid, incident, value};
+use crate::account::Scope;
+use crate::detect::audit::Missing;
 use crate::detect::blind;
 use crate::detect::{CLOSE_AFTER_MS, DetectConfig, Finding, Leader, ValueKey, ValueRow};
-use crate::event::{Time, TopicPartition};
+use crate::event::{SmolStr, Time, TopicPartition};
 
 /// Most minutes with parts in one transaction: catching up must not outlast the lease.
 const MINUTES_AT_ONCE: i64 = 30;
@@ -62,6 +65,10 @@ pub struct LeaderTick {
     pub resets: u64,
     /// More minutes are closed already: call again at once.
     pub more: bool,
+    /// Totals of missing events by gateway, a bounded number of them; `None` where no minute was merged.
+    pub missing: Option<BTreeMap<SmolStr, Missing>>,
+    /// Thresholds of budgets crossed by a limit that changed or a raise that lapsed, by scope.
+    pub crossings: BTreeMap<Scope, u64>,
     /// What failed of the housekeeping; it is tried again in a minute.
     pub troubles: Vec<Trouble>,
 }
@@ -176,7 +183,7 @@ impl LeaderTask {
                 None => return Ok(LeaderTick::default()),
             },
         };
-        let (troubles, tested) = match self.look_after_house(&held.lease).await {
+        let (troubles, tested, crossings) = match self.look_after_house(&held.lease).await {
             Ok(kept) => kept,
             Err(StoreError::LeaseLost(_)) => return Ok(LeaderTick::default()),
             Err(e) => return Err(e),
@@ -195,6 +202,7 @@ impl LeaderTask {
         incident::add_fates(&mut tick.findings, &tested.fates);
         tick.changes += tested.changes;
         tick.troubles = troubles;
+        tick.crossings = crossings;
         Ok(tick)
     }
 
@@ -354,6 +362,7 @@ impl Store {
             tick.minutes += 1;
             last = m.minute;
         }
+        missing::write(&mut tx, merged.missing).await?;
         let applied = incident::apply(&mut tx, findings, false).await?;
         let checkpoint = held.leader.checkpoint();
         sqlx::query(
@@ -373,6 +382,7 @@ impl Store {
         tick.merged_through = Some(last);
         tick.findings = applied.fates;
         tick.changes = applied.changes;
+        tick.missing = Some(missing::shown(held.leader.audit().missing()));
         Ok((held, tick))
     }
 }

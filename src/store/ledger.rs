@@ -159,6 +159,17 @@ pub(super) async fn add(
     crossings(&rows, at)
 }
 
+/// How many crossings there are of each scope.
+pub(super) fn by_scope<'a>(
+    crossings: impl IntoIterator<Item = &'a Crossing>,
+) -> BTreeMap<Scope, u64> {
+    let mut out = BTreeMap::new();
+    for c in crossings {
+        *out.entry(c.scope).or_default() += 1;
+    }
+    out
+}
+
 /// The rows that `INSERT INTO vw.budget_crossing … RETURNING` gives, in lock order.
 pub(super) fn crossings(rows: &[PgRow], at: Time) -> Result<Vec<Crossing>, StoreError> {
     let mut out = rows

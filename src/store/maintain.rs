@@ -151,9 +151,7 @@ impl Store {
             ))?;
         self.kept(tx).await?;
         let total: u64 = rows.iter().map(|r| count(r.get(2))).sum();
-        self.counters()
-            .default_rows
-            .store(total, std::sync::atomic::Ordering::Relaxed);
+        self.counters().found_default_rows(total);
         for r in &rows {
             let (parent, day): (&str, NaiveDate) = (r.get(0), r.get(1));
             if day >= today - Days::new(self.config().keep.days(parent)) {

@@ -5,12 +5,14 @@
 //! each only the row of the present period is looked at. Until the walk has ended the budgets stay
 //! marked: a new leader begins anew, and a crossing that was written fires no second time.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row as _};
 
 use super::lease::{self, Lease};
 use super::{Store, StoreError, incident, ledger, time};
-use crate::account::Crossing;
+use crate::account::{Crossing, Scope};
 use crate::decide;
 use crate::event::Time;
 
@@ -128,13 +130,14 @@ impl Store {
         &self,
         mut retest: Retest,
         lease: &Lease,
-    ) -> Result<(Option<Retest>, incident::Applied), StoreError> {
+    ) -> Result<(Option<Retest>, incident::Applied, BTreeMap<Scope, u64>), StoreError> {
         let what = "could not test the budgets again";
         let sql = StoreError::statement;
         let mut tx = self.pool().begin().await.map_err(sql(what))?;
         lease::renew(&mut tx, lease).await?;
         let ids: Vec<&str> = retest.budgets.iter().map(|b| b.0.as_str()).collect();
         let mut applied = incident::Applied::default();
+        let mut by_scope = BTreeMap::new();
         if let Some(w) = retest.left.last_mut() {
             let subjects = match w.named.take() {
                 Some(named) => named,
@@ -152,6 +155,7 @@ impl Store {
                 .map_err(sql(what))?;
             let wide = w.width > 0;
             let crossed = test(&mut tx, &ids, w.width, &subjects, time(now)).await?;
+            by_scope = ledger::by_scope(&crossed);
             let findings = decide::findings(&crossed, self.stages());
             applied = incident::apply(&mut tx, findings, wide).await?;
             let whole = i64::try_from(subjects.len()).unwrap_or(0) == SUBJECTS_AT_ONCE;
@@ -182,7 +186,11 @@ impl Store {
         }
         drop(ids);
         tx.commit().await.map_err(sql(what))?;
-        Ok(((!retest.left.is_empty()).then_some(retest), applied))
+        Ok((
+            (!retest.left.is_empty()).then_some(retest),
+            applied,
+            by_scope,
+        ))
     }
 }
 

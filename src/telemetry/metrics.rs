@@ -47,7 +47,7 @@ table! {
     gaps: Counter "veilwatch_gap_records_total" ["topic", "reason"] "offsets lost before they could be read";
     findings: Counter "veilwatch_findings_total" ["fate"] "findings by fate: new, folded, shadow, excepted";
     incidents: Counter "veilwatch_incident_changes_total" [] "incident changes written";
-    crossings: Counter "veilwatch_budget_crossings_total" ["scope"] "budget thresholds crossed";
+    crossings: Counter "veilwatch_budget_crossings_total" ["scope"] "budget thresholds crossed, by usage, by a limit that changed or by a raise that lapsed";
     replayed: Counter "veilwatch_replayed_records_total" ["topic"] "records replayed from a checkpoint with effects suppressed";
     panics: Counter "veilwatch_detector_panics_total" ["topic"] "records that made a detector panic; each became a dead letter";
 
@@ -75,10 +75,11 @@ table! {
     leader: Gauge "veilwatch_leader" [] "1 in the process that merges closed minutes";
     notifier: Gauge "veilwatch_notifier" [] "1 in the process that writes the outbox";
     leader_resets: Counter "veilwatch_leader_resets_total" [] "states of the leader that could not be read, so that its baselines learn anew";
-    merged_through: Gauge "veilwatch_merged_through_timestamp_seconds" [] "start of the newest merged minute";
+    merged_through: Gauge "veilwatch_merged_through_timestamp_seconds" [] "start of the newest merged minute; in the leader's process only";
+    missing_events: Gauge "veilwatch_missing_events" ["gateway", "kind"] "events of a gateway that were missing, by what became of them: late, declared, restart, unexplained; the 256 gateways that miss most, and `other`; in the leader's process only";
     partial_merges: Counter "veilwatch_partial_merges_total" [] "minutes merged without a partition that was too far behind";
     store: Counter "veilwatch_store_total" ["what"] "what happened in Postgres: commits, retries, deadlocks, unknown commits, repeated findings, expired rows, dropped partitions";
-    default_rows: Gauge "veilwatch_default_partition_rows" [] "rows without a partition of their day; 0 in a healthy database; set in the leader's process";
+    default_rows: Gauge "veilwatch_default_partition_rows" [] "rows without a partition of their day; 0 in a healthy database; in the leader's process only, once it has looked";
     house_failures: Counter "veilwatch_house_failures_total" ["task"] "parts of housekeeping that failed and are tried again: partitions, retention, expiry, budgets";
     outbox: Gauge "veilwatch_outbox_rows" ["sink", "state"] "notifications that wait, are being sent or are parked, by state";
     outbox_age: Gauge "veilwatch_outbox_oldest_seconds" ["sink"] "age of the oldest notification that waits";
@@ -87,7 +88,7 @@ table! {
     fates: Counter "veilwatch_notification_fates_total" ["sink", "fate"] "fates of (incident change, sink) candidates";
     unreadable: Counter "veilwatch_unreadable_rows_total" ["what"] "rows the notifier could not read and left alone: change, incident, group, silence";
 
-    published: Counter "veilwatch_published_total" ["outcome"] "events handed to the publisher: queued, delivered, dropped";
+    published: Counter "veilwatch_published_total" ["outcome"] "events handed to the publisher that have ended: delivered, dropped";
     seal_records: Counter "veilwatch_seal_records_total" ["outcome"] "records of the seal job by outcome: published, duplicate, dead_letter";
     seal_in_flight: Gauge "veilwatch_seal_in_flight_records" [] "records of the seal job that wait for their delivery reports";
     log_drops: Counter "veilwatch_dropped_total" ["what"] "anything else that was discarded, by what it was";

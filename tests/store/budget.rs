@@ -65,7 +65,12 @@ async fn a_threshold_fires_once_under_eight_writers() {
                 let who = format!("k7:{:022}", i % 10);
                 b.ledger
                     .insert(ledger_key(Scope::User, &who, at), tokens(10));
-                crossings += owner.commit(&store, b).await.crossings;
+                crossings += owner
+                    .commit(&store, b)
+                    .await
+                    .crossings
+                    .values()
+                    .sum::<u64>();
             }
             crossings
         }));

@@ -257,7 +257,8 @@ async fn a_crossing_lives_as_long_as_the_total_that_it_is_about() {
             period: month.grain.period(NOON),
         };
         b.ledger.insert(key, tokens(100));
-        owner.commit(&db.store, b).await.crossings
+        let crossed = owner.commit(&db.store, b).await.crossings;
+        crossed.get(&Scope::User).copied().unwrap_or(0)
     };
     assert_eq!(spend(&mut owner, &db).await, 1);
     // It fired on the 2nd and the month goes on.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use std::sync::atomic::Ordering;
-use veilwatch::detect::part::{LaneKey, LaneSeen, MinutePart};
+use veilwatch::detect::part::{GatewaySeen, LaneKey, LaneSeen, MinutePart};
 use veilwatch::detect::value::Candidate;
 use veilwatch::detect::{DetectConfig, Leader, Part, ValueRow};
 
@@ -250,6 +250,74 @@ async fn minutes_that_stay_partial_are_a_finding() {
     minute(&db, &mut a, m + 6, 10_001).await;
     leader.tick().await.expect("tick");
     assert_eq!(db.number("SELECT count(*) FROM findings").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_stands_in_hours_and_in_the_tick() {
+    let db = Db::new().await;
+    let mut a = Owner::claim(&db.store, 0).await;
+    let m = NOON.minute();
+    let mut leader = leader(&db);
+    // Forged: three lanes that each miss all there is.
+    let most = u64::try_from(i64::MAX).expect("positive");
+    for n in 0..5 {
+        a.watermark = Time::from_minute(m + n + 1).plus_ms(10_001);
+        let mut part = MinutePart {
+            minute: m + n,
+            ..MinutePart::default()
+        };
+        let seen = GatewaySeen {
+            events: 3,
+            declared: 7,
+            appended: m + n,
+            ..GatewaySeen::default()
+        };
+        part.gateways.insert("gw1".into(), seen);
+        for lane in 0..3 {
+            let key = LaneKey {
+                gateway: "gw1".into(),
+                boot: format!("b{}", n.min(1)).into(),
+                lane,
+            };
+            let seen = if n == 1 {
+                vec![(0, 0), (most, most)]
+            } else {
+                vec![(0, 0)]
+            };
+            part.lanes.insert(key, LaneSeen { seen, declared: 0 });
+        }
+        let mut b = a.batch(1);
+        b.effects.minute_parts.insert((m + n, false), part.encode());
+        a.commit(&db.store, b).await;
+        let tick = leader.tick().await.expect("tick");
+        let missing = tick.missing.expect("a minute was merged");
+        let gw1 = missing.get("gw1").expect("gw1");
+        assert_eq!(gw1.declared, 7 * (u64::try_from(n).expect("small") + 1));
+        assert_eq!(gw1.unexplained, if n < 3 { 0 } else { u64::MAX });
+    }
+    let row = "SELECT gateway || ' ' || declared || ' ' || unexplained FROM missing_events
+                WHERE hour = '2026-11-21 12:00:00+00'";
+    assert_eq!(db.text(row).await, format!("gw1 35 {}", u64::MAX));
+    assert_eq!(leader.tick().await.expect("tick").missing, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completeness_tells_of_hours_in_which_a_partition_stood_still() {
+    let db = Db::new().await;
+    let owner = Owner::claim(&db.store, 0).await;
+    let skipped = db.store.skip_offsets(&owner.tp, 0, 10, "too large", "ops");
+    assert!(skipped.await.expect("skip"));
+    let lost = "SELECT sum(lost_records)::bigint FROM completeness WHERE partition = 0";
+    assert_eq!(db.number(lost).await, 10);
+    for minute in [NOON.minute(), NOON.minute() + 59, NOON.minute() + 60] {
+        db.run(&format!(
+            "INSERT INTO vw.partial_minute (minute, left_out) VALUES ({minute}, ARRAY['events/0', 'gone/7'])"
+        ))
+        .await;
+    }
+    let partial = "SELECT string_agg(partition || ' ' || records || ' ' || partial_minutes, ',' ORDER BY hour)
+                     FROM completeness WHERE partial_minutes > 0 AND hour >= '2026-11-21 12:00:00+00'";
+    assert_eq!(db.text(partial).await, "0 0 2,0 0 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

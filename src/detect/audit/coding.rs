@@ -1,5 +1,7 @@
 //! The audit's state as bytes.
 
+use super::gateway::Hour;
+use super::habit::{Habit, Slot};
 use super::{Audit, Cost, Gateway, Lane, Missing};
 use crate::detect::part::LaneKey;
 use crate::detect::wire::{Damaged, Reader, Writer};
@@ -18,7 +20,11 @@ impl Audit {
                 w.u64(b - a);
             }
             w.u64(l.floor);
-            w.u64(l.declared);
+            w.len(l.declared.len());
+            for (minute, n) in &l.declared {
+                w.i64(*minute);
+                w.u64(*n);
+            }
             w.len(l.holes.len());
             for ((a, b), m) in &l.holes {
                 w.u64(*a);
@@ -43,6 +49,16 @@ impl Audit {
             ] {
                 w.u64(n);
             }
+            for v in [g.fast, g.steady, g.sent.0, g.sent.1] {
+                w.f64(v);
+            }
+            w.i64(g.odd);
+            w.u64(u64::from(g.late_minutes));
+            w.i64(g.hour.hour);
+            w.u64(g.hour.events);
+            w.u64(g.hour.declared);
+            w.u64(g.hour.restart);
+            g.habit.encode(w);
         }
         w.len(self.costs.len());
         for (k, c) in &self.costs {
@@ -60,7 +76,8 @@ impl Audit {
         }
     }
 
-    pub(in crate::detect) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+    /// Reads it back. `old`: before habits, when quiet was judged by the rate alone; they are learnt anew.
+    pub(in crate::detect) fn decode(r: &mut Reader<'_>, old: bool) -> Result<Self, Damaged> {
         let mut a = Self {
             forgotten: r.u64()?,
             ..Self::default()
@@ -78,7 +95,12 @@ impl Audit {
                     .push((from, from.checked_add(r.u64()?).ok_or(r.damaged())?));
             }
             l.floor = r.u64()?;
-            l.declared = r.u64()?;
+            let declared = if old { r.u64()? } else { 0 };
+            if !old {
+                for _ in 0..r.len()? {
+                    l.declared.push((r.i64()?, r.u64()?));
+                }
+            }
             for _ in 0..r.len()? {
                 let from = r.u64()?;
                 let to = from.checked_add(r.u64()?).ok_or(r.damaged())?;
@@ -86,11 +108,12 @@ impl Audit {
             }
             l.restart = r.bool()?;
             l.last_minute = r.i64()?;
+            l.declare(l.last_minute, declared);
             a.lanes.insert(key, l);
         }
         for _ in 0..r.len()? {
             let key = r.str()?;
-            let g = Gateway {
+            let mut g = Gateway {
                 born: r.i64()?,
                 last: r.i64()?,
                 rate: r.f64()?,
@@ -101,7 +124,21 @@ impl Audit {
                     restart: r.u64()?,
                     unexplained: r.u64()?,
                 },
+                ..Gateway::default()
             };
+            if !old {
+                (g.fast, g.steady) = (r.f64()?, r.f64()?);
+                g.sent = (r.f64()?, r.f64()?);
+                g.odd = r.i64()?;
+                g.late_minutes = r.small()?;
+                g.hour = Hour {
+                    hour: r.i64()?,
+                    events: r.u64()?,
+                    declared: r.u64()?,
+                    restart: r.u64()?,
+                };
+                g.habit = Habit::decode(r)?;
+            }
             a.gateways.insert(key, g);
         }
         for _ in 0..r.len()? {
@@ -119,5 +156,43 @@ impl Audit {
             a.told.insert(key, r.i64()?);
         }
         Ok(a)
+    }
+}
+
+impl Habit {
+    fn encode(&self, w: &mut Writer) {
+        w.option(self.since, Writer::i64);
+        w.i64(self.hour);
+        w.u64(self.events);
+        w.u64(self.minutes);
+        w.len(self.slots.len());
+        for (slot, s) in &self.slots {
+            w.u8(*slot);
+            w.u64(u64::from(s.gap));
+            w.u64(u64::from(s.before));
+            w.u64(s.rate_milli);
+            w.u8(s.weeks);
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let mut h = Self {
+            since: r.option(Reader::i64)?,
+            hour: r.i64()?,
+            events: r.u64()?,
+            minutes: r.u64()?,
+            ..Self::default()
+        };
+        for _ in 0..r.len()? {
+            let slot = r.u8()?;
+            let s = Slot {
+                gap: r.small()?,
+                before: r.small()?,
+                rate_milli: r.u64()?,
+                weeks: r.u8()?,
+            };
+            h.slots.insert(slot, s);
+        }
+        Ok(h)
     }
 }

@@ -45,6 +45,7 @@ pub(in crate::detect) struct Context {
     pub(in crate::detect) end: Time,
     pub(in crate::detect) late: bool,
     pub(in crate::detect) clamped: bool,
+    pub(in crate::detect) append: Time,
     pub(in crate::detect) api_key: Option<Pseudonym>,
     pub(in crate::detect) cost: Option<Pico>,
     pub(in crate::detect) weight: i64,
@@ -104,11 +105,16 @@ impl Builder {
             g.events += 1;
             g.clamped += u64::from(c.clamped);
             g.unscanned += u64::from(!event.unscanned.is_empty());
+            g.declared = g.declared.saturating_add(event.dropped);
+            g.no_boot += u64::from(event.seq.is_some() && event.place().is_none());
+            g.appended = g.appended.max(c.append.minute());
         }
-        let Some(seq) = event.seq else { return };
+        let Some((boot, seq)) = event.place() else {
+            return;
+        };
         let key = LaneKey {
             gateway: event.gateway.clone(),
-            boot: event.boot.clone().unwrap_or_default(),
+            boot: boot.clone(),
             lane: event.lane,
         };
         if let Some(lane) = entry(&mut self.lanes, &key, &mut self.overflow) {

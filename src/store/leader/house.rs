@@ -1,10 +1,12 @@
 //! What the leader does once a minute beside its merges: housekeeping and budgets tested again.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
 use super::{LeaderTask, Lease, StoreError, Trouble, incident};
+use crate::account::Scope;
 
 /// How often budgets are tested again and partitions looked after.
 const HOUSE_EVERY: Duration = Duration::from_mins(1);
@@ -17,7 +19,7 @@ impl LeaderTask {
     pub(super) async fn look_after_house(
         &mut self,
         lease: &Lease,
-    ) -> Result<(Vec<Trouble>, incident::Applied), StoreError> {
+    ) -> Result<(Vec<Trouble>, incident::Applied, BTreeMap<Scope, u64>), StoreError> {
         let mut troubles = Vec::new();
         if self.house.as_ref().is_some_and(JoinHandle::is_finished) {
             troubles = self.house_kept().await;
@@ -30,8 +32,8 @@ impl LeaderTask {
             let store = self.store.clone();
             self.house = Some(tokio::spawn(async move { store.keep_house().await }));
         }
-        let mut tested = incident::Applied::default();
-        match self.retest(lease, due, &mut tested).await {
+        let (mut tested, mut crossings) = (incident::Applied::default(), BTreeMap::new());
+        match self.retest(lease, due, &mut tested, &mut crossings).await {
             Err(StoreError::LeaseLost(name)) => return Err(StoreError::LeaseLost(name)),
             Err(e) => troubles.push(Trouble {
                 task: "budgets",
@@ -39,7 +41,7 @@ impl LeaderTask {
             }),
             Ok(()) => {}
         }
-        Ok((troubles, tested))
+        Ok((troubles, tested, crossings))
     }
 
     async fn retest(
@@ -47,6 +49,7 @@ impl LeaderTask {
         lease: &Lease,
         due: bool,
         tested: &mut incident::Applied,
+        crossings: &mut BTreeMap<Scope, u64>,
     ) -> Result<(), StoreError> {
         if due && self.retest.is_none() {
             self.retest = self.store.begin_retest().await?;
@@ -56,9 +59,12 @@ impl LeaderTask {
         while let Some(retest) = self.retest.take() {
             let (store, lease) = (self.store.clone(), lease.clone());
             let part = async move { store.go_on_with_retest(retest, &lease).await };
-            let (left, applied) = self.store.unabortable(part).await?;
+            let (left, applied, crossed) = self.store.unabortable(part).await?;
             self.retest = left;
             tested.add(&applied);
+            for (scope, n) in crossed {
+                *crossings.entry(scope).or_default() += n;
+            }
             if began.elapsed() >= RETEST_FOR {
                 break;
             }

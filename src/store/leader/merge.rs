@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
+use super::missing::Noted;
 use super::{Held, Mark};
 use crate::detect::{Finding, Gathered};
 use crate::event::{SmolStr, TopicPartition};
@@ -33,6 +34,8 @@ pub(super) struct Merged {
     pub(super) minutes: Vec<MergedMinute>,
     /// Those that were used.
     pub(super) parts: Vec<StoredPart>,
+    /// What is missing, by minute and gateway.
+    pub(super) missing: Noted,
 }
 
 pub(super) struct MergedMinute {
@@ -77,11 +80,14 @@ impl Store {
         let mut findings = held.note_left_out(minute, &behind, partial_after);
         let left_out: Vec<TopicPartition> = behind.iter().map(|m| m.tp.clone()).collect();
         let partial = !left_out.is_empty();
-        let (held, found) = off_thread(move || {
+        let (mut held, found) = off_thread(move || {
             let found = held.leader.merge_gathered(gathered, partial);
             (held, found)
         })
         .await?;
+        for (gateway, missing) in held.leader.take_missing() {
+            merged.missing.insert((minute, gateway), missing);
+        }
         findings.extend(found);
         merged.minutes.push(MergedMinute {
             minute,

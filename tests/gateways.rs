@@ -1,0 +1,203 @@
+//! Gateways whose clocks, numbers and habits are not as a textbook has them, through the whole core: who is
+//! paged, what is counted, what it costs.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use veilwatch::account::{Books, Prices};
+use veilwatch::decide::Routes;
+use veilwatch::detect::{DetectConfig, Facts};
+use veilwatch::event::Time;
+use veilwatch::replay::{Line, Replay, Summary};
+use veilwatch::rule::{Known, RuleSet};
+use veilwatch::seal::{Keys, Sealer};
+
+fn start() -> Time {
+    Time::parse_rfc3339("2026-11-02T00:00:00Z").expect("a Monday")
+}
+
+/// A file of events; each line has a place in it, in seconds.
+#[derive(Default)]
+struct Stream(Vec<(i64, String)>);
+
+impl Stream {
+    /// An event `at` so many seconds, with more members.
+    fn add(&mut self, at: i64, gateway: &str, more: &str) {
+        self.line(at, at, gateway, more, 500);
+    }
+
+    /// An event that stands at `place` and says that it began `at`.
+    fn line(&mut self, place: i64, at: i64, gateway: &str, more: &str, total_ms: i64) {
+        let n = self.0.len();
+        let at = start().plus_ms(at * 1_000);
+        let line = format!(
+            r#"{{"v":1,"id":"e{n}","gateway":"{gateway}","at":"{at}","operation":"chat","model":{{"requested":"gpt-4o"}},"status":200,"latency":{{"total_ms":{total_ms},"ttft_ms":100}}{more}}}"#
+        );
+        self.0.push((place, line));
+    }
+
+    fn replay(mut self) -> (Vec<Line>, Summary) {
+        self.0.sort_by_key(|(place, _)| *place);
+        let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
+        let config = DetectConfig {
+            facts,
+            ..DetectConfig::default()
+        };
+        let mut replay = Replay::new(
+            config,
+            Books::new(Prices::shipped(), &[]),
+            Vec::new(),
+            Routes::single(vec!["out".into()]),
+            Arc::new(Sealer::built_in(Keys::development())),
+        );
+        for (_, line) in &self.0 {
+            replay.line(line).expect("an event");
+        }
+        replay.finish();
+        replay.output()
+    }
+
+    /// Findings by rule, stage and reason, a line each.
+    fn found(self) -> String {
+        let (lines, _) = self.replay();
+        let mut out = String::new();
+        for l in lines.iter().filter(|l| l.kind == "finding") {
+            let _ = writeln!(
+                out,
+                "{} {} {} {}",
+                &l.at[11..19],
+                l.rule.as_deref().unwrap_or_default(),
+                l.stage.unwrap_or_default(),
+                l.reason.as_deref().unwrap_or_default()
+            );
+        }
+        out
+    }
+}
+
+#[test]
+fn cron_slow_and_fading_gateways_are_not_silent() {
+    let mut cron = Stream::default();
+    for burst in 0..12 {
+        (0..100).for_each(|i| cron.add(burst * 1_800 + i / 2, "cron", ""));
+    }
+    (0..720).for_each(|i| cron.add(i * 30, "gw-b", ""));
+    assert_eq!(cron.found(), "");
+
+    let mut slow = Stream::default();
+    (0..360).for_each(|i| slow.add(i * 10, "gw-a", ""));
+    (0..35).for_each(|i| slow.add(3_600 + i * 2_400, "gw-a", ""));
+    (0..1_440).for_each(|i| slow.add(i * 60, "gw-b", ""));
+    assert_eq!(slow.found(), "");
+
+    let mut daily = Stream::default();
+    (0..11).for_each(|day| daily.add(day * 86_400, "gw", ""));
+    assert_eq!(daily.found(), "");
+}
+
+#[test]
+fn a_gateway_that_stops_is_one_page_within_six_minutes() {
+    let mut s = Stream::default();
+    (0..5_400).step_by(3).for_each(|t| s.add(t, "gw-b", ""));
+    (0..2_400).step_by(3).for_each(|t| s.add(t + 1, "gw-a", ""));
+    let found = s.found();
+    assert_eq!(found.lines().count(), 1, "{found}");
+    assert!(
+        found.starts_with(
+            "00:45:10 audit-silent-gateway page gateway gw-a has sent nothing for 5 min"
+        ),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_clock_that_steps_back_is_told_as_such_and_not_as_silence() {
+    let mut s = Stream::default();
+    for t in (0..5_400).step_by(3) {
+        s.add(t, "gw-b", "");
+        let behind = if t < 2_400 { 0 } else { 120 };
+        s.line(t + 1, t + 1 - behind, "gw-a", "", 500);
+    }
+    let found = s.found();
+    assert_eq!(found.lines().count(), 1, "{found}");
+    assert!(found.contains("audit-late-clock ticket"), "{found}");
+    assert!(found.contains("gw-a"), "{found}");
+}
+
+#[test]
+fn one_long_call_in_a_file_ordered_by_start_makes_nothing_late() {
+    let mut s = Stream::default();
+    (0..5_400).step_by(3).for_each(|t| s.add(t, "gw-a", ""));
+    s.line(2_701, 2_701, "gw-a", "", 600_000);
+    s.line(5_395, 5_395, "gw-a", "", 3_600_000);
+    let (lines, summary) = s.replay();
+    assert!(lines.is_empty(), "{lines:?}");
+    assert_eq!(summary.events, 1_802);
+}
+
+#[test]
+fn a_restart_without_boot_loses_nothing_and_is_told_that_it_proves_nothing() {
+    let mut s = Stream::default();
+    for i in 0..20 {
+        s.add(i, "gw", &format!(r#","seq":{i}"#));
+        s.add(100 + i, "gw", &format!(r#","seq":{i}"#));
+    }
+    let (lines, summary) = s.replay();
+    assert_eq!((summary.events, summary.duplicates), (40, 0));
+    let rules: Vec<_> = lines.iter().filter(|l| l.kind == "finding").collect();
+    assert_eq!(rules.len(), 1, "{rules:?}");
+    assert_eq!(rules[0].rule.as_deref(), Some("audit-no-boot"));
+}
+
+#[test]
+fn declared_and_restart_losses_are_tickets_and_buy_no_later_ones() {
+    // 90 % is discarded, and said so.
+    let mut s = Stream::default();
+    for i in 0..1_200 {
+        let more = format!(r#","boot":"b","seq":{},"dropped":9"#, i * 10);
+        s.add(i * 3, "g", &more);
+    }
+    let found = s.found();
+    assert_eq!(found.lines().count(), 1, "{found}");
+    assert!(
+        found.contains("audit-declared-loss ticket 10800 of 12000 events"),
+        "{found}"
+    );
+
+    // A publisher that numbers what it sends, and then loses 500.
+    let mut s = Stream::default();
+    for i in 0..1_200 {
+        let seq = i + i64::from(i > 800) * 500;
+        let dropped = i64::from(i < 600);
+        s.add(
+            i * 3,
+            "g",
+            &format!(r#","boot":"b","seq":{seq},"dropped":{dropped}"#),
+        );
+    }
+    let found = s.found();
+    assert!(
+        found.contains("audit-missing-events page 500 events"),
+        "{found}"
+    );
+    assert!(
+        found.contains("audit-declared-loss ticket 600 of 1800 events"),
+        "{found}"
+    );
+    assert_eq!(found.lines().count(), 2, "{found}");
+}
+
+#[test]
+fn usage_with_a_forged_clock_costs_what_it_costs_now() {
+    let usage = r#","usage":{"input":1000000,"output":0,"state":"final"}"#;
+    let mut s = Stream::default();
+    s.add(0, "g", "");
+    s.line(60, -1_793_577_600, "g", usage, 500);
+    s.add(61, "g", usage);
+    let (lines, summary) = s.replay();
+    assert_eq!(summary.cost_pico, 2 * 2_500_000_000_000);
+    let unpriced = lines
+        .iter()
+        .any(|l| l.rule.as_deref() == Some("audit-unpriced-model"));
+    assert!(!unpriced);
+}
