@@ -114,19 +114,18 @@ async fn doctor_finds_a_healthy_place_healthy_and_names_what_is_not() {
             .expect("answer");
         line
     });
-    let secret = d.write("hook.secret", 0o644, "squirrel-squirrel-squirrel-1");
+    let secret = d.write("hook.secret", 0o600, "squirrel-squirrel-squirrel-1");
     let sinks = format!(
         "[[deliver.sink]]\nname = \"up\"\nkind = \"webhook\"\nurl = \"http://{address}/squirrel\"\nsecret_file = \"{secret}\"\n\
          [[deliver.sink]]\nname = \"down\"\nkind = \"webhook\"\nurl = \"http://127.0.0.1:9/x\"\nsecret_file = \"{secret}\"\n"
     );
     let (code, checks) = Doctor::ask(&d.config("missing", &url, &sinks));
     assert_eq!(code, Some(1));
-    assert_eq!(heard.join().expect("heard"), "HEAD / HTTP/1.1\r\n");
     assert!(checks["sink up"].starts_with("ok "), "{checks:?}");
+    assert_eq!(heard.join().expect("heard"), "HEAD / HTTP/1.1\r\n");
     for (check, state, said) in [
         ("sink down", "wrong", "cannot connect"),
         ("topic missing", "wrong", "does not exist"),
-        ("file deliver.sink[0].secret_file", "wrong", "chmod 640"),
     ] {
         let found = &checks[check];
         assert!(
@@ -134,7 +133,18 @@ async fn doctor_finds_a_healthy_place_healthy_and_names_what_is_not() {
             "{check}: {found}"
         );
     }
+    assert!(
+        checks["files"].starts_with("ok 1 with secrets"),
+        "{checks:?}"
+    );
     assert!(!format!("{checks:?}").contains("squirrel"), "{checks:?}");
+
+    // A secret that everybody may read is refused with the configuration.
+    d.write("hook.secret", 0o644, "squirrel-squirrel-squirrel-1");
+    let (code, checks) = Doctor::ask(&d.config("missing", &url, &sinks));
+    assert_eq!(code, Some(1));
+    assert!(format!("{checks:?}").contains("chmod 600"), "{checks:?}");
+    assert!(!format!("{checks:?}").contains("squirrel-"), "{checks:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
