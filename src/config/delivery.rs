@@ -190,10 +190,11 @@ fn sink(s: &Section<'_, '_>) -> Option<SinkSetting> {
     };
     match sink.kind {
         SinkKind::Webhook => {
-            if sink.url.is_none() {
+            // A file that was named and cannot be read was told of already.
+            if sink.url.is_none() && !s.has("url_file") {
                 s.missing("url", "write https://HOST/PATH");
             }
-            if sink.secret.is_none() {
+            if sink.secret.is_none() && !s.has("secret_file") {
                 s.missing("secret_file", "name a file with the signing secret, so that the receiver can tell our messages");
             }
         }
