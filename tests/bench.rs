@@ -34,9 +34,9 @@ fn start(tmp: &Path) -> Bench {
     Bench(child)
 }
 
-/// Processes whose environment names the directory: everything that the bench started, and what that
+/// Processes whose environment names the directory: everything that the program started, and what that
 /// started.
-fn started(tmp: &Path) -> BTreeSet<String> {
+pub fn started(tmp: &Path) -> BTreeSet<String> {
     let wanted = format!("TMPDIR={}", tmp.display());
     let all = std::fs::read_dir("/proc").expect("a process table");
     all.flatten()
@@ -54,7 +54,7 @@ fn started(tmp: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
+pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(

@@ -6,6 +6,7 @@ mod console;
 mod cut;
 mod decode;
 mod deliver;
+mod demo;
 mod deploy;
 mod engine;
 mod everyday;

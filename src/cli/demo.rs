@@ -21,6 +21,9 @@ pub struct Args {
     /// Do not open a browser.
     #[arg(long)]
     no_open: bool,
+    /// What decides the ordinary traffic, to see the same again. Otherwise each demo has its own.
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
     /// Text for people, or JSON lines.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -51,6 +54,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         time: args.time,
         open: !args.no_open,
         json: args.format == Format::Json,
+        seed: args.seed.unwrap_or_else(|| u64::from(std::process::id())),
     };
     let clean = runtime.block_on(show::run(&options))?;
     Ok(if clean {

@@ -45,6 +45,8 @@ pub struct Options {
     pub open: bool,
     /// JSON lines instead of text.
     pub json: bool,
+    /// Decides the ordinary traffic: who calls whom, when, with what.
+    pub seed: u64,
 }
 
 /// What stands after the set-up.
@@ -205,7 +207,7 @@ async fn perform(
     let stage = &mut set.stage;
     let sealer = Arc::new(Sealer::built_in((*stage.keys).clone()));
     let mut live = Live {
-        traffic: Traffic::new(u64::from(std::process::id())),
+        traffic: Traffic::new(options.seed),
         gateways: gateways(&stage.keys, &sealer, "live"),
         publisher: stage.publisher()?,
         labels: Vec::new(),
