@@ -19,8 +19,9 @@ pub use price::{Priced, Prices, dollars_per_million};
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::decode::Origin;
 use crate::detect::{Effects, PartitionState, Seen};
-use crate::event::{Event, Position, SmolStr};
+use crate::event::{Event, Position, SmolStr, Time};
 
 /// What accounting needs to know: prices, and which (scope, period) ledgers are kept.
 #[derive(Debug, Clone)]
@@ -115,6 +116,11 @@ impl Batch {
         Some((seen, priced))
     }
 
+    /// Takes the number of a record that was refused: it is not missing.
+    pub fn refused(&mut self, append: Time, origin: &Origin) {
+        self.effects.refused(append, origin);
+    }
+
     /// Ends the batch. `state` is the one the events were applied to.
     pub fn finish(mut self, state: &mut PartitionState) -> Applied {
         state.end_batch(&mut self.effects);
@@ -130,7 +136,6 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::decode::{Decoder, RawRecord};
-    use crate::event::Time;
 
     #[test]
     fn names_that_nobody_answered_to_share_a_ledger() {

@@ -24,7 +24,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use encode::to_json;
-pub use reason::{DeadLetter, Reason};
+pub use reason::{DeadLetter, Origin, Reason};
 
 use crate::event::{Event, MAX_SEALED_BYTES, MAX_TRUSTED_BYTES, SmolStr, Time};
 use crate::seal::{Scratch, Sealer};
@@ -186,6 +186,29 @@ impl Decoder {
     /// # Errors
     /// A [`DeadLetter`] with the reason and the place; never a byte of the record.
     pub fn decode(&mut self, r: &RawRecord<'_>) -> Result<Box<Event>, DeadLetter> {
+        self.event(r).map_err(|mut dead| {
+            dead.origin = self.origin(&dead, r);
+            dead
+        })
+    }
+
+    /// Who sent a refused record. Whoever did not sign does not speak for a gateway here either: a number
+    /// that is named here is not missed.
+    #[cold]
+    fn origin(&self, dead: &DeadLetter, r: &RawRecord<'_>) -> Option<Origin> {
+        if matches!(dead.reason, Reason::BadSignature | Reason::UnknownKey) {
+            return None;
+        }
+        let value = r.value?;
+        let signer = self.signatures.check(r.headers, value).ok()?;
+        let keys = self.sealer.as_ref().map(|s| s.keys());
+        let origin = native::origin(value, keys)?;
+        self.signatures
+            .speaks_for(signer, &origin.gateway)
+            .then_some(origin)
+    }
+
+    fn event(&mut self, r: &RawRecord<'_>) -> Result<Box<Event>, DeadLetter> {
         let Some(value) = r.value else {
             return Err(DeadLetter::whole(Reason::Tombstone, 0));
         };
@@ -206,6 +229,7 @@ impl Decoder {
             path,
             byte: Some(byte as u64),
             bytes: value.len() as u64,
+            origin: None,
         };
         let text = std::str::from_utf8(value)
             .map_err(|e| place(Reason::NotUtf8, None, e.valid_up_to()))?;
@@ -230,6 +254,7 @@ impl Decoder {
             path: b.path,
             byte: b.byte.map(|b| b as u64),
             bytes: value.len() as u64,
+            origin: None,
         })?;
         if !signatures.speaks_for(signer, &event.gateway) {
             return Err(DeadLetter {

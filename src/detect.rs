@@ -46,6 +46,7 @@ pub use leader::{Gathered, Leader, Part};
 pub use partition::PartitionState;
 pub use value::{ValueDelta, ValueKey, ValueRow};
 
+use crate::decode::Origin;
 use crate::event::{Event, Hash16, Position, Pseudonym, Severity, SmolStr, Stage, Time, hash16};
 
 /// A minute closes this long after its end; an event appended later than that is late.
@@ -257,6 +258,18 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Notes the number of a record that was refused: it is here, if not as an event.
+    pub fn refused(&mut self, append: Time, origin: &Origin) {
+        if let Some((boot, lane, seq)) = &origin.place {
+            let key = part::LaneKey {
+                gateway: origin.gateway.clone(),
+                boot: boot.clone(),
+                lane: *lane,
+            };
+            self.parts.refused(append, &key, *seq, &mut self.counters);
+        }
+    }
+
     /// Ends the batch: encodes the minute parts.
     pub fn close(&mut self) {
         self.parts.finish(&mut self.minute_parts);

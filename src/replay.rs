@@ -144,6 +144,9 @@ impl Replay {
                 Ok(())
             }
             Err(d) => {
+                if let (Some(now), Some(origin)) = (self.now, &d.origin) {
+                    self.open.refused(now, origin);
+                }
                 self.refuse();
                 Err(d.to_string())
             }

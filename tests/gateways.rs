@@ -187,6 +187,56 @@ fn declared_and_restart_losses_are_tickets_and_buy_no_later_ones() {
     assert_eq!(found.lines().count(), 2, "{found}");
 }
 
+/// Ten minutes of a numbered gateway; one record in the middle cannot be read.
+fn with_one_refused(bad: &str) -> String {
+    let mut s = Stream::default();
+    for n in 0..600 {
+        s.add(n, "gw", &format!(r#","boot":"b","seq":{n}"#));
+    }
+    let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
+    let config = DetectConfig {
+        facts,
+        ..DetectConfig::default()
+    };
+    let mut replay = Replay::new(
+        config,
+        Books::new(Prices::shipped(), &[]),
+        Vec::new(),
+        Routes::single(vec!["out".into()]),
+        Arc::new(Sealer::built_in(Keys::development())),
+    );
+    for (n, (_, line)) in s.0.iter().enumerate() {
+        if n == 300 {
+            let line = line.replacen(r#""status":200"#, bad, 1);
+            assert!(replay.line(&line).is_err(), "{line}");
+        } else {
+            replay.line(line).expect("an event");
+        }
+    }
+    replay.finish();
+    let (lines, summary) = replay.output();
+    assert_eq!((summary.events, summary.refused), (599, 1));
+    let found = lines.iter().filter(|l| l.kind == "finding");
+    let rules: Vec<&str> = found.filter_map(|l| l.rule.as_deref()).collect();
+    rules.join(" ")
+}
+
+#[test]
+fn what_was_refused_is_not_missing() {
+    for bad in [
+        r#""status":-1"#,
+        r#""status":"200""#,
+        r#""status":200,"team":7"#,
+        r#""status":200,"cost_usd":"much""#,
+    ] {
+        let found = with_one_refused(bad);
+        assert_eq!(found, "", "{bad}");
+    }
+    // Nobody says whose number this was: it is missing.
+    let found = with_one_refused(r#""status":200"#.trim_end_matches("200"));
+    assert_eq!(found, "audit-missing-events");
+}
+
 #[test]
 fn usage_with_a_forged_clock_costs_what_it_costs_now() {
     let usage = r#","usage":{"input":1000000,"output":0,"state":"final"}"#;

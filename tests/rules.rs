@@ -493,3 +493,59 @@ fn lists_and_macros_reach_the_regex() {
         assert_eq!(scan.hits.len(), hits, "{text}");
     }
 }
+
+/// The lines of a verb of `rules` with `--format json`, and its status.
+fn told(args: &[&str]) -> (Vec<serde_json::Value>, Option<i32>) {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+        .arg("rules")
+        .args(args)
+        .args(["--format", "json"])
+        .output()
+        .expect("runs");
+    let text = String::from_utf8(out.stdout).expect("text");
+    let lines = text.lines().map(|l| serde_json::from_str(l).expect("JSON"));
+    (lines.collect(), out.status.code())
+}
+
+#[test]
+fn check_and_test_speak_json() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("a.yml");
+    let good = r#"
+id: inj-a
+title: A word of an attack
+version: 1
+level: high
+match:
+  keywords: ["zebra crossing"]
+tests:
+  - text: "mind the zebra crossing"
+    hit: true
+  - text: "mind the gap"
+    hit: true
+"#;
+    std::fs::write(&path, good.replace("level: high", "levle: high")).expect("written");
+    let name = path.display().to_string();
+    let (lines, status) = told(&["check", &name]);
+    assert_eq!(status, Some(2));
+    let first = &lines[0];
+    assert_eq!(first["kind"], "diagnostic");
+    assert_eq!(first["grade"], "error");
+    assert_eq!(first["file"].as_str(), Some(&*name));
+    assert_eq!(first["line"], 5);
+    let last = lines.last().expect("a summary");
+    assert_eq!(last["kind"], "summary");
+    assert!(last["rules"].is_null());
+    assert_eq!(told(&["test", &name]).1, Some(2));
+}
+
+#[test]
+fn each_test_of_the_shipped_rules_is_a_line() {
+    let (lines, status) = told(&["test", "--run", "pii-credit-card"]);
+    assert_eq!(status, Some(0));
+    let (last, tests) = lines.split_last().expect("lines");
+    assert!(!tests.is_empty() && tests.iter().all(|t| t["passed"] == true));
+    assert_eq!(last["kind"], "summary");
+    assert_eq!(last["tests"], tests.len());
+    assert_eq!(last["failed"], 0);
+}

@@ -6,6 +6,9 @@ use super::format::{Format, Shown, is_json};
 use crate::config::Config;
 use crate::store::{Store, StoreConfig};
 
+/// Where the configuration usually is: what a page prints can then be run as it stands.
+pub const USUAL_CONFIG: &str = "/etc/veilwatch/veilwatch.toml";
+
 /// What every verb on the database takes: where it is, and how results are written.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Access {
@@ -36,22 +39,31 @@ pub struct Database {
         global = true
     )]
     database: Option<String>,
-    /// The configuration whose `[store]` is used.
+    /// The configuration whose `[store]` is used; default: /etc/veilwatch/veilwatch.toml, if it is there.
     #[arg(short, long, value_name = "F", global = true)]
     config: Option<PathBuf>,
 }
 
 impl Database {
+    /// The configuration that was named, else the usual one where nothing else says where the database is.
+    fn config(&self) -> Option<PathBuf> {
+        let usual = || {
+            let path = PathBuf::from(USUAL_CONFIG);
+            (self.database.is_none() && path.is_file()).then_some(path)
+        };
+        self.config.clone().or_else(usual)
+    }
+
     /// The store's settings.
     pub fn settings(&self) -> anyhow::Result<StoreConfig> {
-        let (url, allow_plaintext) = match (&self.database, &self.config) {
+        let (url, allow_plaintext) = match (&self.database, self.config()) {
             (Some(url), _) => (url.clone(), false),
             (None, Some(path)) => {
-                let store = Config::load(path)?.store;
+                let store = Config::load(&path)?.store;
                 (store.url.reveal().to_owned(), store.allow_plaintext)
             }
             (None, None) => anyhow::bail!(
-                "no database given: use --database URL, --config FILE or VEILWATCH_STORE_URL"
+                "no database given: use --database URL, --config FILE or VEILWATCH_STORE_URL, or put the configuration at {USUAL_CONFIG}"
             ),
         };
         let mut config = StoreConfig::new(url);
@@ -65,25 +77,25 @@ impl Database {
     /// The store's settings with what the configuration says about how long things are kept; `None`
     /// without one.
     pub fn kept(&self) -> anyhow::Result<Option<StoreConfig>> {
-        let Some(path) = &self.config else {
+        let Some(path) = self.config() else {
             return Ok(None);
         };
         let mut config = self.settings()?;
-        config.keep = crate::pipeline::build::store_config(&Config::load(path)?).keep;
+        config.keep = crate::pipeline::build::store_config(&Config::load(&path)?).keep;
         Ok(Some(config))
     }
 
     /// The whole configuration, for a verb that needs more of it than the database.
     pub fn whole(&self, why: &str) -> anyhow::Result<Config> {
-        match &self.config {
-            Some(path) => Ok(Config::load(path)?),
+        match self.config() {
+            Some(path) => Ok(Config::load(&path)?),
             None => anyhow::bail!("no configuration given: use --config FILE, {why}"),
         }
     }
 
     /// The configuration, where one is given.
     pub fn configured(&self) -> anyhow::Result<Option<Config>> {
-        Ok(self.config.as_deref().map(Config::load).transpose()?)
+        Ok(self.config().as_deref().map(Config::load).transpose()?)
     }
 
     /// Connects, runs the work and closes the connections.

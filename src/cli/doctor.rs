@@ -36,7 +36,7 @@ const GRANT: &str = "run `veilwatch db migrate --roles` as an administrator, the
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The configuration of `run`.
-    #[arg(short, long, value_name = "F")]
+    #[arg(short, long, value_name = "F", default_value = super::database::USUAL_CONFIG)]
     config: PathBuf,
     /// Output format; the default is text on a terminal and JSON lines elsewhere.
     #[arg(long, value_enum)]

@@ -30,6 +30,13 @@ pub fn is_json(given: Option<Format>) -> bool {
     Format::or_default(given) == Format::Json
 }
 
+/// `--fail-on`: what makes status 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum FailOn {
+    /// Anything was found; what is only in shadow does not count.
+    Finding,
+}
+
 /// Text for a terminal: what a stranger chose (names, reasons) moves no cursor, turns no direction and hides
 /// nothing. JSON needs it not, since it escapes.
 pub struct Shown<W>(pub W);

@@ -56,7 +56,7 @@ enum Verb {
 #[derive(Debug, clap::Args)]
 struct With {
     /// The configuration of `run`.
-    #[arg(short, long, value_name = "F")]
+    #[arg(short, long, value_name = "F", default_value = super::database::USUAL_CONFIG)]
     config: PathBuf,
     /// Output format; the default is text on a terminal and JSON lines elsewhere.
     #[arg(long, value_enum)]

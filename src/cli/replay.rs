@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::format::{Format, is_json};
+use super::format::{FailOn, Format, is_json};
 use super::lines::{self, Lines};
 use crate::account::{Books, Prices};
 use crate::config::{self, Config, Source};
@@ -41,12 +41,6 @@ pub struct Args {
     /// What ends with status 1.
     #[arg(long, value_enum)]
     fail_on: Option<FailOn>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum FailOn {
-    /// Any finding that is not shadow.
-    Finding,
 }
 
 /// Warns once that texts are sealed with a key that everybody has: at the first line that has one.

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use serde_json::json;
 
 use super::format::Format;
 use super::{EXIT_FINDINGS, EXIT_RULES};
@@ -35,6 +36,9 @@ enum Verb {
         /// Warnings count as errors.
         #[arg(long)]
         deny_warnings: bool,
+        /// Text with a caret under each mistake, or JSON lines.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
         /// Override files beside the set.
         #[arg(long, value_name = "FILE")]
         overrides: Vec<PathBuf>,
@@ -52,6 +56,9 @@ enum Verb {
         /// Fail if less than this share of the rules is hit by a test, percent.
         #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
         coverage_threshold: Option<u8>,
+        /// Text, or JSON lines.
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
         /// Override files beside the set.
         #[arg(long, value_name = "FILE")]
         overrides: Vec<PathBuf>,
@@ -198,13 +205,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Verb::Check {
             dir,
             deny_warnings,
+            format,
             overrides,
-        } => check(dir.as_deref(), &overrides, deny_warnings),
+        } => check(dir.as_deref(), &overrides, deny_warnings, format),
         Verb::Test {
             dir,
             run,
             junit,
             coverage_threshold,
+            format,
             overrides,
         } => test(
             dir.as_deref(),
@@ -212,6 +221,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             run.as_deref(),
             junit.as_deref(),
             coverage_threshold,
+            format,
         ),
         Verb::Explain(args) => explain::run(args),
         Verb::List { dir, format } => list(dir.as_deref(), Format::or_default(format)),
@@ -226,21 +236,47 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints diagnostics, errors first; returns how many are errors.
-fn report(problems: &[Diagnostic]) -> anyhow::Result<usize> {
+fn report(problems: &[Diagnostic], format: Format) -> anyhow::Result<usize> {
     let mut out = std::io::stdout().lock();
-    for problem in problems {
-        writeln!(out, "{problem}\n")?;
+    for p in problems {
+        match format {
+            Format::Text => writeln!(out, "{p}\n")?,
+            Format::Json => writeln!(
+                out,
+                "{}",
+                json!({
+                    "kind": "diagnostic",
+                    "grade": if p.grade == Grade::Error { "error" } else { "warning" },
+                    "code": p.code,
+                    "file": p.file,
+                    "line": p.line,
+                    "column": p.column,
+                    "message": p.message,
+                    "help": p.help,
+                })
+            )?,
+        }
     }
     Ok(problems.iter().filter(|p| p.grade == Grade::Error).count())
 }
 
-fn check(dir: Option<&Path>, overrides: &[PathBuf], deny: bool) -> anyhow::Result<ExitCode> {
+fn check(
+    dir: Option<&Path>,
+    overrides: &[PathBuf],
+    deny: bool,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let (rules, problems) = match load(dir, overrides)? {
         Ok((set, warnings)) => (Some(set.rules().len()), warnings),
         Err(problems) => (None, problems),
     };
-    let errors = report(&problems)?;
+    let errors = report(&problems, format)?;
     let warnings = problems.len() - errors;
+    if format == Format::Json {
+        let line =
+            json!({"kind": "summary", "rules": rules, "errors": errors, "warnings": warnings});
+        writeln!(std::io::stdout().lock(), "{line}")?;
+    }
     match rules {
         Some(n) => eprintln!("{n} rules, {warnings} warnings"),
         None => eprintln!("refused: {errors} errors, {warnings} warnings"),
@@ -255,11 +291,12 @@ fn test(
     filter: Option<&str>,
     junit: Option<&Path>,
     threshold: Option<u8>,
+    format: Format,
 ) -> anyhow::Result<ExitCode> {
     let set = match load(dir, overrides)? {
         Ok((set, _)) => set,
         Err(problems) => {
-            let errors = report(&problems)?;
+            let errors = report(&problems, format)?;
             eprintln!("refused: {errors} errors; nothing was tested");
             return Ok(ExitCode::from(EXIT_RULES));
         }
@@ -275,7 +312,19 @@ fn test(
     let report = trial::run(&engine, &wanted);
     let mut out = std::io::stdout().lock();
     for outcome in &report.outcomes {
-        if let Some(why) = &outcome.failure {
+        if format == Format::Json {
+            let line = json!({
+                "kind": "test",
+                "rule": outcome.rule,
+                "name": outcome.name,
+                "passed": outcome.failure.is_none(),
+                "reason": outcome.failure,
+                "file": outcome.file,
+                "line": outcome.line,
+                "column": outcome.column,
+            });
+            writeln!(out, "{line}")?;
+        } else if let Some(why) = &outcome.failure {
             writeln!(
                 out,
                 "{}:{}:{}: {} ({}): {why}",
@@ -284,7 +333,10 @@ fn test(
         }
     }
     for rule in &report.uncovered {
-        writeln!(out, "no test hits `{rule}`")?;
+        match format {
+            Format::Json => writeln!(out, "{}", json!({"kind": "uncovered", "rule": rule}))?,
+            Format::Text => writeln!(out, "no test hits `{rule}`")?,
+        }
     }
     if let Some(path) = junit {
         std::fs::write(path, junit::report(&report))
@@ -293,6 +345,16 @@ fn test(
     let rules = engine.rules().filter(|r| wanted(&r.id)).count();
     let covered = rules - report.uncovered.len();
     let percent = (covered * 100).checked_div(rules).unwrap_or(100);
+    if format == Format::Json {
+        let line = json!({
+            "kind": "summary",
+            "tests": report.outcomes.len(),
+            "failed": report.failures(),
+            "rules": rules,
+            "covered": covered,
+        });
+        writeln!(out, "{line}")?;
+    }
     eprintln!(
         "{} tests of {rules} rules, {} failed; tests hit {covered} rules ({percent} %)",
         report.outcomes.len(),
@@ -323,7 +385,7 @@ fn list(dir: Option<&Path>, format: Format) -> anyhow::Result<ExitCode> {
     let set = match load(dir, &[])? {
         Ok((set, _)) => set,
         Err(problems) => {
-            report(&problems)?;
+            report(&problems, format)?;
             return Ok(ExitCode::from(EXIT_RULES));
         }
     };

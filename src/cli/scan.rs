@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::format::Format;
+use super::format::{FailOn, Format};
 use super::lines::{self, Refused};
 use super::rules::RuleArgs;
 use crate::cli::EXIT_FINDINGS;
@@ -35,12 +35,6 @@ pub struct Args {
     fail_on: Option<FailOn>,
     #[command(flatten)]
     rules: RuleArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum FailOn {
-    /// Anything was found.
-    Finding,
 }
 
 #[derive(Debug, Serialize)]

@@ -9,10 +9,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::format::FailOn;
 use super::lines::{self, BadLine, Refused};
 use crate::config::keyfile;
 use crate::decode::{Decoder, RawRecord, bare, to_json};
-use crate::event::Time;
+use crate::event::{Event, Time};
+use crate::seal::engine::Engine;
+use crate::seal::verdict::Judge;
 use crate::seal::{Keys, Scratch, Sealer};
 
 /// Arguments.
@@ -28,6 +31,9 @@ pub struct Args {
     /// Output format; sealed events are JSON lines in any case.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     format: Format,
+    /// Status 1 if something was found.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    fail_on: Option<FailOn>,
     #[command(flatten)]
     kafka: kafka::Args,
 }
@@ -50,7 +56,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(path) => keyfile::read(path).map_err(anyhow::Error::msg)?,
         None => Keys::single(super::key::random_secret()?),
     };
-    let sealer = Arc::new(Sealer::built_in(keys));
+    let engine = Arc::new(Engine::built_in());
+    let judge = args.fail_on.map(|FailOn::Finding| Judge::new(&engine));
+    let sealer = Arc::new(Sealer::new(keys, engine));
     let mut file = File {
         decoder: Decoder::trusted(Arc::clone(&sealer)).with_max_bytes(lines::MAX_LINE),
         sealer,
@@ -59,6 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut input = lines::open(path)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut bad = 0u64;
+    let mut found = false;
     while let Some((number, line)) = input
         .next_line()
         .with_context(|| format!("cannot read {}", path.display()))?
@@ -67,7 +76,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             .map_err(|e: BadLine| e.to_string())
             .and_then(|line| file.seal(number, line))
         {
-            Ok(event) => writeln!(out, "{event}")?,
+            Ok(event) => {
+                if let Some(judge) = &judge {
+                    found |= event.sketches().any(|(_, _, s)| judge.judge(s).found());
+                }
+                writeln!(out, "{}", to_json(&event))?;
+            }
             Err(error) => {
                 bad += 1;
                 Refused {
@@ -84,6 +98,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "veilwatch: {bad} line{} could not be sealed; each stands in the output with its number and reason",
             if bad == 1 { "" } else { "s" }
         );
+    }
+    if bad > 0 || found {
         return Ok(ExitCode::from(super::EXIT_FINDINGS));
     }
     Ok(ExitCode::SUCCESS)
@@ -97,12 +113,12 @@ struct File {
 
 impl File {
     /// The sealed event of one line, or why there is none.
-    fn seal(&mut self, number: u64, line: &str) -> Result<String, String> {
+    fn seal(&mut self, number: u64, line: &str) -> Result<Box<Event>, String> {
         if let Some(b) = bare::parse(line).map_err(|d| d.to_string())? {
             let sketch = self
                 .sealer
                 .sketch(b.text.expose(), b.role, b.side, &mut self.scratch);
-            return Ok(to_json(&bare::event(number, b.role, b.side, sketch)));
+            return Ok(Box::new(bare::event(number, b.role, b.side, sketch)));
         }
         let record = RawRecord {
             topic: "file",
@@ -113,9 +129,6 @@ impl File {
             value: Some(line.as_bytes()),
             headers: &[],
         };
-        self.decoder
-            .decode(&record)
-            .map(|e| to_json(&e))
-            .map_err(|d| d.to_string())
+        self.decoder.decode(&record).map_err(|d| d.to_string())
     }
 }

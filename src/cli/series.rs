@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::format::{Format, is_json};
+use super::format::{FailOn, Format, is_json};
 use super::lines::{self, Lines, Refused};
 use crate::detect::series::Series;
 
@@ -31,12 +31,6 @@ pub struct Args {
     /// What ends with status 1.
     #[arg(long, value_enum)]
     fail_on: Option<FailOn>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum FailOn {
-    /// Any alarm.
-    Finding,
 }
 
 /// A line of the output.

@@ -55,6 +55,7 @@ hold = "2m"                          # how long a partition that is behind holds
 # allowed_tools = ["search"]
 # allowed_models = ["gpt-4o-mini"]
 # campaign_senders = 3               # senders of one attack within an hour that make a campaign; ten page
+# off = ["drift"]                    # the same as stages = { drift = "shadow" }
 # stages = { drift = "shadow", campaign = "ticket" }  # the furthest a detector may go: shadow, ticket, page
 
 [pipeline]
@@ -82,6 +83,24 @@ kind = "stdout"
 # to = ["oncall@example.com"]
 # username = "veilwatch"
 # secret_file = "smtp.password"
+# ca_file = "mail-ca.pem"
+# per_minute = 60                    # of any sink: more wait their turn
+# concurrency = 4                    # of any sink: messages under way at once; 1 for Slack
+
+# [[deliver.sink]]
+# name = "pager"
+# kind = "pagerduty"                 # Events v2
+# secret_file = "routing.key"        # the integration's routing key
+
+# [[deliver.sink]]
+# name = "channel"
+# kind = "slack"                     # an incoming webhook; its address is a secret
+# url_file = "slack.url"             # or VEILWATCH_SINK_CHANNEL_URL
+
+# [[deliver.sink]]
+# name = "alerts"
+# kind = "alertmanager"              # v2
+# url = "https://alertmanager.example.com"
 
 [[deliver.route]]
 match = { stage = "page" }
@@ -91,6 +110,7 @@ group_by = ["detector", "tenant"]
 group_interval = "5m"
 repeat_interval = "4h"
 min_severity = "low"
+# min_stage = "ticket"               # or "page"
 continue = false
 # escalate_after = "15m"             # a page that nobody acknowledged for so long …
 # escalate_to = ["mail"]             # … is told to these too, and how it goes on
@@ -122,3 +142,37 @@ format = "auto"                      # json in a pipe, pretty on a terminal
 # otlp_endpoint = "http://127.0.0.1:4317"
 # otlp_interval = "10s"
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each key that a section is asked for, as the sources ask: `s.str("name")`.
+    #[test]
+    fn every_key_that_is_read_is_explained() {
+        let sources = [
+            include_str!("budgets.rs"),
+            include_str!("delivery.rs"),
+            include_str!("routing.rs"),
+            include_str!("sections.rs"),
+        ];
+        let asked = regex::Regex::new(
+            r#"\.(?:str|word|bool|integers?|decimal|duration|strings|string_table|paths?|file|key_file|secret|sections?)\(\s*"([a-z_]+)""#,
+        )
+        .expect("a pattern");
+        let keys: std::collections::BTreeSet<&str> = sources
+            .iter()
+            .flat_map(|s| asked.captures_iter(s))
+            .filter_map(|c| c.get(1).map(|m| m.as_str()))
+            .collect();
+        assert!(keys.len() > 60, "the pattern finds them: {keys:?}");
+        let missing: Vec<&&str> = keys
+            .iter()
+            .filter(|k| {
+                let written = regex::Regex::new(&format!(r"\b{k}(_file)?\b")).expect("a pattern");
+                !written.is_match(EXAMPLE)
+            })
+            .collect();
+        assert!(missing.is_empty(), "not in `config init`: {missing:?}");
+    }
+}

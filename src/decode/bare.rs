@@ -1,8 +1,9 @@
 //! A bare line of `scan` and `seal`: one text with its role and side, no event around it.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::native::{Bad, parse_error};
+use super::native::{Bad, offset_in, parse_error, string};
 use super::reason::{DeadLetter, Reason};
 use super::wire::{Content, Obj, Str};
 use crate::event::{Event, Part, Role, Side, Sketch, SmolStr, Time, Usage};
@@ -21,7 +22,8 @@ pub struct Bare {
 #[derive(Deserialize)]
 struct Line<'a> {
     v: Option<Content>,
-    text: Option<Text>,
+    #[serde(borrow, default)]
+    text: Option<&'a RawValue>,
     #[serde(borrow, default)]
     role: Option<Str<'a>>,
     #[serde(borrow, default)]
@@ -89,6 +91,7 @@ fn refused(line: &str, b: Bad) -> DeadLetter {
         path: b.path,
         byte: b.byte.map(|b| b as u64),
         bytes: line.len() as u64,
+        origin: None,
     }
 }
 
@@ -117,7 +120,16 @@ fn bare(line: &str, l: Line<'_>) -> Result<Bare, DeadLetter> {
         };
         refused(line, bad)
     };
-    let text = l.text.ok_or_else(|| field(Reason::MissingField, "text"))?;
+    let raw = l.text.ok_or_else(|| field(Reason::MissingField, "text"))?;
+    let raw = raw.get();
+    let text = string(raw).ok_or_else(|| {
+        let bad = Bad {
+            reason: Reason::WrongType,
+            path: Some(SmolStr::new_static("text")),
+            byte: offset_in(line, raw),
+        };
+        refused(line, bad)
+    })?;
     let role = match l.role.as_ref().map_or("user", |r| &r.0) {
         "user" => Role::User,
         "assistant" => Role::Assistant,

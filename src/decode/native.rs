@@ -1,6 +1,7 @@
 //! The native event: from wire types to [`Event`], every bound checked, every refusal with its place.
 
 mod names;
+mod origin;
 mod quick;
 mod refusal;
 mod sketch;
@@ -18,7 +19,9 @@ use crate::event::{
     Time, Tool, Usage, UsageState,
 };
 use crate::seal::{Domain, Keys, Scratch, Sealer};
+pub(super) use origin::origin;
 pub(super) use refusal::parse_error;
+pub(super) use text::string;
 
 /// A refusal: why, which field, which byte of the text.
 pub(super) struct Bad {

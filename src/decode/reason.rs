@@ -158,6 +158,17 @@ pub struct DeadLetter {
     pub byte: Option<u64>,
     /// Size of the value in bytes.
     pub bytes: u64,
+    /// Who sent it, where that can be read and, if signatures are asked for, is signed.
+    pub origin: Option<Origin>,
+}
+
+/// Who sent a refused record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The gateway.
+    pub gateway: SmolStr,
+    /// Start of the publisher, lane and number: refused is not missing.
+    pub place: Option<(SmolStr, u32, u64)>,
 }
 
 impl DeadLetter {
@@ -168,6 +179,7 @@ impl DeadLetter {
             path: None,
             byte: None,
             bytes: bytes as u64,
+            origin: None,
         }
     }
 }

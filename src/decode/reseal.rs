@@ -55,7 +55,19 @@ impl Resealer {
             Ok(e) => e,
             Err(d) => return Outcome::Refused(d),
         };
-        let id = hash16("reseal", &[event.gateway.as_bytes(), event.id.as_bytes()]);
+        // With its number where it has one, as the monitor tells events apart: an id may be the caller's.
+        let place = event.place().map(|(boot, seq)| (boot.as_bytes(), seq));
+        let (boot, seq) = place.unwrap_or_default();
+        let id = hash16(
+            "reseal",
+            &[
+                event.gateway.as_bytes(),
+                event.id.as_bytes(),
+                boot,
+                &event.lane.to_le_bytes(),
+                &seq.to_le_bytes(),
+            ],
+        );
         if !self.seen.insert(id) {
             return Outcome::Duplicate;
         }

@@ -196,7 +196,7 @@ fn finding(seen: &Single<'_>, w: &Worst, in_request: bool) -> Finding {
         resolve_after_ms: RESOLVE_AFTER_MS,
     });
     // A rule may hit on both sides of one event: two findings.
-    let mut id = identity(&seen.event.gateway, &seen.event.id);
+    let mut id = identity(seen.event);
     id.push(u8::from(in_request));
     Finding {
         id: finding_id(

@@ -24,9 +24,21 @@ pub(super) struct Said {
     pub(super) resolve_after_ms: i64,
 }
 
-/// What an event is known by: two gateways may use one id.
-pub(super) fn identity(gateway: &str, id: &str) -> Vec<u8> {
+/// What an event is called: two gateways may use one id.
+pub(super) fn named(gateway: &str, id: &str) -> Vec<u8> {
     [gateway.as_bytes(), &[0], id.as_bytes()].concat()
+}
+
+/// What an event is known by: two gateways may use one id, and so may two calls where it is the caller's.
+pub(super) fn identity(event: &Event) -> Vec<u8> {
+    let mut all = named(&event.gateway, &event.id);
+    if let Some((boot, seq)) = event.place() {
+        all.push(0);
+        all.extend_from_slice(boot.as_bytes());
+        all.extend_from_slice(&event.lane.to_le_bytes());
+        all.extend_from_slice(&seq.to_le_bytes());
+    }
+    all
 }
 
 impl Single<'_> {
@@ -40,7 +52,7 @@ impl Single<'_> {
                 &said.rule,
                 said.version,
                 &subject,
-                &identity(&event.gateway, &event.id),
+                &identity(event),
             ),
             detector: said.detector,
             rule: said.rule,

@@ -1,20 +1,24 @@
 //! The cross-user leak: a value of one user in another user's answer. Home: shared row, one per
 //! (kid, value), judged by the leader.
 //!
-//! A row is a set that merges in any order: of those who sent it in the last seven days the four with the
-//! earliest first `end`, and at most eight candidates (who received the value, in which event, when). A batch only adds; the
-//! leader judges each candidate once, when the minute of its `end` has closed, over the senders that
-//! sent before it. A value that more than three users sent belongs to nobody (support addresses).
+//! A row is a set that merges in any order: the eight who sent it last, and at most eight candidates
+//! (who received the value, in which event, when). A batch only adds; the leader judges each candidate
+//! once, when the minute of its `end` has closed, over those who sent it in the seven days before. A value
+//! that more than three users sent belongs to nobody (support addresses).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::single::identity;
+use super::single::named;
 use super::wire::{Damaged, Reader, Writer};
 use super::{DetectorId, Finding, Stages, finding_id};
 use crate::event::{Kid, Pseudonym, Severity, SmolStr, Stage, Time};
 
-/// Senders kept in a row: one more than a value that belongs to somebody may have.
-pub const MAX_SENDERS: usize = 4;
+/// Senders kept in a row: twice as many as show that a value belongs to nobody, so that those who send it
+/// between a candidate's end and its judgement, a minute or two later, push nobody out who counts.
+pub const MAX_SENDERS: usize = 8;
+/// Who sent it no later than this before what is judged is forgotten: a day beyond what counts, for candidates
+/// that come late.
+const FORGOTTEN_AFTER_MS: i64 = SENT_WITHIN_MS + 86_400_000;
 /// Candidates kept in a row until they are judged; more are counted.
 pub const MAX_CANDIDATES: usize = 8;
 /// A sender counts if it sent within this time before the candidate.
@@ -71,7 +75,7 @@ pub type ValueDelta = ValueRow;
 /// The senders and candidates of one value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ValueRow {
-    /// First and last `end` per sender; the [`MAX_SENDERS`] earliest.
+    /// First and last `end` per sender; the [`MAX_SENDERS`] that sent it last.
     pub senders: BTreeMap<Pseudonym, (Time, Time)>,
     /// Not yet judged; the [`MAX_CANDIDATES`] earliest.
     pub candidates: BTreeSet<Candidate>,
@@ -97,8 +101,8 @@ impl ValueRow {
         self.trim();
     }
 
-    /// Unites two rows. Commutative and associative in what is judged: the earliest senders and
-    /// the earliest candidates.
+    /// Unites two rows. Commutative and associative: who is kept depends on each sender's last `end` alone,
+    /// which no order of merging changes; the first is exact as long as no more than [`MAX_SENDERS`] sent it.
     pub fn merge(&mut self, other: &Self) {
         for (user, (first, last)) in &other.senders {
             let s = self.senders.entry(*user).or_insert((*first, *last));
@@ -111,18 +115,16 @@ impl ValueRow {
     }
 
     fn trim(&mut self) {
-        // Who sent it long ago says nothing more, and would keep the present senders out.
-        let stale = self.last_used.0.saturating_sub(SENT_WITHIN_MS);
-        self.senders.retain(|_, (_, last)| last.0 >= stale);
+        // Not by age: the clock of one partition may be days ahead of another's.
         while self.senders.len() > MAX_SENDERS {
-            let latest = self
+            let oldest = self
                 .senders
                 .iter()
-                .max_by_key(|(user, (first, _))| (*first, **user))
-                .map(|(user, _)| *user);
-            if let Some(user) = latest {
-                self.senders.remove(&user);
-            }
+                .min_by_key(|(u, (_, last))| (*last, **u));
+            let Some(oldest) = oldest.map(|(u, _)| *u) else {
+                break;
+            };
+            self.senders.remove(&oldest);
         }
         while self.candidates.len() > MAX_CANDIDATES {
             self.candidates.pop_last();
@@ -147,6 +149,8 @@ impl ValueRow {
             self.candidates.pop_first();
             findings.extend(self.verdict(stages, key, &c, at));
         }
+        let forgotten = until.0.saturating_sub(FORGOTTEN_AFTER_MS);
+        self.senders.retain(|_, (_, last)| last.0 > forgotten);
         findings
     }
 
@@ -170,7 +174,7 @@ impl ValueRow {
         let rule = "leak-cross-user";
         let subject = super::partition::user_subject(&c.user);
         let hours = c.end.since_ms(since) / 3_600_000;
-        let mut what = identity(&c.gateway, &c.event);
+        let mut what = named(&c.gateway, &c.event);
         what.extend_from_slice(&key.mac);
         Some(Finding {
             id: finding_id(DetectorId::Leak, rule, 1, &subject, &what),
@@ -401,19 +405,52 @@ mod tests {
         }
 
         #[test]
-        fn the_earliest_senders_stay(
-            ops in prop::collection::vec((0u8..9, 0i64..1_000, any::<bool>()), 0..40),
+        fn the_latest_senders_stay_and_days_apart_no_order_of_merging_matters(
+            ops in prop::collection::vec((0u8..12, 0i64..480, 0usize..3), 0..60),
+            at in 0i64..480,
         ) {
+            const HOUR: i64 = 3_600_000;
             let mut one = ValueRow::default();
-            let mut left = ValueRow::default();
-            let mut right = ValueRow::default();
-            for (u, t, side) in ops {
-                one.sent(user(u), Time(t));
-                if side { left.sent(user(u), Time(t)) } else { right.sent(user(u), Time(t)) }
+            let mut parts = [ValueRow::default(), ValueRow::default(), ValueRow::default()];
+            for (u, t, part) in ops {
+                one.sent(user(u), Time(t * HOUR));
+                parts[part].sent(user(u), Time(t * HOUR));
             }
-            right.merge(&left);
-            let firsts = |r: &ValueRow| r.senders.iter().map(|(u, s)| (*u, s.0)).collect::<Vec<_>>();
-            prop_assert_eq!(firsts(&one), firsts(&right));
+            parts[1].received(candidate(50, at * HOUR));
+            let [a, b, c] = parts;
+            let mut abc = a.clone(); abc.merge(&b); abc.merge(&c);
+            let mut cba = c; cba.merge(&b); cba.merge(&a);
+            let lasts = |r: &ValueRow| r.senders.iter().map(|(u, s)| (*u, s.1)).collect::<Vec<_>>();
+            prop_assert_eq!(lasts(&one), lasts(&abc));
+            prop_assert_eq!(lasts(&abc), lasts(&cba));
+            if abc.senders.len() < MAX_SENDERS {
+                let judged = |r: &mut ValueRow| {
+                    r.judge(&Stages::default(), &key(), Time(481 * HOUR), Time(481 * HOUR)).len()
+                };
+                prop_assert_eq!(judged(&mut abc), judged(&mut cba));
+            }
+        }
+    }
+
+    #[test]
+    fn senders_of_other_days_hide_no_leak_in_whatever_order_partitions_merge() {
+        const DAY: i64 = 86_400_000;
+        let mut old = ValueRow::default();
+        for (u, t) in [(1, 0), (3, 1_000), (4, 2_000), (6, 3_000)] {
+            old.sent(user(u), Time(t));
+        }
+        let mut owner = ValueRow::default();
+        owner.sent(user(5), Time(DAY));
+        let mut answer = ValueRow::default();
+        answer.received(candidate(2, 7 * DAY + DAY / 2));
+        for order in [[&old, &owner, &answer], [&answer, &owner, &old]] {
+            let mut row = ValueRow::default();
+            for part in order {
+                row.merge(part);
+            }
+            let until = Time(8 * DAY);
+            let found = row.judge(&Stages::default(), &key(), until, until);
+            assert_eq!(found.len(), 1, "one owner within the seven days");
         }
     }
 }

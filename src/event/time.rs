@@ -117,7 +117,16 @@ impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
             Ok(t) => write!(f, "{t:.3}"),
-            Err(_) => write!(f, "{} ms", self.0),
+            // The last hours of the year 9999, which no zone's clock could show, and what is added to them.
+            Err(_) => write!(
+                f,
+                "{:.3}",
+                if self.0 < 0 {
+                    jiff::Timestamp::MIN
+                } else {
+                    jiff::Timestamp::MAX
+                }
+            ),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::claims::{Claimed as ClaimedState, Clock};
 use super::live::Settings;
 use super::report;
 use crate::account::{self, Books};
-use crate::decode::{Decoder, RawRecord, Spare, audit};
+use crate::decode::{Decoder, Origin, RawRecord, Spare, audit};
 use crate::detect::{Checkpoint, Effects, PartitionState, UserRow, Wanted};
 use crate::event::{Event, Position, Pseudonym, SmolStr, Time, TopicPartition};
 use crate::ingest::{Batch, Claimed, Fingerprint, Gap, TopicMode};
@@ -76,6 +76,8 @@ pub(super) struct Decoded {
     replay: bool,
     events: Vec<(Position, Box<Event>)>,
     dead: Vec<DeadLetterRow>,
+    /// Numbers of refused records: here, if not as events.
+    refused: Vec<(Time, Origin)>,
     records: u32,
     bytes: u64,
     append: Time,
@@ -184,6 +186,7 @@ impl Partition {
             replay: false,
             events: Vec::new(),
             dead: Vec::new(),
+            refused: Vec::new(),
             records: 0,
             bytes: 0,
             append: self.append,
@@ -243,7 +246,8 @@ impl Partition {
                             d.events.push((position, event));
                             None
                         }
-                        Err(dead) => {
+                        Err(mut dead) => {
+                            let origin = dead.origin.take();
                             d.dead.push(DeadLetterRow {
                                 offset: r.offset,
                                 append: d.append,
@@ -251,8 +255,9 @@ impl Partition {
                                 path: dead.path.as_deref().unwrap_or_default().to_owned(),
                                 byte: dead.byte,
                                 bytes: dead.bytes,
-                                gateway: None,
+                                gateway: origin.as_ref().map(|o| o.gateway.clone()),
                             });
+                            d.refused.extend(origin.map(|o| (d.append, o)));
                             Some(dead.reason)
                         }
                     }
@@ -358,6 +363,9 @@ impl Partition {
                 at.set(position.offset);
                 trap(event);
                 batch.apply(&mut self.state, books, *position, event);
+            }
+            for (append, origin) in &d.refused {
+                batch.refused(*append, origin);
             }
             batch.finish(&mut self.state)
         }));

@@ -230,6 +230,12 @@ mod tests {
         assert!(value.contains(r#""seq":9"#) && value.contains(r#""id":"e1""#));
         assert!(!key.is_empty() && value.contains(key.as_str()));
         assert_eq!(r.make(0, &record(1, raw), &[]), Made::Duplicate);
+        // The caller chose the id, as he did for the call before.
+        let next = raw.replace(r#""seq":9"#, r#""seq":10"#);
+        assert!(matches!(
+            r.make(0, &record(1, &next), &[]),
+            Made::Record { .. }
+        ));
         r.begin(0);
         assert_eq!(r.make(0, &record(0, raw), &[]), first);
 

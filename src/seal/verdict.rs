@@ -31,6 +31,13 @@ pub struct Verdict {
     pub values: Vec<Counted>,
 }
 
+impl Verdict {
+    /// Whether it says anything.
+    pub fn found(&self) -> bool {
+        self.injection.verdict || !self.values.is_empty()
+    }
+}
+
 /// Rules by id, for many sketches.
 pub struct Judge {
     rules: BTreeMap<SmolStr, Arc<Rule>>,

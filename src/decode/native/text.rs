@@ -1,8 +1,10 @@
 //! Text of trusted sources: a string, or the list of parts that chat APIs use. It lives here and in
 //! the sealer, wiped when dropped, and nowhere else.
 
-use serde::Deserialize;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use super::super::reason::Reason;
 use super::super::wire::{Obj, Str};
@@ -15,7 +17,54 @@ struct Piece<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Option<Str<'a>>,
     #[serde(borrow, default)]
-    text: Option<Str<'a>>,
+    text: Option<&'a RawValue>,
+}
+
+/// A JSON string. Half of a surrogate pair, which JSON's grammar allows (RFC 8259 §8.2) and every
+/// gateway that cuts a stream inside an emoji writes, is read as U+FFFD: a caller must not be able to
+/// take a whole event out of the ledgers with one escape.
+pub(in super::super) fn string(raw: &str) -> Option<Text> {
+    if let Ok(text) = serde_json::from_str::<Text>(raw) {
+        return Some(text);
+    }
+    let Lossy(mut bytes) = serde_json::from_str(raw).ok()?;
+    let mut at = 0;
+    // serde_json writes a lone surrogate as the three bytes that UTF-8 would have for it, as long as those
+    // of the replacement character.
+    while let Some(n) = memchr::memchr(0xED, bytes.get(at..)?) {
+        at += n;
+        if let Some([_, 0xA0..=0xBF, _]) = bytes.get(at..at + 3) {
+            bytes[at..at + 3].copy_from_slice("\u{fffd}".as_bytes());
+        }
+        at += 1;
+    }
+    // What is not UTF-8 even so is wiped with the error.
+    match String::from_utf8(std::mem::take(&mut *bytes)) {
+        Ok(text) => Some(Text::from(text)),
+        Err(e) => {
+            drop(Zeroizing::new(e.into_bytes()));
+            None
+        }
+    }
+}
+
+/// The bytes of a string, surrogates of their own among them.
+struct Lossy(Zeroizing<Vec<u8>>);
+
+impl<'de> Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Lossy;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Lossy, E> {
+                Ok(Lossy(Zeroizing::new(bytes.to_vec())))
+            }
+        }
+        d.deserialize_bytes(Bytes)
+    }
 }
 
 impl Reader<'_, '_> {
@@ -27,20 +76,19 @@ impl Reader<'_, '_> {
             byte: offset_in(self.text, raw),
         };
         if raw.starts_with('"') {
-            return serde_json::from_str::<Text>(raw).map_err(|_| wrong());
+            return string(raw).ok_or_else(wrong);
         }
         let pieces: Vec<&RawValue> = serde_json::from_str(raw).map_err(|_| wrong())?;
         let mut all = String::with_capacity(raw.len());
         for piece in pieces {
             let piece = piece.get();
             if piece.starts_with('"') {
-                let s: Str<'_> = serde_json::from_str(piece).map_err(|_| wrong())?;
-                push(&mut all, &s.0);
+                push(&mut all, string(piece).ok_or_else(wrong)?.expose());
                 continue;
             }
             let Obj(p) = serde_json::from_str::<Obj<Piece<'_>>>(piece).map_err(|_| wrong())?;
             match p.text {
-                Some(t) => push(&mut all, &t.0),
+                Some(t) => push(&mut all, string(t.get()).ok_or_else(wrong)?.expose()),
                 None => self.left_out(kind(p.kind.as_ref().map_or("", |k| &k.0))),
             }
         }

@@ -92,6 +92,24 @@ impl Builders {
         counters.part_overflow += b.overflow - before;
     }
 
+    /// The number of a record that was refused: seen, if nothing else is known of it.
+    pub(in crate::detect) fn refused(
+        &mut self,
+        append: Time,
+        key: &LaneKey,
+        seq: u64,
+        counters: &mut Counters,
+    ) {
+        let b = self.0.entry((append.minute(), false)).or_default();
+        let before = b.overflow;
+        b.number(key, 0, seq);
+        // Whoever sends what cannot be read is not silent.
+        if let Some(g) = entry(&mut b.gateways, &key.gateway, &mut b.overflow) {
+            g.appended = g.appended.max(append.minute());
+        }
+        counters.part_overflow += b.overflow - before;
+    }
+
     pub(in crate::detect) fn finish(&mut self, out: &mut BTreeMap<(i64, bool), Vec<u8>>) {
         for ((minute, late), b) in std::mem::take(&mut self.0) {
             out.insert((minute, late), b.into_part(minute, late).encode());
@@ -117,8 +135,12 @@ impl Builder {
             boot: boot.clone(),
             lane: event.lane,
         };
-        if let Some(lane) = entry(&mut self.lanes, &key, &mut self.overflow) {
-            lane.declared = lane.declared.saturating_add(event.dropped);
+        self.number(&key, event.dropped, seq);
+    }
+
+    fn number(&mut self, key: &LaneKey, declared: u64, seq: u64) {
+        if let Some(lane) = entry(&mut self.lanes, key, &mut self.overflow) {
+            lane.declared = lane.declared.saturating_add(declared);
             match lane.seen.last_mut() {
                 Some(last) if last.1.checked_add(1) == Some(seq) => last.1 = seq,
                 _ => lane.seen.push((seq, seq)),
