@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgPool;
 use veilwatch::account::{Batch, Books, Budget, Budgets, LedgerDelta, LedgerKey};
 use veilwatch::decide;
-use veilwatch::decode::{Decoder, RawRecord, audit};
+use veilwatch::decode::{Decoder, Origin, RawRecord, audit};
 use veilwatch::detect::{
     DetectConfig, Finding, Leader, Part, PartitionState, UserRow, ValueKey, ValueRow,
 };
@@ -41,6 +41,19 @@ struct One {
     next: i64,
     rows: BTreeMap<Pseudonym, UserRow>,
     pending: Vec<(Position, Box<veilwatch::event::Event>)>,
+    refused: Vec<(Time, Origin)>,
+}
+
+/// A finding in words. A budget's says how much was used when its batch ended, and batches are cut anew after
+/// each fault: of those only the threshold is the same, which the id and the crossings have.
+fn told(what: [&str; 3], severity: i16, stage: i16, end_ms: i64, reason: &str) -> String {
+    let [detector, rule, subject] = what;
+    let head = format!("{detector}/{rule}/{subject} severity {severity} stage {stage}");
+    if detector == "budget" {
+        head
+    } else {
+        format!("{head} at {end_ms}: {reason}")
+    }
 }
 
 /// Works the whole topic out in one thread. `merged_through` is the leader's mark in Postgres:
@@ -73,6 +86,9 @@ pub fn work_out(
         let mut batch = Batch::default();
         for (position, event) in &events {
             batch.apply(&mut one.state, books, *position, event);
+        }
+        for (append, origin) in one.refused.drain(..) {
+            batch.refused(append, &origin);
         }
         let applied = batch.finish(&mut one.state);
         for row in &applied.effects.user_rows {
@@ -119,6 +135,7 @@ pub fn work_out(
             next: 0,
             rows: BTreeMap::new(),
             pending: Vec::new(),
+            refused: Vec::new(),
         });
         one.append = one.append.max(Time(r.ts_ms));
         one.next = r.offset + 1;
@@ -146,6 +163,7 @@ pub fn work_out(
                 Err(d) => {
                     out.dead.insert((p, r.offset, d.reason.as_str().to_owned()));
                     refused = Some(d.reason);
+                    one.refused.extend(d.origin.map(|o| (one.append, o)));
                 }
             }
         }
@@ -171,9 +189,16 @@ pub fn work_out(
         out.ledger.insert(ledger_key(key), ledger_row(delta));
     }
     for f in &findings {
+        let stage = match f.stage {
+            Stage::Shadow => 0,
+            Stage::Ticket => 1,
+            Stage::Page => 2,
+        };
+        let severity = i16::try_from(f.severity as usize).expect("small");
+        let what = [f.detector.as_str(), &f.rule, &f.subject];
         out.findings.insert(
             f.id.to_string(),
-            format!("{}/{}/{}", f.detector.as_str(), f.rule, f.subject),
+            told(what, severity, stage, f.end.0, &f.reason),
         );
         if f.stage != Stage::Shadow {
             let severity = i16::try_from(f.severity as usize).expect("small");
@@ -284,17 +309,21 @@ pub async fn stored(pool: &PgPool) -> Outcome {
         out.audit
             .insert(r.get(0), (r.get(1), hex(&r.get::<Vec<u8>, _>(2))));
     }
-    for r in
-        sqlx::query("SELECT replace(id::text, '-', ''), detector, rule, subject FROM vw.finding")
-            .fetch_all(pool)
-            .await
-            .expect("findings")
+    for r in sqlx::query(
+        "SELECT replace(id::text, '-', ''), detector, rule, subject, severity, stage,
+                (extract(epoch FROM end_at) * 1000)::bigint, reason FROM vw.finding",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("findings")
     {
-        let what = format!(
-            "{}/{}/{}",
-            r.get::<String, _>(1),
-            r.get::<String, _>(2),
-            r.get::<String, _>(3)
+        let word = |n: usize| r.get::<&str, _>(n);
+        let what = told(
+            [word(1), word(2), word(3)],
+            r.get(4),
+            r.get(5),
+            r.get(6),
+            word(7),
         );
         let twice = out.findings.insert(r.get(0), what);
         assert_eq!(twice, None, "a finding stands twice");
