@@ -120,15 +120,15 @@ impl Engine {
     }
 
     /// All readings of a text, as a scan makes them.
-    pub fn read(&self, text: &str) -> Readings {
-        reading::read(text, &self.lexicon)
+    pub fn read(&self, text: &str, scratch: &mut Scratch) -> Readings {
+        reading::read_with(text, &self.lexicon, &mut scratch.words)
     }
 
     /// Looks for the keywords of all rules in a folded text, and does nothing with them: the part
     /// of a scan that no scan can do without. Returns how many rules they would call.
     pub fn keywords(&self, folded: &str, scratch: &mut Scratch) -> usize {
         scratch.start(&self.plan);
-        walk(&self.plan, folded, folded.is_ascii(), None, scratch);
+        walk(&self.plan, folded, folded.is_ascii(), None, false, scratch);
         scratch.called.len()
     }
 
@@ -177,7 +177,9 @@ impl Engine {
             .counts
             .as_ref()
             .filter(|_| at == 0 && readings.ascii);
-        walk(plan, &view.text, ascii, counts, scratch);
+        let digits = readings.counts.as_ref().is_none_or(|c| c.digits() > 0);
+        let wordy = at == 0 && !digits;
+        walk(plan, &view.text, ascii, counts, wordy, scratch);
         let mut called = std::mem::take(&mut scratch.called);
         {
             let pages = Pages::new(input, readings, at, view, (&scratch.hits, &scratch.caches));
@@ -192,8 +194,8 @@ impl Engine {
                 if !wanted(plan.sights[usize::from(*index)], kind, at, role, side) {
                     return false;
                 }
-                let rule = &plan.rules[usize::from(*index)];
-                pages.feeds(rule, kind, at) && rule.gate.lets(&scratch.seen, ascii)
+                plan.gates.lets(*index, &scratch.seen, ascii)
+                    && pages.feeds(&plan.rules[usize::from(*index)], kind, at)
             });
             self.judge(&called, kind, at, view, &pages, found, tally);
         }

@@ -14,12 +14,14 @@ mod filler;
 pub mod frame;
 pub mod gram;
 pub mod grammar;
+mod sums;
 pub mod table;
 pub mod train;
 
 pub use combine::{Combined, Context, Evidence, THRESHOLD, combine};
 pub use frame::Frame;
-use gram::{Gram, Kind, Sink};
+use gram::{Gram, Kind};
+pub use sums::Memo;
 use table::{Table, place};
 
 /// The file's first bytes: format name and version.
@@ -203,17 +205,7 @@ impl Model {
     /// Logit of one normalised reading (casefolded, marks stripped, whitespace collapsed).
     /// Above 0 speaks for an attack. Linear in the length; no allocation but the memo's, once.
     pub fn score(&self, reading: &str, memo: &mut Memo) -> f32 {
-        memo.open(self);
-        let mut sums = Sums {
-            model: self,
-            memo,
-            word_sum: 0,
-            word_n: 0,
-            char_sum: 0,
-            char_n: 0,
-            before: (0, 0, 0),
-        };
-        gram::visit(reading, &mut sums);
+        let sums = sums::of(self, reading, memo);
         let padding = if filler::padded(reading) {
             PADDING
         } else {
@@ -272,92 +264,6 @@ impl Model {
             (self.words.weight(g), place(g, self.words.bits()))
         };
         (weight, u32::try_from(bucket).unwrap_or(u32::MAX))
-    }
-}
-
-/// Words met lately, with what they are made of summed up: texts repeat their words, and each word
-/// has three character n-grams a letter. One a thread; of one model.
-#[derive(Debug, Default)]
-pub struct Memo {
-    model: u64,
-    words: Vec<Known>,
-}
-
-/// log2 of the words kept: 64 KiB, which holds most words of the texts of a minute.
-const MEMO_BITS: u32 = 12;
-
-/// A word's own weight, the sum over its character n-grams, and how many there are (none: no word).
-#[derive(Debug, Clone, Copy, Default)]
-struct Known {
-    word: u64,
-    chars: i32,
-    own: i16,
-    n: u16,
-}
-
-impl Memo {
-    /// Forgets what another model's weights gave.
-    fn open(&mut self, model: &Model) {
-        if self.words.is_empty() || self.model != model.id {
-            self.words = vec![Known::default(); 1 << MEMO_BITS];
-            self.model = model.id;
-        }
-    }
-
-    #[inline]
-    fn at(word: u64) -> usize {
-        // The hash is a product: its upper bits are the mixed ones.
-        usize::try_from(word >> (64 - MEMO_BITS)).unwrap_or(0)
-    }
-}
-
-/// What one pass adds up.
-struct Sums<'a> {
-    model: &'a Model,
-    memo: &'a mut Memo,
-    word_sum: i64,
-    word_n: u32,
-    char_sum: i64,
-    char_n: u32,
-    /// The sums (words, characters, count) when the current word began.
-    before: (i64, i64, u32),
-}
-
-impl Sink for Sums<'_> {
-    #[inline]
-    fn gram(&mut self, g: Gram) {
-        if g.kind == Kind::Char {
-            self.char_sum += i64::from(self.model.chars[g.bucket(self.model.char_bits)]);
-            self.char_n += 1;
-        } else {
-            self.word_sum += i64::from(self.model.words.weight(&g));
-            self.word_n += 1;
-        }
-    }
-
-    #[inline]
-    fn known(&mut self, word: u64) -> bool {
-        let known = self.memo.words[Memo::at(word)];
-        if known.word == word && known.n > 0 {
-            self.word_sum += i64::from(known.own);
-            self.word_n += 1;
-            self.char_sum += i64::from(known.chars);
-            self.char_n += u32::from(known.n);
-            return true;
-        }
-        self.before = (self.word_sum, self.char_sum, self.char_n);
-        false
-    }
-
-    #[inline]
-    fn end(&mut self, word: u64) {
-        // A word has at most 24 letters: all differences are small.
-        self.memo.words[Memo::at(word)] = Known {
-            word,
-            own: i16::try_from(self.word_sum - self.before.0).unwrap_or(0),
-            chars: i32::try_from(self.char_sum - self.before.1).unwrap_or(0),
-            n: u16::try_from(self.char_n - self.before.2).unwrap_or(0),
-        };
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::check::Check;
-use super::gate::Gate;
+use super::gate::{Gate, Gates};
 use super::letters::Rates;
 use super::matcher::{Plain, Wanted, Wide};
 use super::pages::Sight;
@@ -26,6 +26,25 @@ pub(super) struct Posting {
     pub group: GroupId,
     pub starts: Edge,
     pub ends: Edge,
+}
+
+/// What waits for a keyword: `postings[from..to]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    pub from: u32,
+    pub to: u32,
+    /// The keyword's length in bytes.
+    pub len: u32,
+}
+
+/// What a hit of a group does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Group {
+    /// Rules it calls: `calls[from..to]`.
+    pub from: u32,
+    pub to: u32,
+    /// Whether where its hits stand matters.
+    pub placed: bool,
 }
 
 /// What must stand next to a keyword.
@@ -78,6 +97,17 @@ pub(super) struct Condition {
     pub within: Option<u32>,
 }
 
+impl Condition {
+    /// All groups that it asks for.
+    fn each_group(&self, see: &mut impl FnMut(GroupId)) {
+        self.keywords.iter().for_each(|group| see(*group));
+        let places = self.regex.iter().flat_map(|regex| &regex.places);
+        places.for_each(|place| see(place.group));
+        let children = self.any.iter().chain(&self.all).chain(&self.not);
+        children.for_each(|child| child.each_group(see));
+    }
+}
+
 /// A rule, ready to be judged.
 #[derive(Debug)]
 pub(super) struct Compiled {
@@ -88,8 +118,6 @@ pub(super) struct Compiled {
     pub exceptions: Vec<Regex>,
     /// It reads text before folding (PII, secrets, and injection rules on `raw`).
     pub raw: bool,
-    /// What a text must have for the rule to be judged at all.
-    pub gate: Gate,
     /// What bytes a raw text must have.
     pub demand: Demand,
 }
@@ -99,19 +127,21 @@ pub(super) struct Compiled {
 pub(super) struct Plan {
     /// Keywords of ASCII.
     pub plain: Plain,
+    /// Those of them that matter in a text without digits: most keywords are the headings of numbers.
+    pub wordy: Plain,
     /// Keywords of other scripts.
     pub wide: Wide,
-    /// Postings of pattern `p`: `postings[starts[p]..starts[p + 1]]`.
-    pub starts: Vec<u32>,
+    /// The keywords by number.
+    pub keywords: Vec<Wait>,
     pub postings: Vec<Posting>,
-    pub lengths: Vec<u32>,
-    /// Rules called by a hit of each group.
-    pub calls: Vec<Vec<u16>>,
-    /// Whether where a group's hits stand matters.
-    pub placed: Vec<bool>,
+    pub groups: Vec<Group>,
+    /// Rules called by the groups, one behind the other.
+    pub calls: Vec<u16>,
     pub rules: Vec<Compiled>,
     /// What each rule looks at, close together: it is asked for every rule called.
     pub sights: Vec<Sight>,
+    /// What a text must have for each rule to be judged at all.
+    pub gates: Gates,
     /// Rules without literals that look for numbers.
     pub numbers: Vec<u16>,
     /// Rules of which nothing is known.
@@ -279,6 +309,26 @@ fn demand(node: &Condition) -> Demand {
         .fold(own, |all, child| all.and(&demand(child)))
 }
 
+/// Which groups matter in a text without digits: those of a rule that does not look for a number in
+/// the text before folding. Such a rule hits nothing there, whatever calls it.
+fn wordy(rules: &[Compiled], groups: usize) -> Vec<bool> {
+    let mut wordy = vec![false; groups];
+    let mut mark = |group: GroupId| wordy[group as usize] = true;
+    for rule in rules {
+        let regex = rule.condition.regex.as_ref();
+        let number = regex.and_then(Regex::number).is_some()
+            && rule.rule.area != Area::Injection
+            && rule.rule.reads(ReadingKind::Raw);
+        if !number {
+            rule.condition.each_group(&mut mark);
+            if let Some((group, ..)) = rule.context {
+                mark(group);
+            }
+        }
+    }
+    wordy
+}
+
 /// Compiles all rules that run.
 pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
     let mut builder = Builder {
@@ -291,6 +341,7 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
         placed: Vec::new(),
     };
     let mut compiled: Vec<Compiled> = Vec::new();
+    let mut gates = Gates::default();
     for rule in rules.iter().filter(|r| r.runs()) {
         let raw = rule.area != Area::Injection || rule.reads(ReadingKind::Raw);
         let condition = builder.condition(&rule.condition, raw);
@@ -323,8 +374,8 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             validators,
             exceptions,
             raw,
-            gate: Gate::of(rule, raw, &builder.rates),
         });
+        gates.push(&Gate::of(rule, raw, &builder.rates));
         if compiled.len() == usize::from(u16::MAX) {
             break;
         }
@@ -376,27 +427,45 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             ends: list.iter().all(|p| p.ends != Edge::Any),
         })
         .collect();
-    let plain = Plain::new(&wanted, &builder.rates);
+    let plain = Plain::new(&wanted, &builder.rates, |_| true);
+    let wordy = wordy(&compiled, builder.groups.len());
+    let wordy = Plain::new(&wanted, &builder.rates, |pattern| {
+        postings[pattern].iter().any(|p| wordy[p.group as usize])
+    });
     let wide = Wide::new(&wanted);
-    let mut starts = vec![0];
+    let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let mut flat = Vec::new();
-    for list in postings {
+    let mut keywords = Vec::with_capacity(postings.len());
+    for (list, text) in postings.into_iter().zip(&builder.texts) {
+        let from = small(flat.len());
         flat.extend(list);
-        starts.push(u32::try_from(flat.len()).unwrap_or(u32::MAX));
+        keywords.push(Wait {
+            from,
+            to: small(flat.len()),
+            len: small(text.len()),
+        });
+    }
+    let mut called = Vec::new();
+    let mut groups = Vec::with_capacity(calls.len());
+    for (rules, placed) in calls.into_iter().zip(builder.placed) {
+        let from = small(called.len());
+        called.extend(rules);
+        groups.push(Group {
+            from,
+            to: small(called.len()),
+            placed,
+        });
     }
     Plan {
         plain,
+        wordy,
         wide,
-        starts,
+        keywords,
         postings: flat,
-        lengths: builder
-            .texts
-            .iter()
-            .map(|t| u32::try_from(t.len()).unwrap_or(u32::MAX))
-            .collect(),
-        calls,
-        placed: builder.placed,
+        groups,
+        calls: called,
         sights: compiled.iter().map(Compiled::sight).collect(),
+        gates,
         rules: compiled,
         numbers,
         bare,

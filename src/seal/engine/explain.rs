@@ -72,7 +72,14 @@ impl Engine {
         for (at, view) in all.views.iter().enumerate() {
             let kind = view.kind.unwrap_or(ReadingKind::Folded);
             scratch.start(&self.plan);
-            walk(&self.plan, &view.text, view.text.is_ascii(), None, scratch);
+            walk(
+                &self.plan,
+                &view.text,
+                view.text.is_ascii(),
+                None,
+                false,
+                scratch,
+            );
             let pages = Pages::new(text, all, at, view, (&scratch.hits, &scratch.caches));
             see(view, kind, at, &pages);
         }

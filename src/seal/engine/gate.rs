@@ -38,13 +38,13 @@ pub(super) struct Letters {
 impl Letters {
     /// Puts the commonest literals first; returns how often one of them is in a megabyte, roughly.
     fn sort(&mut self, rates: &Rates) -> f32 {
-        let mut from = 0;
-        let mut list: Vec<(f32, &[u16])> = Vec::with_capacity(self.ends.len());
-        for end in &self.ends {
-            let threes = &self.threes[from..usize::from(*end)];
-            from = usize::from(*end);
-            let each = threes.iter().map(|three| rates.three(u32::from(*three)));
-            list.push((each.fold(f32::MAX, f32::min), threes));
+        let rate = |three: &u16| rates.three(u32::from(*three));
+        let mut list: Vec<(f32, Vec<u16>)> = Vec::with_capacity(self.ends.len());
+        for threes in self.each() {
+            let mut threes = threes.to_vec();
+            // The rarest group of a literal first.
+            threes.sort_by(|a, b| rate(a).total_cmp(&rate(b)));
+            list.push((threes.first().map_or(f32::MAX, rate), threes));
         }
         list.sort_by(|(a, _), (b, _)| b.total_cmp(a));
         let sum = list.iter().map(|(rate, _)| rate).sum();
@@ -53,7 +53,7 @@ impl Letters {
             ..Self::default()
         };
         for (_, threes) in list {
-            sorted.threes.extend_from_slice(threes);
+            sorted.threes.extend(threes);
             sorted
                 .ends
                 .push(u16::try_from(sorted.threes.len()).unwrap_or(u16::MAX));
@@ -62,15 +62,13 @@ impl Letters {
         sum
     }
 
-    fn some(&self, seen: &Threes, ascii: bool) -> bool {
-        if self.wide && !ascii {
-            return true;
-        }
+    /// The groups of each literal.
+    fn each(&self) -> impl Iterator<Item = &[u16]> {
         let mut from = 0;
-        self.ends.iter().any(|end| {
+        self.ends.iter().map(move |end| {
             let threes = &self.threes[from..usize::from(*end)];
             from = usize::from(*end);
-            threes.iter().all(|t| seen.has(*t))
+            threes
         })
     }
 }
@@ -126,15 +124,106 @@ impl Gate {
         }
     }
 
-    /// Whether a text with these groups may pass.
-    pub(super) fn lets(&self, seen: &Threes, ascii: bool) -> bool {
+    /// Adds what [`Gates::lets`] reads: a sign for the kind, how much belongs to it, and that.
+    fn write(&self, code: &mut Vec<u16>) {
+        let from = code.len();
+        let sign = match self {
+            Self::Open => OPEN,
+            Self::OneOf(literals) if literals.wide => ONE_OF_WIDE,
+            Self::OneOf(_) => ONE_OF,
+            Self::Any(_) => ANY,
+            Self::All(_) => ALL,
+        };
+        code.extend([sign, 0]);
         match self {
-            Self::Open => true,
-            Self::OneOf(literals) => literals.some(seen, ascii),
-            Self::Any(gates) => gates.iter().any(|g| g.lets(seen, ascii)),
-            Self::All(gates) => gates.iter().all(|g| g.lets(seen, ascii)),
+            Self::Open => {}
+            Self::OneOf(literals) => {
+                for threes in literals.each() {
+                    code.push(u16::try_from(threes.len()).unwrap_or(0));
+                    code.extend(threes);
+                }
+            }
+            Self::Any(gates) | Self::All(gates) => gates.iter().for_each(|g| g.write(code)),
+        }
+        match u16::try_from(code.len() - from - HEAD) {
+            Ok(len) => code[from + 1] = len,
+            // Far more than any rule has.
+            Err(_) => {
+                code.truncate(from);
+                code.extend([OPEN, 0]);
+            }
         }
     }
+}
+
+/// Signs of the kinds of gates.
+const OPEN: u16 = 0;
+const ONE_OF: u16 = 1;
+const ONE_OF_WIDE: u16 = 2;
+const ANY: u16 = 3;
+const ALL: u16 = 4;
+/// Numbers before what belongs to a gate: its sign and how many they are.
+const HEAD: usize = 2;
+
+/// The gates of all rules, one behind the other: a rule's whole gate is in a few neighbouring lines
+/// of the cache, while hundreds of rules take turns there.
+#[derive(Debug, Default)]
+pub(super) struct Gates {
+    code: Vec<u16>,
+    starts: Vec<u32>,
+}
+
+impl Gates {
+    /// Adds the gate of the next rule.
+    pub(super) fn push(&mut self, gate: &Gate) {
+        self.starts
+            .push(u32::try_from(self.code.len()).unwrap_or(u32::MAX));
+        gate.write(&mut self.code);
+    }
+
+    /// Whether a text with these groups may pass the gate of a rule.
+    pub(super) fn lets(&self, rule: u16, seen: &Threes, ascii: bool) -> bool {
+        let code = self
+            .starts
+            .get(usize::from(rule))
+            .and_then(|start| self.code.get(*start as usize..));
+        code.is_none_or(|code| passes(code, seen, ascii).0)
+    }
+}
+
+/// Whether the first gate of the code lets a text through, and what stands behind it.
+fn passes<'c>(code: &'c [u16], seen: &Threes, ascii: bool) -> (bool, &'c [u16]) {
+    let [sign, len, rest @ ..] = code else {
+        return (true, &[]);
+    };
+    let (mut own, rest) = rest
+        .split_at_checked(usize::from(*len))
+        .unwrap_or((rest, &[]));
+    let lets = match *sign {
+        OPEN => true,
+        ONE_OF_WIDE if !ascii => true,
+        ONE_OF | ONE_OF_WIDE => {
+            while let [n, literals @ ..] = own {
+                let n = usize::from(*n).min(literals.len());
+                let (threes, others) = literals.split_at(n);
+                if threes.iter().all(|t| seen.has(*t)) {
+                    return (true, rest);
+                }
+                own = others;
+            }
+            false
+        }
+        sign => {
+            // `All` ends at the first that does not, `Any` at the first that does.
+            let all = sign == ALL;
+            let mut lets = all;
+            while !own.is_empty() && lets == all {
+                (lets, own) = passes(own, seen, ascii);
+            }
+            lets
+        }
+    };
+    (lets, rest)
 }
 
 fn node(node: &Node, raw: bool) -> Gate {
@@ -228,6 +317,19 @@ mod tests {
             threes.set(letters::group(w));
         }
         threes
+    }
+
+    impl Gate {
+        /// Whether a text with these groups may pass.
+        fn lets(&self, seen: &Threes, ascii: bool) -> bool {
+            let mut gates = Gates::default();
+            // Of several gates the one that is asked for.
+            gates.push(&Self::OneOf(Letters::default()));
+            gates.push(self);
+            gates.push(&Self::Open);
+            assert!(!gates.lets(0, seen, ascii) && gates.lets(2, seen, ascii));
+            gates.lets(1, seen, ascii)
+        }
     }
 
     #[test]

@@ -99,28 +99,40 @@ const WORDS: [(&str, &[&str]); 12] = [
 ];
 
 /// Places of the table: a power of two, far more than words.
-const PLACES: usize = 1_024;
+const PLACES: usize = 512;
+/// Bits of a packed word; the languages that have it stand above.
+const KEY_BITS: u32 = 48;
 
-/// Word and index of its language, by the hash of the word; neighbours hold what collides.
-static TABLE: LazyLock<Vec<Option<(&'static str, usize)>>> = LazyLock::new(|| {
-    let mut table = vec![None; PLACES];
+/// Packed words, and a bit for each language that has it; neighbours hold what collides, 0 is empty.
+/// Eight bytes a word, so that the table stays in a near cache.
+static TABLE: LazyLock<[u64; PLACES]> = LazyLock::new(|| {
+    let mut table = [0; PLACES];
     for (language, (_, words)) in WORDS.iter().enumerate() {
-        for word in *words {
-            let mut at = place(word.as_bytes());
-            while table[at].is_some() {
+        for key in words.iter().filter_map(|word| packed(word.as_bytes())) {
+            let mut at = place(key);
+            while table[at] != 0 && table[at] & KEY != key {
                 at = (at + 1) % PLACES;
             }
-            table[at] = Some((*word, language));
+            table[at] |= key | 1 << (KEY_BITS as usize + language);
         }
     }
     table
 });
 
-fn place(word: &[u8]) -> usize {
-    let hash = word.iter().fold(0_usize, |h, b| {
-        h.wrapping_mul(31).wrapping_add(usize::from(*b))
-    });
-    (hash ^ (hash >> 10)) % PLACES
+/// The word of an entry.
+const KEY: u64 = (1 << KEY_BITS) - 1;
+
+/// A word of up to [`LONGEST`] small letters as one number, five bits each; `None` for any other.
+fn packed(word: &[u8]) -> Option<u64> {
+    if word.is_empty() || word.len() > LONGEST {
+        return None;
+    }
+    let letters = word.iter().all(u8::is_ascii_lowercase);
+    letters.then(|| word.iter().fold(0, |key, b| (key << 5) | u64::from(b & 31)))
+}
+
+fn place(key: u64) -> usize {
+    usize::try_from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55).unwrap_or(0) % PLACES
 }
 
 /// ISO 639-1 of a folded text, if it shows.
@@ -146,13 +158,17 @@ pub(super) fn guess(folded: &str) -> Option<SmolStr> {
 
 /// Adds a word to the languages that have it.
 fn score(word: &[u8], scores: &mut [u32; WORDS.len()]) {
-    if word.len() > LONGEST {
-        return;
-    }
+    let Some(key) = packed(word) else { return };
     let table = &*TABLE;
-    let mut at = place(word);
-    while let Some((known, language)) = table[at] {
-        scores[language] += u32::from(known.as_bytes() == word);
+    let mut at = place(key);
+    while table[at] != 0 {
+        if table[at] & KEY == key {
+            let languages = table[at] >> KEY_BITS;
+            for (language, n) in scores.iter_mut().enumerate() {
+                *n += u32::from(languages >> language & 1 != 0);
+            }
+            return;
+        }
         at = (at + 1) % PLACES;
     }
 }

@@ -83,7 +83,7 @@ mod tests {
             "ключ",
         ];
         let list = wanted(&words);
-        let (plain, wide) = (Plain::new(&list, &Rates::new()), Wide::new(&list));
+        let (plain, wide) = (Plain::new(&list, &Rates::new(), |_| true), Wide::new(&list));
         for text in [
             "ignore all previous rules",
             "ab",
@@ -123,7 +123,7 @@ mod tests {
             "[[", "]]", "<<", ">>", "::", "--", "{{", "}}", "@", "##", ":::",
         ];
         let list = wanted(&words);
-        let plain = Plain::new(&list, &Rates::new());
+        let plain = Plain::new(&list, &Rates::new(), |_| true);
         for text in ["a :::: b", "[[a]] <<b>> ::: -- {{c}} @ ###", "--- [x] @@"] {
             let mut found = Vec::new();
             plain.walk(text, &Counts::of(text), &mut Threes::default(), |p, end| {
@@ -150,7 +150,7 @@ mod tests {
             starts: true,
             ends: true,
         }];
-        let plain = Plain::new(&list, &Rates::new());
+        let plain = Plain::new(&list, &Rates::new(), |_| true);
         let mut ends = Vec::new();
         plain.walk(
             "id, did (id) idea id",

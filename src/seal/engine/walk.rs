@@ -77,7 +77,7 @@ impl Scratch {
 
     /// Ready for the next reading.
     pub(super) fn start(&mut self, plan: &Plan) {
-        self.hits.reset(plan.calls.len());
+        self.hits.reset(plan.groups.len());
         self.called.clear();
         self.stamps.resize(plan.rules.len(), 0);
         self.stamp = self.stamp.wrapping_add(1);
@@ -90,12 +90,14 @@ impl Scratch {
 
 /// The keywords of one folded text: hits by group, rules called, groups of letters seen. Text
 /// without letters beyond ASCII never meets the keywords of other scripts.
-/// `counts` are those of the text, if it was counted.
+/// `counts` are those of the text, if it was counted; `wordy`: rules that look for numbers will not
+/// be judged.
 pub(super) fn walk(
     plan: &Plan,
     text: &str,
     ascii: bool,
     counts: Option<&Counts>,
+    wordy: bool,
     scratch: &mut Scratch,
 ) {
     let Scratch {
@@ -120,7 +122,8 @@ pub(super) fn walk(
             &own
         }
     };
-    *compared += plan.plain.walk(text, counts, seen, &mut found);
+    let plain = if wordy { &plan.wordy } else { &plan.plain };
+    *compared += plain.walk(text, counts, seen, &mut found);
     if !ascii {
         *compared += plan.wide.walk(text, counts, &mut found);
     }
@@ -136,24 +139,22 @@ fn hit(
     hits: &mut Hits,
     call: &mut impl FnMut(u16),
 ) {
-    let start = end - plan.lengths[pattern] as usize;
-    let (from, to) = (
-        plan.starts[pattern] as usize,
-        plan.starts[pattern + 1] as usize,
-    );
-    for posting in &plan.postings[from..to] {
+    let wait = plan.keywords[pattern];
+    let start = end - wait.len as usize;
+    for posting in &plan.postings[wait.from as usize..wait.to as usize] {
         if !(begins(text, start, posting.starts) && stops(text, end, posting.ends)) {
             continue;
         }
         let group = posting.group as usize;
+        let does = plan.groups[group];
         if !hits.seen[group] {
             hits.seen[group] = true;
             hits.touched.push(posting.group);
-            for rule in &plan.calls[group] {
+            for rule in &plan.calls[does.from as usize..does.to as usize] {
                 call(*rule);
             }
         }
-        if plan.placed[group] && hits.places[group].len() < MAX_GROUP_HITS {
+        if does.placed && hits.places[group].len() < MAX_GROUP_HITS {
             let place = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             hits.places[group].push((place(start), place(end)));
         }

@@ -18,9 +18,10 @@ const SECOND: u64 = 0xBF58_476D_1CE4_E5B9;
 const THIRD: u64 = 0x94D0_49BB_1331_11EB;
 
 /// Which family an n-gram belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// One word.
+    #[default]
     Word,
     /// Two words in a row.
     Pair,
@@ -46,7 +47,7 @@ impl Kind {
 }
 
 /// One hashed n-gram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gram {
     /// Its family.
     pub kind: Kind,
@@ -86,6 +87,13 @@ pub trait Sink {
     /// One n-gram.
     fn gram(&mut self, gram: Gram);
 
+    /// Whether the sink looks at a word of ASCII letters and digits itself, later: it stands at
+    /// `at` and has so many bytes. What it is made of does not come then.
+    #[inline]
+    fn takes(&mut self, _word: u64, _at: usize, _len: usize) -> bool {
+        false
+    }
+
     /// Whether what the word with this hash is made of (itself and its character n-grams) is known
     /// already; if so, it does not come.
     #[inline]
@@ -96,6 +104,29 @@ pub trait Sink {
     /// All that the word with this hash is made of has come.
     #[inline]
     fn end(&mut self, _word: u64) {}
+
+    /// A word follows two others; 0 where there is none.
+    #[inline]
+    fn follows(&mut self, before: u64, last: u64, word: u64) {
+        joined(before, last, word, |gram| self.gram(gram));
+    }
+}
+
+/// The n-grams of a word with the two before it; 0 where there is none.
+#[inline]
+pub fn joined(before: u64, last: u64, word: u64, mut emit: impl FnMut(Gram)) {
+    if last == 0 {
+        return;
+    }
+    let mut emit = |kind, hash| emit(Gram { kind, hash });
+    let pair = last.rotate_left(17).wrapping_add(word);
+    emit(Kind::Pair, mix(pair, STEP));
+    if before != 0 {
+        let gap = before.rotate_left(17).wrapping_add(word);
+        emit(Kind::Gap, mix(gap, SECOND));
+        let triple = before.rotate_left(34).wrapping_add(pair);
+        emit(Kind::Triple, mix(triple, THIRD));
+    }
 }
 
 impl<F: FnMut(Gram)> Sink for F {
@@ -143,6 +174,33 @@ impl Ascii {
         mix(h, SECOND)
     }
 
+    /// The word of so many bytes at `at`.
+    #[inline]
+    fn at(text: &[u8], at: usize, len: usize) -> Self {
+        let mut parts = [0; 3];
+        for (part, from) in parts.iter_mut().zip([0, 8, 16]) {
+            if from < len {
+                *part = keep(eight(text, at + from), (len - from).min(8));
+            }
+        }
+        Self { parts, len }
+    }
+
+    /// The word itself and its character n-grams.
+    #[inline]
+    fn made_of(self, hash: u64, mut emit: impl FnMut(Gram)) {
+        emit(Gram {
+            kind: Kind::Word,
+            hash,
+        });
+        self.grams(|hash| {
+            emit(Gram {
+                kind: Kind::Char,
+                hash,
+            });
+        });
+    }
+
     /// ` word `: every window of 3, 4 and 5 letters.
     #[inline]
     fn grams(self, mut emit: impl FnMut(u64)) {
@@ -179,19 +237,13 @@ impl<S: Sink> Words<'_, S> {
     }
 
     #[inline]
-    fn ascii(&mut self, word: Ascii) {
+    fn ascii(&mut self, word: Ascii, at: usize) {
         let hash = word.hash();
         if self.repeats(hash) {
             return;
         }
-        if !self.sink.known(hash) {
-            self.emit(Kind::Word, hash);
-            word.grams(|hash| {
-                self.sink.gram(Gram {
-                    kind: Kind::Char,
-                    hash,
-                });
-            });
+        if !self.sink.takes(hash, at, word.len) && !self.sink.known(hash) {
+            word.made_of(hash, |gram| self.sink.gram(gram));
             self.sink.end(hash);
         }
         self.join(hash);
@@ -260,16 +312,7 @@ impl<S: Sink> Words<'_, S> {
     /// The word with those before it.
     #[inline]
     fn join(&mut self, hash: u64) {
-        if self.last != 0 {
-            let pair = self.last.rotate_left(17).wrapping_add(hash);
-            self.emit(Kind::Pair, mix(pair, STEP));
-            if self.before != 0 {
-                let gap = self.before.rotate_left(17).wrapping_add(hash);
-                self.emit(Kind::Gap, mix(gap, SECOND));
-                let triple = self.before.rotate_left(34).wrapping_add(pair);
-                self.emit(Kind::Triple, mix(triple, THIRD));
-            }
-        }
+        self.sink.follows(self.before, self.last, hash);
         self.before = self.last;
         self.last = hash;
     }
@@ -305,7 +348,7 @@ impl<S: Sink> Words<'_, S> {
         let letters = &letters[..n];
         if letters.iter().all(|c| *c < 0x80) {
             if n > 0 {
-                self.ascii(plain(letters));
+                self.ascii(plain(letters), at);
             }
         } else {
             self.word(letters);
@@ -324,6 +367,12 @@ fn plain(letters: &[u32]) -> Ascii {
         parts,
         len: letters.len(),
     }
+}
+
+/// What a word that a sink [takes](Sink::takes) is made of: itself and its character n-grams.
+#[inline]
+pub fn made_of(text: &str, word: u64, at: usize, len: usize, emit: impl FnMut(Gram)) {
+    Ascii::at(text.as_bytes(), at, len).made_of(word, emit);
 }
 
 /// Hands every n-gram of `text` to `sink`, in order.
@@ -368,8 +417,9 @@ pub fn visit(text: &str, sink: &mut impl Sink) {
         if slow {
             at = words.slow(text, at);
         } else {
+            let start = at;
             at += word.len;
-            words.ascii(word);
+            words.ascii(word, start);
         }
     }
 }

@@ -5,12 +5,16 @@
 //! so swapped and reversed letters find their word with one look-up, a missing letter with one
 //! more entry per letter in the table, an extra or wrong letter with one look-up per letter.
 
+mod memo;
+mod slip;
+
+pub use memo::Memo;
+use slip::slipped;
+
 /// Shortest word that is repaired; shorter ones are one slip away from too many others.
 pub const MIN_REPAIR: usize = 5;
 /// Longest word in the lexicon, bytes.
 pub const MAX_WORD: usize = 24;
-/// From this length on one wrong letter inside a word is repaired too.
-const MIN_SUBSTITUTE: usize = 7;
 /// Bits of the filter: 256 Kbit, 32 KiB. Each signature sets two.
 const FILTER_BITS: u32 = 18;
 
@@ -84,45 +88,6 @@ pub struct Lexicon {
     ordinary: Vec<u64>,
     /// Which words these are, for what is remembered between texts.
     id: u64,
-}
-
-/// Words of small letters of which a lexicon had nothing to say lately: texts repeat their words.
-/// One a thread; of one lexicon.
-#[derive(Debug, Default)]
-pub struct Memo {
-    lexicon: u64,
-    words: Vec<u64>,
-}
-
-impl Drop for Memo {
-    fn drop(&mut self) {
-        use zeroize::Zeroize as _;
-        self.words.zeroize();
-    }
-}
-
-/// Words that are remembered, a power of two: 16 KiB, so that they stay in a near cache.
-const REMEMBERED: usize = 2_048;
-
-impl Memo {
-    /// Forgets what another lexicon had to say.
-    pub(super) fn open(&mut self, lexicon: &Lexicon) {
-        if self.words.is_empty() || self.lexicon != lexicon.id {
-            self.words = vec![0; REMEMBERED];
-            self.lexicon = lexicon.id;
-        }
-    }
-
-    /// Whether there is nothing to say of a packed word.
-    #[inline]
-    pub(super) fn has(&self, word: u64) -> bool {
-        self.words[slot(word, REMEMBERED)] == word
-    }
-
-    /// There is nothing to say of it.
-    pub(super) fn keep(&mut self, word: u64) {
-        self.words[slot(word, REMEMBERED)] = word;
-    }
 }
 
 /// Bits of the table of first letters.
@@ -421,52 +386,6 @@ pub fn turn(b: u8) -> u8 {
     }
 }
 
-/// Whether one insertion, deletion, substitution or swap of neighbours parts two different words.
-fn one_edit(a: &str, b: &str) -> bool {
-    let same = a.chars().zip(b.chars()).take_while(|(x, y)| x == y).count();
-    let (mut left, mut right) = (a.chars().skip(same), b.chars().skip(same));
-    let rest = |skip_a: usize, skip_b: usize| {
-        a.chars()
-            .skip(same + skip_a)
-            .eq(b.chars().skip(same + skip_b))
-    };
-    match (left.next(), right.next()) {
-        (None, None) => false,
-        (None, Some(_)) => right.next().is_none(),
-        (Some(_), None) => left.next().is_none(),
-        (Some(x), Some(y)) => {
-            let swapped = left.next() == Some(y) && right.next() == Some(x) && rest(2, 2);
-            swapped || rest(1, 1) || rest(1, 0) || rest(0, 1)
-        }
-    }
-}
-
-/// Whether `word` is `known` with one slip that keeps it readable.
-fn slipped(word: &str, known: &str) -> bool {
-    if known.len() < MIN_REPAIR || !one_edit(word, known) {
-        return false;
-    }
-    let (w, k) = (word.as_bytes(), known.as_bytes());
-    let first = w.first() == k.first();
-    let last = w.last() == k.last();
-    match w.len().cmp(&k.len()) {
-        // Swapped neighbours anywhere; a wrong letter only inside a long word.
-        std::cmp::Ordering::Equal => {
-            let mut wrong = w.iter().zip(k).filter(|(a, b)| a != b);
-            wrong.next();
-            wrong.next().is_some() || (first && last && k.len() >= MIN_SUBSTITUTE)
-        }
-        // A letter is missing: never the ending (`forge` is not `forget`).
-        std::cmp::Ordering::Less => first && last && k.len() > MIN_REPAIR,
-        // A letter too many: inside, or the last one twice.
-        std::cmp::Ordering::Greater => {
-            first
-                && (last && k.len() > MIN_REPAIR
-                    || w.len() >= 2 && w[w.len() - 1] == w[w.len() - 2])
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -513,22 +432,6 @@ mod tests {
         assert_eq!(kin("snoitcurtsni").as_deref(), Some("Reversed"));
         assert_eq!(kin("vafgehpgvbaf").as_deref(), Some("Rot13"));
         assert_eq!(kin("аливарп").as_deref(), Some("Reversed"));
-    }
-
-    #[test]
-    fn one_edit_agrees_with_the_distance() {
-        let words = [
-            "ab", "ba", "abc", "acb", "bc", "abd", "xabc", "a", "abcd", "aabc", "",
-        ];
-        for a in words {
-            for b in words {
-                assert_eq!(
-                    one_edit(a, b),
-                    crate::rule::suggest::distance(a, b) == 1,
-                    "{a} {b}"
-                );
-            }
-        }
     }
 
     #[test]

@@ -6,8 +6,11 @@
 
 mod leet;
 mod plain;
+mod shape;
 
 use leet::Leet;
+use plain::Row;
+use shape::{dotted, undouble, unglue, unjoin};
 
 use super::lexicon::{Kinship, Lexicon, MAX_WORD, MIN_REPAIR, Memo, signatures};
 use super::map::Map;
@@ -18,10 +21,6 @@ const MIN_SPACED: usize = 4;
 const MIN_LEET: usize = 3;
 /// Shortest word without blanks that is cut at lexicon words.
 const MIN_GLUED: usize = 15;
-/// Longest word whose repeated letters are undone; beyond it they are noise.
-const MAX_DOUBLED: usize = 64;
-/// Longest word that is cut at lexicon words.
-const MAX_GLUED: usize = 4_096;
 /// Most edits of one text; beyond it the text is noise and the rest stays as it is.
 const MAX_EDITS: usize = 20_000;
 
@@ -64,7 +63,11 @@ pub fn repair(
     let mut words = 0;
     // End of a row of single letters that was looked at as a whole.
     let mut row_end = 0;
+    let mut plain = Row::default();
     while at < bytes.len() {
+        if plain.full() || edits.len() + plain.n() >= MAX_EDITS {
+            plain.settle(folded, (lexicon, &mut *memo), &mut signs, &mut edits);
+        }
         if edits.len() >= MAX_EDITS {
             signs.skipped += 1;
             break;
@@ -78,14 +81,13 @@ pub fn repair(
         if let Some(word) = plain::word(bytes, at) {
             at += word.len;
             words += 1;
-            if word.letters >= MIN_REPAIR && !memo.has(word.key) {
-                let text = &folded[start..start + word.letters];
-                if letters_only(text, start, lexicon, &mut signs, &mut edits) {
-                    memo.keep(word.key);
-                }
+            if word.letters >= MIN_REPAIR {
+                plain.push(&word, start);
             }
             continue;
         }
+        // Edits come in the order of the text.
+        plain.settle(folded, (lexicon, &mut *memo), &mut signs, &mut edits);
         let (mut letters, mut odd, mut wide) = (0_usize, 0_usize, false);
         while at < bytes.len() && bytes[at] != b' ' {
             let b = bytes[at];
@@ -132,6 +134,7 @@ pub fn repair(
         }
         mixed(token, start, lexicon, &mut signs, &mut edits, &mut leet);
     }
+    plain.settle(folded, (lexicon, &mut *memo), &mut signs, &mut edits);
     if leet.known > 0
         || (leet.clean && leet.edits.len() >= MIN_LEET && leet.edits.len() * 2 >= words)
     {
@@ -318,163 +321,6 @@ fn spaced(
         text = cut;
     }
     (end, Some(text))
-}
-
-/// `i.g.n.o.r.e`: single letters or digits with one sign between.
-fn dotted(token: &str) -> Option<String> {
-    let joined = |pair: &[u8]| pair.iter().all(u8::is_ascii_alphanumeric);
-    if token.as_bytes().windows(2).any(joined) {
-        return None;
-    }
-    let mut text = String::new();
-    let mut singles = 0;
-    let mut run = 0;
-    let mut between = 0;
-    for c in token.chars() {
-        if c.is_alphanumeric() {
-            run += 1;
-            if run > 1 {
-                return None;
-            }
-            singles += 1;
-            between = 0;
-            text.push(c);
-        } else {
-            run = 0;
-            between += 1;
-            if between > 1 && !text.is_empty() && !text.ends_with(' ') {
-                // Two signs: punctuation that belongs to the text, such as `.,`.
-                text.push(' ');
-            }
-        }
-    }
-    (singles >= 3 && text.chars().any(char::is_alphabetic)).then_some(text)
-}
-
-/// `ignore_previous_instructions`: words joined by one sign, a lexicon word among them.
-fn unjoin(token: &str, lexicon: &Lexicon) -> Option<String> {
-    let is_join = |c: char| {
-        matches!(
-            c,
-            '_' | '-' | '+' | '.' | '|' | '/' | '~' | '=' | ',' | '\u{b7}'
-        )
-    };
-    // Most words of a text end here: bytes are looked at before letters.
-    let joins = |b: &&u8| {
-        matches!(
-            b,
-            b'_' | b'-' | b'+' | b'.' | b'|' | b'/' | b'~' | b'=' | b',' | 0xb7
-        )
-    };
-    if token.as_bytes().iter().filter(joins).count() < 2 {
-        return None;
-    }
-    let joins = token.chars().filter(|c| is_join(*c)).count();
-    // An address is joined by nature.
-    if joins < 2 || token.contains("://") || token.contains('@') || token.starts_with("www.") {
-        return None;
-    }
-    let parts = token
-        .split(|c: char| is_join(c) || !c.is_alphanumeric())
-        .filter(|w| !w.is_empty());
-    let known = parts
-        .clone()
-        .filter(|w| w.len() >= MIN_REPAIR && (lexicon.has(w) || slip(w, lexicon).is_some()))
-        .count();
-    if known == 0 || (joins < 3 && known < 2) {
-        return None;
-    }
-    let mut text = String::with_capacity(token.len());
-    for piece in token.split_inclusive(is_join) {
-        let word = piece.trim_end_matches(is_join);
-        match slip(word, lexicon) {
-            Some(fixed) => text.push_str(fixed),
-            None => text.push_str(word),
-        }
-        if word.len() < piece.len() {
-            text.push(' ');
-        }
-    }
-    Some(text)
-}
-
-fn slip<'l>(word: &str, lexicon: &'l Lexicon) -> Option<&'l str> {
-    if !(MIN_REPAIR..=MAX_WORD).contains(&word.len()) {
-        return None;
-    }
-    let (plain, turned) = signatures(word.as_bytes());
-    match lexicon.kinship(word, plain, turned) {
-        Some(Kinship::Slip(index)) => Some(lexicon.word(index)),
-        _ => None,
-    }
-}
-
-/// Cuts a word without blanks at lexicon words, if they make up most of it.
-fn unglue(token: &str, lexicon: &Lexicon) -> Option<String> {
-    if token.len() > MAX_GLUED {
-        return None;
-    }
-    let mut text = String::with_capacity(token.len() + 8);
-    let mut known = 0;
-    let mut words = 0;
-    let mut at = 0;
-    let mut gap_from = 0;
-    while at < token.len() {
-        if !token.is_char_boundary(at) {
-            at += 1;
-            continue;
-        }
-        if !lexicon.may_start(&token[at..]) {
-            at += 1;
-            continue;
-        }
-        let longest = (4..=MAX_WORD.min(token.len() - at))
-            .rev()
-            .find(|len| token.is_char_boundary(at + len) && lexicon.has(&token[at..at + len]));
-        let Some(len) = longest else {
-            at += 1;
-            continue;
-        };
-        if gap_from < at {
-            text.push_str(&token[gap_from..at]);
-            text.push(' ');
-        }
-        text.push_str(&token[at..at + len]);
-        text.push(' ');
-        known += len;
-        words += 1;
-        at += len;
-        gap_from = at;
-    }
-    text.push_str(&token[gap_from..]);
-    (words >= 2 && known * 2 >= token.len()).then(|| text.trim_end().to_owned())
-}
-
-/// `ignooore`, `yourrr`: three and more equal letters become one, if that makes a known word,
-/// else two.
-fn undouble(token: &str, lexicon: &Lexicon) -> Option<String> {
-    if token.len() > MAX_DOUBLED {
-        return None;
-    }
-    let bytes = token.as_bytes();
-    let long = bytes.windows(3).any(|w| w[0] == w[1] && w[1] == w[2]);
-    if !long || !token.is_ascii() {
-        return None;
-    }
-    let mut one = token.to_owned().into_bytes();
-    one.dedup();
-    let one = String::from_utf8(one).ok()?;
-    if lexicon.has(&one) {
-        return Some(one);
-    }
-    let mut two = String::with_capacity(token.len());
-    for c in token.chars() {
-        if !two.ends_with(&format!("{c}{c}")) {
-            two.push(c);
-        }
-    }
-    Some(slip(&two, lexicon).map_or(two.clone(), str::to_owned))
-        .filter(|t| t != token && lexicon.has(t))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! One look at a text's bytes: counts from which everything else decides whether it is worth
 //! looking. Ordinary text pays for this pass and for folding, and for nothing else.
 
+use crate::seal::swar::{HIGH, ONES, eight, first};
+
 /// How often each byte occurs.
 #[derive(Debug, Clone)]
 pub struct Counts {
@@ -85,6 +87,9 @@ impl Counts {
 /// ordinary text are passed over without reading them whole.
 pub fn stretches(text: &[u8], min: usize, class: &[bool; 256]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
+    if !class[usize::from(b' ')] && !unbroken(text, min) {
+        return found;
+    }
     let mut at = min.saturating_sub(1);
     while at < text.len() {
         if !class[usize::from(text[at])] {
@@ -106,6 +111,33 @@ pub fn stretches(text: &[u8], min: usize, class: &[bool; 256]) -> Vec<(usize, us
         at = end + min;
     }
     found
+}
+
+/// Whether so many bytes may stand without a blank among them. Eight bytes at a time: of a run of
+/// 15 bytes and more some eight that are looked at together lie inside.
+fn unbroken(text: &[u8], min: usize) -> bool {
+    if min < 15 {
+        return true;
+    }
+    let blanks = |at: usize| {
+        let w = eight(text, at) ^ (ONES * u64::from(b' '));
+        // Exact for each byte: no borrow reaches the next one.
+        !(((w & !HIGH) + !HIGH) | w) & HIGH
+    };
+    // Bytes behind the last blank so far.
+    let mut run = 0;
+    for at in (0..text.len()).step_by(8) {
+        let marks = blanks(at);
+        if marks == 0 {
+            run += 8;
+            continue;
+        }
+        if run + first(marks) >= min {
+            return true;
+        }
+        run = usize::try_from(marks.leading_zeros() / 8).unwrap_or(0);
+    }
+    run >= min
 }
 
 /// Visible ASCII.
@@ -164,6 +196,26 @@ mod tests {
                 .filter(|(a, b)| b - a >= 5)
                 .collect();
                 assert_eq!(stretches(text.as_bytes(), 5, &class), want, "{lead} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn runs_are_unbroken_wherever_they_stand() {
+        for lead in 0..20 {
+            for len in 10..40 {
+                for tail in ["", " ", " ab", "  and a few short words behind it"] {
+                    let text = format!(
+                        "{}{}{tail}",
+                        "a ".repeat(lead),
+                        "xyz\u{e9}-".repeat(7).get(..len).unwrap_or("")
+                    );
+                    let longest = text.split(' ').map(str::len).max().unwrap_or(0);
+                    for min in [15, 16, 20, 25] {
+                        let found = unbroken(text.as_bytes(), min);
+                        assert_eq!(found, longest >= min, "{text:?} {min}");
+                    }
+                }
             }
         }
     }

@@ -41,6 +41,17 @@ impl Lot {
         self.at += 1;
     }
 
+    /// Forgets the places that a second look rules out, without a branch for each.
+    fn sift(&mut self, stays: impl Fn(u32, usize) -> bool) {
+        let mut kept = 0;
+        for at in 0..self.n.min(LOT) {
+            let one = self.noted[at];
+            self.noted[kept % LOT] = one;
+            kept += usize::from(stays(one.0, usize::from(one.1)));
+        }
+        self.n = kept;
+    }
+
     /// What was noted; the next lot begins.
     fn take(&mut self) -> impl Iterator<Item = (u32, usize)> + '_ {
         let n = self.n;
@@ -49,6 +60,11 @@ impl Lot {
             .iter()
             .map(|(row, at)| (*row, usize::from(*at)))
     }
+}
+
+/// Class of the letter before the last `n` of a row.
+fn before(row: u32, n: u32) -> u32 {
+    row >> (n * CLASS_BITS) & 31
 }
 
 /// Keywords of ASCII.
@@ -64,14 +80,18 @@ pub(in super::super) struct Plain {
 }
 
 impl Plain {
-    /// `wanted` by number; those that are not ASCII are passed over.
-    pub(in super::super) fn new(wanted: &[Wanted<'_>], rates: &Rates) -> Self {
+    /// `wanted` by number; those that are not ASCII, and those not to `keep`, are passed over.
+    pub(in super::super) fn new(
+        wanted: &[Wanted<'_>],
+        rates: &Rates,
+        keep: impl Fn(usize) -> bool,
+    ) -> Self {
         let mut by_four: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
         let mut by_three: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
         let mut signs = Few::default();
         let mut bytes = Bytes::default();
         for (pattern, one) in (0..).zip(wanted) {
-            if !one.text.is_ascii() {
+            if !one.text.is_ascii() || !keep(pattern as usize) {
                 continue;
             }
             let row = classes(one.text, one.starts, one.ends);
@@ -157,6 +177,11 @@ impl Plain {
             if to == bytes.len() && to < from + LOT {
                 self.step(row, b' ', seen, &mut lot);
             }
+            lot.sift(|row, at| {
+                let behind = bytes.get(from + at + 1).map_or(0, |b| class(*b));
+                let may = self.by_four.may_have(row & FOUR, before(row, 4), behind);
+                may | (self.three(row) != 0)
+            });
             for (row, at) in lot.take() {
                 compared += self.look(bytes, row, from + at, &mut found);
             }
@@ -174,9 +199,15 @@ impl Plain {
         seen.set(three);
         let bit = hashed(row & FOUR);
         let maybe_four = self.fours[bit / 64] >> (bit % 64) & 1;
-        let maybe_three = self.threes[three as usize / 64] >> (three % 64) & 1;
-        lot.note(row, maybe_four | maybe_three != 0);
+        lot.note(row, maybe_four | self.three(row) != 0);
         row
+    }
+
+    /// 1 if a keyword hangs on the last three letters.
+    #[inline]
+    fn three(&self, row: u32) -> u64 {
+        let three = row & THREE;
+        self.threes[three as usize / 64] >> (three % 64) & 1
     }
 
     /// The keywords whose group may end with the byte at `at`.
@@ -184,16 +215,15 @@ impl Plain {
         let (four, three) = (row & FOUR, row & THREE);
         let end = at + 1;
         let behind = bytes.get(end).map_or(0, |b| class(*b));
-        let last = |n: u32| row >> (n * CLASS_BITS) & 31;
         let mut compared = 0;
         let bit = hashed(four);
         if self.fours[bit / 64] >> (bit % 64) & 1 != 0 {
-            let entries = self.by_four.of(four, last(4), behind);
-            compared += self.compare(bytes, entries, end, found);
+            let entries = self.by_four.of(four, before(row, 4), behind);
+            compared += self.compare(bytes, entries, (before(row, 4), behind), end, found);
         }
-        if self.threes[three as usize / 64] >> (three % 64) & 1 != 0 {
-            let entries = self.by_three.of(three, last(3), behind);
-            compared += self.compare(bytes, entries, end, found);
+        if self.three(row) != 0 {
+            let entries = self.by_three.of(three, before(row, 3), behind);
+            compared += self.compare(bytes, entries, (before(row, 3), behind), end, found);
         }
         compared
     }
@@ -202,14 +232,22 @@ impl Plain {
         &self,
         text: &[u8],
         entries: &[Entry],
+        (before, behind): (u32, u32),
         end: usize,
         found: &mut impl FnMut(u32, usize),
     ) -> usize {
+        let mut compared = 0;
         for entry in entries {
-            if let Some(stop) = self.bytes.stands(entry, text, end) {
+            compared += 1;
+            if entry.before >> before & entry.behind >> behind & 1 != 0
+                && let Some(stop) = self.bytes.stands(entry, text, end)
+            {
                 found(entry.pattern, stop);
             }
+            if entry.last {
+                break;
+            }
         }
-        entries.len()
+        compared
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Entry {
     /// Classes of which one stands before the group, and behind it, as bits.
     pub before: u32,
     pub behind: u32,
+    /// It is the last one on its group.
+    pub last: bool,
 }
 
 /// Sixteen bytes, so that four share a line of the cache.
@@ -22,8 +24,8 @@ pub(super) struct Entry {
 struct Slot {
     /// The group's number plus one; 0 is empty.
     key: u32,
-    /// Number of its list.
-    list: u32,
+    /// Its first keyword among the entries.
+    from: u32,
     /// Classes that stand before and behind the group in one of its keywords at least, as bits.
     before: u32,
     behind: u32,
@@ -33,8 +35,6 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     slots: Vec<Slot>,
-    /// Where each list begins among the entries, and where the last one ends.
-    starts: Vec<u32>,
     entries: Vec<Entry>,
     shift: u32,
 }
@@ -57,23 +57,24 @@ impl Table {
         let shift = 32 - size.trailing_zeros();
         let mut table = Self {
             slots: vec![Slot::default(); size],
-            starts: vec![0],
             entries: Vec::new(),
             shift,
         };
         for (key, list) in lists {
             let any = |of: fn(&Entry) -> u32| list.iter().fold(0, |bits, e| bits | of(e));
             let (before, behind) = (any(|e| e.before), any(|e| e.behind));
-            let index = small(table.starts.len() - 1);
+            let from = small(table.entries.len());
             table.entries.extend(list);
-            table.starts.push(small(table.entries.len()));
+            if let Some(last) = table.entries.last_mut() {
+                last.last = true;
+            }
             let mut at = (spread(key) >> shift) as usize;
             while table.slots[at].key != 0 {
                 at = (at + 1) % size;
             }
             table.slots[at] = Slot {
                 key: key + 1,
-                list: index,
+                from,
                 before,
                 behind,
             };
@@ -81,7 +82,24 @@ impl Table {
         table
     }
 
-    /// The keywords of a group that stands between letters of these classes.
+    /// Whether [`Self::of`] may give any: one load and no branch, so that many groups are asked for
+    /// at once.
+    #[expect(
+        clippy::needless_bitwise_bool,
+        reason = "a branch here is taken by chance"
+    )]
+    #[inline]
+    pub(super) fn may_have(&self, key: u32, before: u32, behind: u32) -> bool {
+        let at = (spread(key) >> self.shift) as usize;
+        let slot = self.slots.get(at).copied().unwrap_or_default();
+        let fits = slot.before >> before & slot.behind >> behind & 1 != 0;
+        // Another group in its place: its own may stand behind.
+        let other = slot.key != key + 1;
+        (slot.key != 0) & (other | fits)
+    }
+
+    /// The keywords of a group that stands between letters of these classes, and those of the groups
+    /// behind it: they end with the [last](Entry::last).
     pub(super) fn of(&self, key: u32, before: u32, behind: u32) -> &[Entry] {
         let mask = self.slots.len().wrapping_sub(1);
         let mut at = (spread(key) >> self.shift) as usize;
@@ -90,9 +108,7 @@ impl Table {
                 if slot.before >> before & slot.behind >> behind & 1 == 0 {
                     return &[];
                 }
-                let list = slot.list as usize;
-                let (from, to) = (self.starts[list], self.starts[list + 1]);
-                return &self.entries[from as usize..to as usize];
+                return &self.entries[slot.from as usize..];
             }
             if slot.key == 0 {
                 break;
@@ -120,6 +136,7 @@ impl Bytes {
             from,
             before: ANY,
             behind: ANY,
+            last: false,
         }
     }
 

@@ -74,10 +74,13 @@ impl Wide {
                 continue;
             }
             let entries = self.by_four.of(row, 0, 0);
-            compared += entries.len();
             for entry in entries {
+                compared += 1;
                 if let Some(stop) = self.bytes.stands(entry, bytes, at + 1) {
                     found(entry.pattern, stop);
+                }
+                if entry.last {
+                    break;
                 }
             }
         }

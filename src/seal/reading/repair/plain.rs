@@ -1,6 +1,8 @@
 //! Plain words: a few small letters with at most one mark behind them, read eight bytes at a time.
 //! Nine in ten words of ordinary text are.
 
+use super::super::lexicon::{Lexicon, Memo};
+use super::{Edit, Signs, letters_only};
 use crate::seal::swar::{HIGH, ONES, eight, first, within};
 
 /// Most letters of a word that is read so; its key has five bits a letter.
@@ -75,6 +77,59 @@ fn squeezed(w: u64) -> u64 {
     let two = w & 0x001f_001f_001f_001f | (w & 0x1f00_1f00_1f00_1f00) >> 3;
     let four = two & 0x0000_03ff_0000_03ff | (two & 0x03ff_0000_03ff_0000) >> 6;
     four & 0x000f_ffff | four >> 12 & 0x00ff_fff0_0000
+}
+
+/// Plain words that are looked at together.
+const LOT: usize = 32;
+
+/// Plain words in a row that wait: what is remembered of them is asked for all at once, since each
+/// answer comes from beyond the near cache.
+#[derive(Default)]
+pub(super) struct Row {
+    /// Key, place and letters.
+    words: [(u64, usize, usize); LOT],
+    n: usize,
+}
+
+impl Row {
+    pub(super) fn n(&self) -> usize {
+        self.n
+    }
+
+    pub(super) fn full(&self) -> bool {
+        self.n == LOT
+    }
+
+    /// One more word, of at least `MIN_REPAIR` letters; a full row is settled first.
+    pub(super) fn push(&mut self, word: &Word, start: usize) {
+        self.words[self.n] = (word.key, start, word.letters);
+        self.n += 1;
+    }
+
+    /// Looks at the words that wait, in their order.
+    pub(super) fn settle(
+        &mut self,
+        folded: &str,
+        (lexicon, memo): (&Lexicon, &mut Memo),
+        signs: &mut Signs,
+        edits: &mut Vec<Edit>,
+    ) {
+        let mut unknown = 0;
+        for at in 0..self.n {
+            let word = self.words[at];
+            self.words[unknown] = word;
+            unknown += usize::from(!memo.has_first(word.0));
+        }
+        self.n = 0;
+        for (key, start, letters) in &self.words[..unknown] {
+            if !memo.has(*key) {
+                let text = &folded[*start..start + letters];
+                if letters_only(text, *start, lexicon, signs, edits) {
+                    memo.keep(*key);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
