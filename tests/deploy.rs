@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
+use sqlx::{Connection as _, PgConnection};
 use veilwatch::config::{Config, Source, no_env};
+use veilwatch::store::private::{Options, PrivatePostgres};
+use veilwatch::store::{Store, StoreConfig};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -33,14 +36,36 @@ struct Secret {
 struct Service {
     image: String,
     build: Build,
+    command: Vec<String>,
     environment: BTreeMap<String, serde_json::Value>,
-    secrets: Vec<String>,
+    secrets: Vec<Mounted>,
     volumes: Vec<String>,
     ports: Vec<String>,
     depends_on: BTreeMap<String, serde_json::Value>,
     healthcheck: Option<Health>,
     read_only: bool,
     cap_drop: Vec<String>,
+}
+
+/// A secret as it is mounted: under its own name, or another.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Mounted {
+    Own(String),
+    Other { source: String, target: String },
+}
+
+impl Mounted {
+    fn source(&self) -> &str {
+        match self {
+            Self::Own(name) | Self::Other { source: name, .. } => name,
+        }
+    }
+    fn target(&self) -> &str {
+        match self {
+            Self::Own(name) | Self::Other { target: name, .. } => name,
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -79,7 +104,7 @@ fn instruction(name: &str) -> String {
 fn config() -> Config {
     let text = read("deploy/config.compose.toml").replace(
         "url_file = \"/run/secrets/store_url\"",
-        "url = \"postgres://veilwatch:x@postgres/veilwatch\"",
+        "url = \"postgres://veilwatch_run:x@postgres/veilwatch\"",
     );
     let env = no_env();
     let source = Source {
@@ -124,16 +149,19 @@ fn every_path_port_and_secret_of_the_compose_file_exists() {
     );
     // Secrets: declared, handed over, read from the right file, and set in the comment's commands.
     let file = read("deploy/config.compose.toml");
-    for name in &own.secrets {
-        assert!(
-            file.contains(&format!("\"/run/secrets/{name}\"")),
-            "{name} is read by nobody"
-        );
+    for service in [own, &c.services["migrate"]] {
+        for secret in &service.secrets {
+            let name = secret.target();
+            assert!(
+                file.contains(&format!("\"/run/secrets/{name}\"")),
+                "{name} is read by nobody"
+            );
+        }
     }
     let head = read("deploy/compose.yaml");
     for service in c.services.values() {
-        for name in &service.secrets {
-            let variable = &c.secrets[name].environment;
+        for secret in &service.secrets {
+            let variable = &c.secrets[secret.source()].environment;
             assert!(
                 head.contains(&format!("export {variable}=")),
                 "{variable} is not explained"
@@ -141,7 +169,10 @@ fn every_path_port_and_secret_of_the_compose_file_exists() {
         }
         for name in service.environment.values().filter_map(|v| v.as_str()) {
             if let Some(secret) = name.strip_prefix("/run/secrets/") {
-                assert!(service.secrets.iter().any(|s| s == secret), "{name}");
+                assert!(
+                    service.secrets.iter().any(|s| s.target() == secret),
+                    "{name}"
+                );
             }
         }
         for volume in service
@@ -154,10 +185,11 @@ fn every_path_port_and_secret_of_the_compose_file_exists() {
         }
     }
     // What it waits for can say that it is healthy.
-    for needed in own.depends_on.keys() {
+    for (needed, how) in &own.depends_on {
         let service = &c.services[needed];
+        let ends = how["condition"] == "service_completed_successfully";
         assert!(
-            service.healthcheck.is_some(),
+            service.healthcheck.is_some() || ends,
             "{needed} has no health check"
         );
         assert!(!service.image.ends_with(":latest") && service.image.contains(':'));
@@ -203,7 +235,8 @@ fn kafka_and_postgres_are_those_that_the_configuration_names() {
         .as_str()
         .expect("a database");
     let head = read("deploy/compose.yaml");
-    let url = format!("postgres://{user}:$POSTGRES_PASSWORD@postgres/{database}");
+    let url =
+        format!("VEILWATCH_OWNER_URL=\"postgres://{user}:$POSTGRES_PASSWORD@postgres/{database}\"");
     assert!(head.contains(&url), "{url}");
     let major: u32 = postgres
         .image
@@ -265,4 +298,79 @@ fn the_image_builds_what_it_runs_and_runs_what_exists() {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(3), "{said}");
     assert!(said.contains("/nonexistent/veilwatch.toml"), "{said}");
+}
+
+/// The logins' script as the database's image runs it, with a password of ours.
+fn logins(password: &str) -> String {
+    let script = read("deploy/sql/logins.sql");
+    let (commands, rest): (Vec<&str>, Vec<&str>) =
+        script.lines().partition(|l| l.starts_with('\\'));
+    assert_eq!(commands, ["\\set password `cat /run/secrets/run`"]);
+    rest.join("\n")
+        .replace(":'password'", &format!("'{password}'"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_monitor_runs_as_a_login_that_owns_nothing() {
+    let c = compose();
+    let (own, migrate, postgres) = (
+        &c.services["veilwatch"],
+        &c.services["migrate"],
+        &c.services["postgres"],
+    );
+    // Who has the superuser's password: the database and what migrates, and nobody that goes on running.
+    for (name, service) in &c.services {
+        let sources: Vec<&str> = service.secrets.iter().map(Mounted::source).collect();
+        let superuser = sources
+            .iter()
+            .any(|s| ["postgres", "owner_url"].contains(s));
+        assert_eq!(superuser, ["migrate", "postgres"].contains(&name.as_str()));
+    }
+    let waits = &own.depends_on["migrate"]["condition"];
+    assert_eq!(waits, "service_completed_successfully");
+    let head = read("deploy/compose.yaml");
+    let url = "VEILWATCH_STORE_URL=\"postgres://veilwatch_run:$VEILWATCH_RUN_PASSWORD@";
+    assert!(head.contains(url) && c.secrets["run"].environment == "VEILWATCH_RUN_PASSWORD");
+    let script = "./sql/logins.sql:/docker-entrypoint-initdb.d/10-logins.sql:ro";
+    assert!(postgres.volumes.iter().any(|v| v == script));
+    assert!(!config().store.migrate, "its login may not");
+
+    // As the containers do it, in their order, on a database of its own.
+    let server = PrivatePostgres::start(Options::default()).expect("postgres");
+    let run = |sql: String, url: String| async move {
+        let mut conn = PgConnection::connect(&url).await.expect("connect");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut conn)
+            .await
+    };
+    let owner = server.url("postgres");
+    run(logins("secret"), owner.clone()).await.expect("logins");
+    let words: Vec<&str> = migrate.command.iter().map(String::as_str).collect();
+    let (args, config) = words.split_at(words.len() - 2);
+    assert_eq!(config, ["--config", "/etc/veilwatch/veilwatch.toml"]);
+    let out = Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+        .args(args)
+        .args(["--database", &owner])
+        .output()
+        .expect("the program");
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let login = server.url_as("veilwatch_run", "secret", "postgres");
+    let store = Store::connect(StoreConfig::new(login.clone())).await;
+    store.expect("the monitor's login connects");
+    for refused in [
+        "CREATE TABLE vw.mine (a int)",
+        "DELETE FROM vw.audit_batch",
+        "UPDATE vw.audit_batch SET n = 0",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "CREATE ROLE other SUPERUSER",
+    ] {
+        let done = run(refused.to_owned(), login.clone()).await;
+        let code = done.expect_err(refused);
+        let code = code.as_database_error().and_then(|e| e.code());
+        assert_eq!(code.as_deref(), Some("42501"), "{refused}");
+    }
 }

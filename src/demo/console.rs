@@ -2,7 +2,7 @@
 //!
 //! Three files without a build step, on loopback. The page asks for JSON once a second and writes it
 //! with `textContent`; the content policy allows nothing but the page's own script and style. The
-//! answers name the private database's password, so only requests that ask for a loopback host are
+//! answers name a login that reads the views of the private database, so only requests that ask for a loopback host are
 //! answered: a page from elsewhere that had its name resolved to this machine gets nothing.
 
 use std::net::SocketAddr;

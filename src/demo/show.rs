@@ -182,7 +182,7 @@ async fn set(voice: &Voice) -> Result<Set, DemoError> {
     }
     voice.raw(&paste);
     voice.board.update(|b| {
-        b.database = stage.database();
+        stage.database().clone_into(&mut b.database);
         b.queries = QUERIES.to_vec();
     });
     let users: BTreeSet<Pseudonym> = learnt

@@ -28,6 +28,8 @@ use crate::store::{Store, StoreConfig, schema};
 
 /// Longest wait for the monitor to be ready. The embedded broker alone delays its first join by 3 s.
 const READY: Duration = Duration::from_secs(60);
+/// The login that the page and the terminal show.
+const ANALYST: &str = "analyst";
 /// Longest wait for a process to end by itself.
 const STOP: Duration = Duration::from_secs(15);
 /// The monitor's process: ends when its standard input does.
@@ -97,7 +99,9 @@ pub struct Stage {
     pub brokers: String,
     /// The monitor's `/metrics`.
     pub http: String,
-    postgres: PrivatePostgres,
+    /// The URL that is shown.
+    shown: String,
+    _postgres: PrivatePostgres,
     dir: tempfile::TempDir,
 }
 
@@ -116,6 +120,12 @@ impl Stage {
         schema::migrate(&database)
             .await
             .map_err(|e| DemoError::new("cannot create the tables", e))?;
+        // What is shown is for every account of this machine to read.
+        let password = uuid::Uuid::new_v4().simple().to_string();
+        schema::analyst(&database, ANALYST, &password)
+            .await
+            .map_err(|e| DemoError::new("cannot create the login that is shown", e))?;
+        let shown = postgres.url_as(ANALYST, &password, "postgres");
         let store = Store::connect(database)
             .await
             .map_err(|e| DemoError::new("cannot connect to the private Postgres", e))?;
@@ -170,7 +180,8 @@ impl Stage {
             keys: Arc::new(keys),
             brokers,
             http,
-            postgres,
+            shown,
+            _postgres: postgres,
             dir,
         })
     }
@@ -232,9 +243,9 @@ impl Stage {
         Publisher::new(client).map_err(|e| DemoError::new("cannot publish", e))
     }
 
-    /// The database, for `psql`.
-    pub fn database(&self) -> String {
-        self.postgres.url("postgres")
+    /// The database, for `psql`: as one who reads the views and nothing else.
+    pub fn database(&self) -> &str {
+        &self.shown
     }
 
     /// The monitor's configuration.

@@ -109,6 +109,32 @@ pub async fn apply_roles(config: &StoreConfig) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Connections that a login of [`analyst`] may have at a time.
+const ANALYST_CONNECTIONS: u32 = 8;
+
+/// Creates the roles, and a login that may read the views and nothing else. Needs `CREATEROLE`.
+pub async fn analyst(config: &StoreConfig, name: &str, password: &str) -> Result<(), StoreError> {
+    apply_roles(config).await?;
+    let what = "could not create a login for analysts";
+    let mut conn = connect_one(config, "1min").await?;
+    // A role's name and password cannot be bound; the server quotes them.
+    let create: String = sqlx::query_scalar(
+        "SELECT format('CREATE ROLE %I LOGIN PASSWORD %L CONNECTION LIMIT %s IN ROLE veilwatch_analyst', $1::text, $2::text, $3::bigint)",
+    )
+    .bind(name)
+    .bind(password)
+    .bind(i64::from(ANALYST_CONNECTIONS))
+    .fetch_one(&mut conn)
+    .await
+    .map_err(StoreError::statement(what))?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create))
+        .execute(&mut conn)
+        .await
+        .map_err(StoreError::statement(what))?;
+    let _ = conn.close().await;
+    Ok(())
+}
+
 /// What is applied and what is missing.
 pub async fn status(config: &StoreConfig) -> Result<SchemaState, StoreError> {
     let mut conn = connect_one(config, "1min").await?;

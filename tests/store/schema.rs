@@ -423,3 +423,44 @@ async fn every_documented_query_runs() {
         assert_eq!(documented, columns, "{view}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_login_that_the_demo_shows_reads_the_views_and_nothing_else() {
+    let db = Db::new().await;
+    let name = format!("shown_{}", db.name);
+    schema::analyst(db.store.config(), &name, "it's secret")
+        .await
+        .expect("a login");
+    let options: sqlx::postgres::PgConnectOptions =
+        postgres::server().url(&db.name).parse().expect("a URL");
+    let options = options.username(&name).password("it's secret");
+    let mut conn = PgConnection::connect_with(&options).await.expect("connect");
+    let superuser: bool =
+        sqlx::query_scalar("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+            .fetch_one(&mut conn)
+            .await
+            .expect("asked");
+    assert!(!superuser);
+    for allowed in [
+        "SELECT * FROM incidents",
+        "SELECT * FROM completeness",
+        "SELECT * FROM budgets",
+    ] {
+        conn.execute(allowed)
+            .await
+            .unwrap_or_else(|e| panic!("{allowed}: {e}"));
+    }
+    for refused in [
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SELECT pg_read_file('postgresql.conf')",
+        "SELECT * FROM vw.finding",
+        "UPDATE vw.ledger SET events = 0",
+        "CREATE TABLE public.mine (a int)",
+    ] {
+        let e = conn.execute(refused).await.expect_err(refused);
+        let code = e
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        assert_eq!(code.as_deref(), Some("42501"), "{refused}");
+    }
+}
