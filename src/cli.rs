@@ -3,6 +3,7 @@
 //! Exit codes: 0 ok, 1 findings or failure where asked for, 2 rule error, 3 usage or configuration
 //! error. Each verb is one file in `cli/` with its `Args` and a `run`.
 
+pub mod alias;
 pub mod anomaly;
 mod arenas;
 pub mod audit;
@@ -96,6 +97,8 @@ enum Verb {
     Outbox(outbox::Args),
     /// Mute incidents for a time.
     Silence(silence::Args),
+    /// List and undo pseudonyms that count as others.
+    Alias(alias::Args),
     /// Say why an incident stands there, on what it rests, and who was told.
     Explain(explain::Args),
     /// Show the busiest users, models and tenants.
@@ -153,6 +156,7 @@ pub fn main() -> ExitCode {
         Verb::Incident(args) => incident::run(args),
         Verb::Outbox(args) => outbox::run(args),
         Verb::Silence(args) => silence::run(args),
+        Verb::Alias(args) => alias::run(args),
         Verb::Explain(args) => explain::run(args),
         Verb::Top(args) => top::run(args),
         Verb::Audit(args) => audit::run(args),

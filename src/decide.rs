@@ -290,7 +290,7 @@ fn opened(key: Hash16, f: &Finding, number: i32, version: i64) -> Head {
         findings: 1,
         version,
         wide: is_wide(f),
-        user: f.user.map(|u| smol_str::format_smolstr!("{u}")),
+        user: concerned(f),
         model: f.model.clone(),
         gateway: f.gateway.clone(),
         event: f.event.clone(),
@@ -324,12 +324,18 @@ fn join(head: &mut Head, f: &Finding) -> Option<Change> {
     };
     head.state = State::Open;
     head.resolved_at = None;
-    head.user = f.user.map(|u| smol_str::format_smolstr!("{u}"));
+    head.user = concerned(f);
     head.model.clone_from(&f.model);
     head.gateway.clone_from(&f.gateway);
     head.event.clone_from(&f.event);
     head.reason.clone_from(&f.reason);
     Some(head.change(kind, f.at))
+}
+
+/// The user that an incident is about: nobody where it is about a gateway and many users are in it.
+fn concerned(f: &Finding) -> Option<SmolStr> {
+    let user = f.user.filter(|_| !f.subject.starts_with("gateway:"));
+    user.map(|u| smol_str::format_smolstr!("{u}"))
 }
 
 /// Whether a finding's head is locked after the wide ledgers: a budget of anything wider than a

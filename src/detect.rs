@@ -18,6 +18,7 @@ pub mod config;
 pub mod drift;
 pub mod errors;
 pub mod fact;
+mod flood;
 pub mod injection;
 pub mod latency;
 pub mod leader;
@@ -329,6 +330,8 @@ pub struct Counters {
     pub echoed: u64,
     /// Events of models that nobody is known to have: they share a ledger.
     pub unknown_models: u64,
+    /// Findings told of by their gateway, since there were too many subjects.
+    pub crowded: u64,
 }
 
 impl Counters {
@@ -346,6 +349,7 @@ impl Counters {
         self.informational += o.informational;
         self.echoed += o.echoed;
         self.unknown_models += o.unknown_models;
+        self.crowded += o.crowded;
         self.conflicts += o.conflicts;
         self.alias_refused += o.alias_refused;
     }

@@ -14,6 +14,7 @@
 //! Transactions run in tasks that are never aborted (`begin` is not cancel-safe) and are bounded by
 //! timeouts on the server.
 
+pub mod alias;
 mod append;
 pub mod audit;
 pub mod batch;

@@ -370,7 +370,9 @@ async fn the_monitor_runs_as_a_login_that_owns_nothing() {
     ] {
         let done = run(refused.to_owned(), login.clone()).await;
         let code = done.expect_err(refused);
-        let code = code.as_database_error().and_then(|e| e.code());
+        let code = code
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
         assert_eq!(code.as_deref(), Some("42501"), "{refused}");
     }
 }

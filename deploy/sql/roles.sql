@@ -71,6 +71,7 @@ GRANT INSERT, UPDATE ON vw.house TO veilwatch_retention;
 -- Expiry locks before it deletes, so as to pass rows that a batch holds; a lock needs UPDATE on a column.
 GRANT UPDATE (last_day) ON vw.value TO veilwatch_retention;
 GRANT UPDATE (at) ON vw.alias TO veilwatch_retention, veilwatch_writer;
+GRANT UPDATE (old_id) ON vw.alias TO veilwatch_writer;
 GRANT UPDATE (at_ms) ON vw.user_state TO veilwatch_retention;
 GRANT UPDATE (events) ON vw.ledger, vw.stream_hour TO veilwatch_retention;
 GRANT UPDATE (late) ON vw.missing_hour TO veilwatch_retention;

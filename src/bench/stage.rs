@@ -154,6 +154,8 @@ url = "{}"
 allow_plaintext = true
 [http]
 listen = "127.0.0.1:0"
+[deliver]
+storm_limit = 100000
 [[deliver.sink]]
 name = "out"
 kind = "stdout"

@@ -168,7 +168,7 @@ impl Workload {
         self.made(user, finding, false, now)
     }
 
-    /// An event whose answer holds a credential: a critical finding, which no storm guard holds back.
+    /// An event whose answer holds a credential: a critical finding, told by name within the bench's `storm_limit`.
     pub(super) fn probe_of(&mut self, user: u32, now: Time) -> Made {
         self.made(user, false, true, now)
     }

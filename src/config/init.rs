@@ -124,7 +124,7 @@ sinks = ["log"]
 # equal = ["model"]
 
 # [deliver]
-# storm_limit = 20                   # notifications below critical per sink, severity and window; more become a digest
+# storm_limit = 20                   # notifications per sink, severity and window (critical ones: per gateway and rule too); more become a digest
 # storm_window = "5m"
 # runbooks = "https://wiki.example.com/veilwatch/"    # DETECTOR.md is appended
 

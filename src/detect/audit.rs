@@ -26,10 +26,12 @@ use super::part::{LaneKey, MinutePart};
 use super::{DetectConfig, DetectorId, Finding, finding_id};
 use crate::event::{Severity, SmolStr, Stage, Time};
 
-/// Intervals kept per lane; beyond it the oldest are closed and their holes counted.
+/// Intervals kept per lane, and of all lanes of a gateway; beyond it the oldest are closed and counted.
 pub const MAX_INTERVALS: usize = 65_536;
 /// A condition that lasts is reported once in this many minutes.
 const AGAIN_MINUTES: i64 = 60;
+/// Subjects that a rule tells of by name in that time; the rest is one more.
+const MAX_NAMED: usize = 256;
 /// Evidence problems are over when none has been seen for this long, milliseconds.
 const RESOLVE_AFTER_MS: i64 = 2 * 3_600_000;
 
@@ -189,15 +191,29 @@ impl Audit {
         std::mem::take(&mut self.noted)
     }
 
-    /// A ticket, at most once in [`AGAIN_MINUTES`] per rule and subject.
-    fn again(&mut self, p: &Place<'_>, problem: Problem, out: &mut Vec<Finding>) {
-        let subject = match (&problem.gateway, &problem.model) {
-            (Some(name), _) => smol_str::format_smolstr!("gateway:{name}"),
-            (None, name) => {
-                smol_str::format_smolstr!("model:{}", name.as_deref().unwrap_or_default())
-            }
+    /// A ticket, at most once in [`AGAIN_MINUTES`] per rule and subject, of at most [`MAX_NAMED`] subjects and one
+    /// for all others.
+    fn again(&mut self, p: &Place<'_>, mut problem: Problem, out: &mut Vec<Finding>) {
+        let (what, name) = match (&problem.gateway, &problem.model) {
+            (Some(name), _) => ("gateway", name.as_str()),
+            (None, name) => ("model", name.as_deref().unwrap_or_default()),
         };
-        let key = (SmolStr::new_static(problem.rule), subject.clone());
+        let rule = SmolStr::new_static(problem.rule);
+        let mut subject = smol_str::format_smolstr!("{what}:{name}");
+        let of_rule = (rule.clone(), SmolStr::default())..;
+        let told = self
+            .told
+            .range(of_rule)
+            .take_while(|((r, _), _)| *r == rule);
+        if !self.told.contains_key(&(rule.clone(), subject.clone())) && told.count() >= MAX_NAMED {
+            // Names are a publisher's to invent.
+            subject = smol_str::format_smolstr!("{what}:(others)");
+            problem.reason = format!(
+                "more than {MAX_NAMED} {what}s within {AGAIN_MINUTES} min; one of the others: {}",
+                problem.reason
+            );
+        }
+        let key = (rule, subject.clone());
         if self.told.contains_key(&key) {
             return;
         }

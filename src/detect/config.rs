@@ -1,11 +1,12 @@
 //! Settings of the detectors. Defaults are the measured ones; `config` overrides them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::access::Allowed;
 use super::prompt_leak::Watched;
 use super::{DetectorId, Facts};
-use crate::event::{Stage, hash16};
+use crate::event::{Pseudonym, Stage, hash16};
 
 /// Everything detect is configured with.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,8 @@ pub struct DetectConfig {
     pub keep: Keep,
     /// Registered texts.
     pub watched: Watched,
+    /// Names that count as no other, whatever an event says of an older one: an operator undid it.
+    pub own_names: Arc<BTreeSet<Pseudonym>>,
     /// How far each detector may go.
     pub stages: Stages,
 }

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 
 pub(super) use build::{Builders, Context};
+use interval::append;
+pub use interval::unite;
 
 use super::campaign::{self, Sightings};
 use super::room;
@@ -15,6 +17,7 @@ use super::wire::{Damaged, Reader, Writer};
 use crate::event::{Pseudonym, SmolStr, Time};
 
 mod build;
+mod interval;
 
 /// Format of an encoded part. Older ones are still read, since a minute may be merged after an
 /// upgrade: format 1 knew nothing of attacks, and up to format 2 co-elevation was of another kind (it
@@ -205,8 +208,8 @@ impl MinutePart {
                 continue;
             };
             lane.declared = lane.declared.saturating_add(v.declared);
-            lane.seen.extend_from_slice(&v.seen);
-            unite(&mut lane.seen);
+            // Not all anew: a lane full of gaps comes in thousands of parts.
+            append(&mut lane.seen, &v.seen);
         }
         for (k, v) in &o.gateways {
             let Some(g) = room::entry(&mut self.gateways, k, MAX_MERGED, &mut self.overflow) else {
@@ -494,33 +497,10 @@ impl Spender {
     }
 }
 
-/// Sorts and unites touching intervals.
-pub fn unite(v: &mut Vec<(u64, u64)>) {
-    v.sort_unstable();
-    let mut kept = 0;
-    for i in 0..v.len() {
-        let (from, to) = v[i];
-        if kept > 0 && from <= v[kept - 1].1.saturating_add(1) {
-            v[kept - 1].1 = v[kept - 1].1.max(to);
-        } else {
-            v[kept] = (from, to);
-            kept += 1;
-        }
-    }
-    v.truncate(kept);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn intervals_unite() {
-        let mut v = vec![(5, 7), (0, 1), (2, 3), (7, 9), (11, 11)];
-        unite(&mut v);
-        assert_eq!(v, vec![(0, 3), (5, 9), (11, 11)]);
-    }
 
     fn part(ops: &[(u8, u64, u64)]) -> MinutePart {
         let mut p = MinutePart {

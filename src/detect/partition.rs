@@ -7,11 +7,14 @@
 //! with findings, parts and values thrown away. User rows evicted on the way must be kept (they carry
 //! steps that no stored row has); a user's step below the row's `as_of` is skipped.
 
+mod known;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::alias::{Aliases, Claim, Once, Wanted};
-use super::resident::{Fast, Residents};
+use super::alias::{Aliases, Claim};
+use super::flood::Flood;
+use super::resident::Residents;
 use super::told::Wrong;
 use super::user::UserState;
 use super::window::{Sight, Window};
@@ -22,8 +25,9 @@ use super::{
 };
 use crate::event::{Event, Pico, Position, Pseudonym, Sketch, SmolStr, Stage, Time};
 
-/// Format of a partition's checkpoint. In the one before, places of sequences had no mark of the event there.
-pub const FORMAT: i32 = 2;
+/// Format of a partition's checkpoint. Since 2, places of sequences have a mark of the event there; since 3, it
+/// says who has an incident of their own in the hour.
+pub const FORMAT: i32 = 3;
 
 /// What a single event's findings are about: its user, else its key, else its gateway.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +75,7 @@ pub struct PartitionState {
     evicted: BTreeMap<Pseudonym, UserState>,
     /// New pseudonym → oldest known one: a cache of what Postgres has.
     aliases: Aliases,
+    flood: Flood,
 }
 
 impl PartitionState {
@@ -82,11 +87,18 @@ impl PartitionState {
             users: Residents::default(),
             evicted: BTreeMap::new(),
             aliases: Aliases::default(),
+            flood: Flood::default(),
         }
     }
 
     /// Takes other settings, between two events: rules and registered texts change while it runs.
     pub fn configure(&mut self, config: Arc<DetectConfig>) {
+        // What is remembered of a name that was undone since.
+        for name in &*config.own_names {
+            if self.aliases.get(name).is_some_and(|oldest| oldest != *name) {
+                self.aliases.insert(*name, *name, Time(0));
+            }
+        }
         self.config = config;
     }
 
@@ -96,7 +108,7 @@ impl PartitionState {
         fmt: i32,
         bytes: &[u8],
     ) -> Result<Self, RestoreError> {
-        if fmt != FORMAT && fmt != FORMAT - 1 {
+        if !(1..=FORMAT).contains(&fmt) {
             return Err(RestoreError::Format {
                 found: fmt,
                 expected: FORMAT,
@@ -108,12 +120,15 @@ impl PartitionState {
             len: bytes.len(),
         };
         let mut state = Self::new(config);
-        state.window = Window::decode(&mut r, fmt == FORMAT).map_err(damaged)?;
+        state.window = Window::decode(&mut r, fmt >= 2).map_err(damaged)?;
         for _ in 0..r.len().map_err(damaged)? {
             let new = r.pseudonym().map_err(damaged)?;
             let old = r.pseudonym().map_err(damaged)?;
             // Written by a version that kept them here.
             state.aliases.insert(new, old, Time(0));
+        }
+        if fmt >= 3 {
+            state.flood = Flood::decode(&mut r).map_err(damaged)?;
         }
         if !r.is_at_end() {
             return Err(damaged(r.damaged()));
@@ -128,6 +143,7 @@ impl PartitionState {
         self.window.encode(&mut w);
         // Names from before rotations are read when they are needed.
         w.len(0);
+        self.flood.encode(&mut w);
         let mut rows = Vec::new();
         for (user, state) in self.users.sorted() {
             if std::mem::take(&mut state.dirty) {
@@ -141,98 +157,6 @@ impl PartitionState {
             bytes: w.0,
         };
         (checkpoint, rows)
-    }
-
-    /// What must be read before these events are observed, in order of first sight: oldest names for
-    /// [`PartitionState::load_alias`], then rows for [`PartitionState::load_user`].
-    pub fn unknown<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Vec<(Pseudonym, Wanted)> {
-        let mut seen = Once::default();
-        let mut unknown = Vec::new();
-        let mut want = |name: Pseudonym, what: Wanted| {
-            if seen.insert((name, what)) {
-                unknown.push((name, what));
-            }
-        };
-        for e in events {
-            if let Some(user) = e.user
-                && !self.user_known(user, &mut want)
-                && let Some(old) = e.prev.and_then(|p| p.user).filter(|o| *o != user)
-            {
-                self.user_known(old, &mut want);
-            }
-            if let Some(key) = e.api_key.as_ref().map(|k| k.id) {
-                let known = self.aliases.get(&key);
-                if known.is_none() {
-                    want(key, Wanted::Name);
-                }
-                if known.is_none_or(|k| k == key)
-                    && let Some(old) = e.prev.and_then(|p| p.api_key)
-                    && self.aliases.get(&old).is_none()
-                {
-                    want(old, Wanted::Name);
-                }
-            }
-        }
-        unknown
-    }
-
-    /// Wants what is not known of a user. Whether an older name is known.
-    fn user_known(&self, user: Pseudonym, want: &mut impl FnMut(Pseudonym, Wanted)) -> bool {
-        match self.aliases.get(&user) {
-            Some(oldest) => {
-                if !self.is_resident(&oldest) {
-                    want(oldest, Wanted::Row);
-                }
-                oldest != user
-            }
-            None => {
-                // A user who has a row under this name was looked up before.
-                if !self.is_resident(&user) {
-                    want(user, Wanted::NameAndRow);
-                }
-                false
-            }
-        }
-    }
-
-    fn is_resident(&self, user: &Pseudonym) -> bool {
-        self.users.contains(user) || self.evicted.contains_key(user)
-    }
-
-    /// Users of these events whose rows must be loaded before they are observed, in order of first
-    /// sight. Their names must be known.
-    pub fn missing_users<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Vec<Pseudonym> {
-        let mut seen = std::collections::HashSet::<Pseudonym, Fast>::default();
-        let mut missing = Vec::new();
-        for user in events.flat_map(|e| self.users_of(e)).flatten() {
-            if seen.insert(user) && !self.is_resident(&user) {
-                missing.push(user);
-            }
-        }
-        missing
-    }
-
-    /// Gives a user's row (`as_of`, bytes), or `None` where there is none. `copy`: the row is of
-    /// another partition; the baseline learns again. A row that cannot be read starts afresh, and
-    /// `false` says so.
-    pub fn load_user(&mut self, user: Pseudonym, row: Option<(i64, &[u8])>, copy: bool) -> bool {
-        let stored = row.is_some();
-        let (mut state, readable) = match row {
-            None => (UserState::default(), true),
-            Some((as_of, bytes)) => match UserState::decode(as_of, bytes) {
-                Ok(state) => (state, true),
-                Err(_) => (UserState::default(), false),
-            },
-        };
-        state.stored = stored;
-        if copy {
-            // Offsets of another partition mean nothing here, and its time does not count.
-            state.as_of = 0;
-            state.born = None;
-            state.dirty = true;
-        }
-        self.insert(user, state);
-        readable
     }
 
     fn insert(&mut self, user: Pseudonym, state: UserState) {
@@ -251,6 +175,7 @@ impl PartitionState {
         cost: Option<Pico>,
         out: &mut Effects,
     ) -> Option<Seen> {
+        let told = out.findings.len();
         match self.window.see(event, position.append) {
             Sight::New => {}
             Sight::Duplicate => {
@@ -336,6 +261,10 @@ impl PartitionState {
             .extend(prompt_leak::judge(&config, event, end, &subject));
         out.findings
             .extend(access::judge(&config, event, end, &subject));
+        for f in &mut out.findings[told..] {
+            let crowded = self.flood.place(f, &event.gateway, position.append);
+            out.counters.crowded += u64::from(crowded);
+        }
         if out.findings.len() > before || config.keep.takes(&event.id) {
             out.flagged.push(FlaggedEvent {
                 position,
@@ -384,21 +313,6 @@ impl PartitionState {
         }
     }
 
-    /// Whose states an event may need: the user's, and where the event names an older name, that one's.
-    /// Which of them it is depends on whether the user has a state.
-    fn users_of(&self, event: &Event) -> [Option<Pseudonym>; 2] {
-        let Some(user) = event.user else {
-            return [None, None];
-        };
-        if let Some(old) = self.aliases.get(&user).filter(|o| *o != user) {
-            return [Some(old), None];
-        }
-        match self.aliases.claim(user, event.prev.and_then(|p| p.user)) {
-            Claim::Oldest(old) => [Some(user), Some(old)],
-            Claim::None | Claim::Refused => [Some(user), None],
-        }
-    }
-
     /// The user's oldest known name. An older one is believed at a rotation's first sight only: who has a
     /// history is not renamed, or one event of anybody would give a user's traffic another name.
     fn user_alias(&mut self, event: &Event, append: Time, out: &mut Effects) -> Option<Pseudonym> {
@@ -409,7 +323,7 @@ impl PartitionState {
         }
         match self.aliases.claim(new, old) {
             Claim::None => Some(new),
-            Claim::Oldest(oldest) if !self.is_known(&new) => {
+            Claim::Oldest(oldest) if !self.is_known(&new) && !self.is_own(&new) => {
                 // Nothing was ever booked under the new name.
                 self.users.forget(&new);
                 self.evicted.remove(&new);
@@ -433,12 +347,12 @@ impl PartitionState {
         }
         match self.aliases.claim(new, old) {
             Claim::None => Some(new),
-            Claim::Oldest(oldest) => {
+            Claim::Oldest(oldest) if !self.is_own(&new) => {
                 self.aliases.insert(new, oldest, append);
                 out.aliases.push((new, oldest));
                 Some(oldest)
             }
-            Claim::Refused => {
+            Claim::Oldest(_) | Claim::Refused => {
                 out.counters.alias_refused += 1;
                 Some(new)
             }
@@ -467,17 +381,15 @@ impl PartitionState {
         out.findings.push(wrong.finding(&self.config, event, end));
     }
 
+    /// Whether an operator said that a name counts as no other.
+    fn is_own(&self, name: &Pseudonym) -> bool {
+        self.config.own_names.contains(name)
+    }
+
     /// Whether a user was seen before this event.
     fn is_known(&self, user: &Pseudonym) -> bool {
         let state = self.users.peek(user).or_else(|| self.evicted.get(user));
         state.is_some_and(UserState::is_known)
-    }
-
-    /// The oldest name of a pseudonym and when its use was last noted, as Postgres has them; `None`: it
-    /// has no older one.
-    pub fn load_alias(&mut self, name: Pseudonym, oldest: Option<(Pseudonym, Time)>) {
-        let (oldest, noted) = oldest.unwrap_or((name, Time(0)));
-        self.aliases.insert(name, oldest, noted);
     }
 }
 

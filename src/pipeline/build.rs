@@ -1,5 +1,6 @@
 //! Turns the configuration into the parts of the pipeline: rules, prices, keys, budgets, routes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::live::{Live, Settings};
@@ -11,7 +12,7 @@ use crate::decode::signature::Signatures;
 use crate::deliver::Named;
 use crate::detect::prompt_leak::{Watched, WatchedText};
 use crate::detect::{DetectConfig, Facts, Stages};
-use crate::event::{Kid, SmolStr};
+use crate::event::{Kid, Pseudonym, SmolStr};
 use crate::rule::{self, Known, RuleSet};
 use crate::seal::Sealer;
 use crate::seal::engine::{Engine, known_validators};
@@ -145,6 +146,7 @@ impl Parts {
     ) {
         let mut taken = None;
         loop {
+            self.take_own_names(&store).await;
             let stamp = store.watched_stamp().await.ok();
             // A database that does not answer is shown elsewhere; the texts in force stay.
             if stamp.is_some() && stamp != taken && self.watch_for(&store).await.is_ok() {
@@ -159,6 +161,25 @@ impl Parts {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// Takes the names that were undone, where they changed. A database that does not answer is shown
+    /// elsewhere; those in force stay.
+    async fn take_own_names(&self, store: &Store) {
+        let Ok(names) = store.own_names().await else {
+            return;
+        };
+        let names: BTreeSet<Pseudonym> = names.into_iter().collect();
+        if *self.live.load().detect.own_names == names {
+            return;
+        }
+        tracing::info!(names = names.len(), "undone names taken");
+        let names = Arc::new(names);
+        self.live.change(|settings| {
+            let mut detect = DetectConfig::clone(&settings.detect);
+            detect.own_names = names.clone();
+            settings.detect = Arc::new(detect);
+        });
     }
 
     /// Takes the registered texts from the store into the detectors' settings.

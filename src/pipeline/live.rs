@@ -100,9 +100,12 @@ impl Live {
     fn take(&self, files: &RuleFiles) -> Result<(), BuildError> {
         let new = self.load().with_rules(files)?;
         self.change(|s| {
-            let watched = std::mem::take(&mut Arc::make_mut(&mut s.detect).watched);
+            let now = Arc::make_mut(&mut s.detect);
+            let watched = std::mem::take(&mut now.watched);
+            let own_names = std::mem::take(&mut now.own_names);
             s.detect = Arc::new(DetectConfig {
                 watched,
+                own_names,
                 ..DetectConfig::clone(&new.detect)
             });
             s.sealer.clone_from(&new.sealer);

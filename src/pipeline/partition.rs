@@ -2,9 +2,10 @@
 
 mod dead_run;
 mod held;
+mod known;
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,10 +18,9 @@ use super::live::Settings;
 use super::report;
 use crate::account::{self, Books};
 use crate::decode::{Decoder, Origin, RawRecord, Spare, audit};
-use crate::detect::{Checkpoint, Effects, PartitionState, UserRow, Wanted};
-use crate::event::{Event, Position, Pseudonym, SmolStr, Time, TopicPartition};
+use crate::detect::{Checkpoint, Effects, PartitionState, UserRow};
+use crate::event::{Event, Position, SmolStr, Time, TopicPartition};
 use crate::ingest::{Batch, Claimed, Fingerprint, Gap, TopicMode};
-use crate::store::claim::{Loaded, StoredUser};
 use crate::store::{DeadLetterRow, GapRow, PartitionBatch};
 use crate::telemetry::metrics;
 use dead_run::DeadRun;
@@ -290,52 +290,6 @@ impl Partition {
             (false, _) => now().plus_ms(MAX_AHEAD_MS),
             (true, false) => self.clock.now(),
             (true, true) => self.clock.now().min(self.watermark),
-        }
-    }
-
-    /// What must be read before this batch is observed; rows on their way to Postgres are brought back
-    /// at once.
-    pub(super) fn unknown(&mut self, d: &Decoded) -> Vec<(Pseudonym, Wanted)> {
-        let mut unknown = self.state.unknown(d.events.iter().map(|(_, e)| &**e));
-        // Who has a row under a name has no older one.
-        unknown.retain(|(user, what)| *what == Wanted::Name || !self.bring_back(*user));
-        unknown
-    }
-
-    fn bring_back(&mut self, user: Pseudonym) -> bool {
-        let Some((as_of, state)) = self.held.find(&user) else {
-            return false;
-        };
-        let as_of = applied_to(as_of, self.handed);
-        self.state.load_user(user, Some((as_of, &state)), false);
-        true
-    }
-
-    /// Gives the detectors what Postgres has of what was unknown.
-    pub(super) fn load(&mut self, d: &Decoded, unknown: &[(Pseudonym, Wanted)], loaded: &Loaded) {
-        let m = metrics();
-        m.user_rows.add(&["loaded"], loaded.users.len() as u64);
-        // Users without an older name are told by their rows; keys have none.
-        for (key, _) in unknown.iter().filter(|(_, w)| *w == Wanted::Name) {
-            self.state.load_alias(*key, None);
-        }
-        for (name, oldest, noted) in &loaded.names {
-            self.state.load_alias(*name, Some((*oldest, *noted)));
-        }
-        let found: HashMap<Pseudonym, &StoredUser> =
-            loaded.users.iter().map(|r| (r.user, r)).collect();
-        let mut missing = self.state.missing_users(d.events.iter().map(|(_, e)| &**e));
-        missing.retain(|user| !self.bring_back(*user));
-        for user in missing {
-            let row = found.get(&user);
-            let copy = row.is_some_and(|r| r.copy);
-            if copy {
-                m.learning_copies.inc(&[&self.tp.topic]);
-            }
-            let row = row.map(|r| (applied_to(r.as_of, self.handed), r.state.as_slice()));
-            if !self.state.load_user(user, row, copy) {
-                m.log_drops.inc(&["user state"]);
-            }
         }
     }
 

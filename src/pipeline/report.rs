@@ -94,6 +94,7 @@ pub(super) fn count(
     m.log_drops
         .add(&["name of an unknown model"], c.unknown_models);
     m.log_drops.add(&["older pseudonym"], c.alias_refused);
+    m.log_drops.add(&["subject of its own"], c.crowded);
     m.conflicts.add(&[topic], c.conflicts);
     for d in dead {
         m.dead_letters.inc(&[topic, &d.reason]);

@@ -339,7 +339,10 @@ impl Store {
                 tick.more = true;
                 break;
             }
-            held = self.merge_one(held, minute, &marks, &mut merged).await?;
+            let lease = held.lease.name_only();
+            // On the heap: it would be most of what the caller holds.
+            let work = self.merge_one(held, minute, &marks, &mut merged);
+            held = Box::pin(self.renewing(&lease, work)).await?;
         }
         let discarded = held.leader.discarded();
         tick.damaged_parts = discarded.0 - before.0;

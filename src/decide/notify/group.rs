@@ -194,6 +194,13 @@ impl Group {
             .unwrap_or(Severity::Low)
     }
 
+    /// The first of the worst that is going on; once all is over, the lead.
+    pub(super) fn worst(&self) -> &Head {
+        let severity = self.severity();
+        let worst = |m: &&Member| m.head.state != State::Resolved && m.head.severity == severity;
+        &self.members.iter().find(worst).unwrap_or(self.lead()).head
+    }
+
     pub(super) fn repeat_due(&self, interval_ms: i64) -> Option<Time> {
         let told_at = self.told_at?;
         self.members

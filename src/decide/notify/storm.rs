@@ -1,6 +1,9 @@
 //! The storm guard: what is too much for a sink is counted in a digest, and the digest ends.
 //!
 //! Whatever the number of incidents, a window's row is small: it counts groups and names a few.
+//!
+//! What is critical has a lane of its own, which nothing milder can fill. Within it each gateway has an allowance
+//! by rule: who floods it is counted in the digest, and the one critical of another gateway or rule is told.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +17,9 @@ use crate::event::{Severity, SmolStr, Stage, Time, hash16};
 /// Digests of a sink that are open at a time; the oldest is taken as over beyond that. A day of
 /// windows of five minutes is 288.
 const OPEN_DIGESTS: usize = 300;
+/// Gateways and rules with an allowance of their own for what is critical; the others share one, so that
+/// invented names do not make room.
+const LANES: usize = 64;
 
 /// A sink's storm window, and the digests it was sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +29,9 @@ pub struct Storm {
     /// By severity: a flood of mild ones uses up nothing of what worse ones may send.
     #[serde(default)]
     sent: BTreeMap<Severity, u32>,
+    /// What was critical, by gateway and rule; the empty name is of all beyond [`LANES`].
+    #[serde(default)]
+    critical: BTreeMap<SmolStr, u32>,
     digested: u32,
     /// Groups held back.
     #[serde(default)]
@@ -56,6 +65,19 @@ impl Storm {
     pub(super) fn started(&self) -> i64 {
         self.start.0
     }
+    /// Counts a critical notification against the allowance of its gateway and rule.
+    fn admit_critical(&mut self, group: &Group, limit: u32) -> bool {
+        let head = group.worst();
+        let gateway = head.gateway.as_deref().unwrap_or_default();
+        let mut lane = smol_str::format_smolstr!("{gateway} {}", head.rule);
+        if self.critical.len() >= LANES && !self.critical.contains_key(&lane) {
+            lane = SmolStr::default();
+        }
+        let sent = self.critical.entry(lane).or_default();
+        let room = *sent < limit;
+        *sent += u32::from(room);
+        room
+    }
     /// When its digest is due.
     pub(super) fn due(&self, routes: &Routes) -> Option<Time> {
         (self.digested > 0).then(|| self.start.plus_ms(routes.storm_window_ms))
@@ -73,8 +95,12 @@ impl Notifier<'_> {
                 ..Storm::default()
             };
         }
-        let worse: u32 = storm.sent.range(severity..).map(|(_, n)| n).sum();
-        if worse < self.routes.storm_limit {
+        let limit = self.routes.storm_limit;
+        if severity == Severity::Critical {
+            if storm.admit_critical(group, limit) {
+                return true;
+            }
+        } else if storm.sent.range(severity..).map(|(_, n)| n).sum::<u32>() < limit {
             *storm.sent.entry(severity).or_default() += 1;
             return true;
         }

@@ -3,7 +3,7 @@
 use super::group::Knows;
 use super::{Fate, FateRow, Group, NotificationKind, Notifier, OutboxRow, Waiting};
 use crate::decide::{Change, ChangeKind, Head, Route, State};
-use crate::event::{Severity, SmolStr};
+use crate::event::SmolStr;
 
 impl Notifier<'_> {
     /// Tells what waits, if it is the group's turn.
@@ -149,11 +149,11 @@ impl Notifier<'_> {
     ) -> bool {
         let severity = group.severity();
         group.told_at = Some(self.now);
-        // What ends is bounded by what was told; what is critical is never held back.
+        // What ends is bounded by what was told.
         let limited = !matches!(
             kind,
             NotificationKind::Resolved | NotificationKind::Acknowledged
-        ) && severity != Severity::Critical;
+        );
         if limited && !self.admit(sink, group, severity) {
             return false;
         }

@@ -12,6 +12,8 @@ const MAX_LANES: usize = 8_192;
 /// Boots and lanes of one gateway in a minute from which they are too many: a large gateway has a lane for
 /// each of its partitions and a boot for each of its workers.
 const MANY_LANES: usize = 1_024;
+/// Intervals of all lanes together: 24 B each and twice that for the hole beside it.
+const MAX_ALL: usize = 4 * MAX_INTERVALS;
 /// A lane without events for this many minutes is forgotten: its boot is over.
 const LANE_MINUTES: i64 = 24 * 60;
 
@@ -67,14 +69,9 @@ impl Audit {
                 let sum = late.entry(key.gateway.clone()).or_default();
                 *sum = sum.saturating_add(filled);
             }
-            if lane.seen.len() > MAX_INTERVALS {
-                let cut = lane.seen.len() - MAX_INTERVALS;
-                lane.floor = lane.seen[cut].0;
-                lane.seen.drain(..cut);
-                lane.holes.retain(|(from, _), _| *from >= lane.floor);
-                self.forgotten += cut as u64;
-            }
+            self.forgotten += lane.cut(MAX_INTERVALS);
         }
+        self.bound_intervals();
         for (gateway, late) in late {
             let missing = Missing {
                 late,
@@ -84,6 +81,31 @@ impl Audit {
         }
         self.lanes
             .retain(|_, l| part.minute - l.last_minute < LANE_MINUTES);
+    }
+
+    /// One gateway's lanes have [`MAX_INTERVALS`] together, all lanes [`MAX_ALL`]: beyond it each lane keeps
+    /// its share, so that what one gateway leaves out costs the memory of the leader, and the checkpoint that
+    /// is written with each merge, no more than that.
+    fn bound_intervals(&mut self) {
+        let mut used: BTreeMap<SmolStr, (usize, usize)> = BTreeMap::new();
+        for (key, lane) in &self.lanes {
+            let (lanes, intervals) = used.entry(key.gateway.clone()).or_default();
+            (*lanes, *intervals) = (*lanes + 1, *intervals + lane.seen.len());
+        }
+        used.retain(|_, (_, intervals)| *intervals > MAX_INTERVALS);
+        let mut all = 0;
+        for (key, lane) in &mut self.lanes {
+            if let Some((lanes, _)) = used.get(&key.gateway) {
+                self.forgotten += lane.cut((MAX_INTERVALS / lanes).max(1));
+            }
+            all += lane.seen.len();
+        }
+        if all > MAX_ALL {
+            let share = (MAX_ALL / self.lanes.len()).max(1);
+            for lane in self.lanes.values_mut() {
+                self.forgotten += lane.cut(share);
+            }
+        }
     }
 
     /// Judges holes whose grace is over. `complete`: no partition was left out; else it may hold the missing

@@ -363,3 +363,63 @@ fn names_that_come_once_push_out_no_habits() {
     assert_eq!(audit.missing().count(), 4_096);
     assert!(audit.forgotten > 10_000);
 }
+
+#[test]
+fn invented_models_and_gateways_are_a_bounded_number_of_tickets() {
+    let mut audit = Audit::default();
+    let mut subjects = std::collections::BTreeSet::new();
+    for minute in MONDAY..MONDAY + 3 {
+        let mut part = seen(minute, 5);
+        for n in 0..4_096 {
+            let name = smol_str::format_smolstr!("invented-{minute}-{n}");
+            let cost = crate::detect::part::CostSeen {
+                unpriced: 1,
+                ..Default::default()
+            };
+            part.costs.insert(name, cost);
+        }
+        for f in step(&mut audit, &part, true) {
+            assert_eq!(f.rule, "audit-unpriced-model");
+            assert!(subjects.insert(f.subject), "told twice");
+        }
+    }
+    assert_eq!(subjects.len(), MAX_NAMED + 1);
+    assert!(subjects.contains("model:(others)"));
+    assert_eq!(audit.told.len(), MAX_NAMED + 1);
+}
+
+#[test]
+fn lanes_full_of_gaps_are_bounded_together() {
+    let mut audit = Audit::default();
+    let mut part = seen(MONDAY, 5);
+    for lane in 0..8 {
+        let gappy = LaneSeen {
+            seen: (0..20_000).map(|n| (3 * n, 3 * n)).collect(),
+            declared: 0,
+        };
+        let key = LaneKey {
+            gateway: "g".into(),
+            boot: "b".into(),
+            lane,
+        };
+        part.lanes.insert(key, gappy);
+    }
+    let honest = LaneKey {
+        gateway: "other".into(),
+        boot: "b".into(),
+        lane: 0,
+    };
+    let few = LaneSeen {
+        seen: vec![(0, 4), (7, 9)],
+        declared: 0,
+    };
+    part.lanes.insert(honest.clone(), few);
+    step(&mut audit, &part, true);
+    let of = |gateway: &str| {
+        let lanes = audit.lanes.iter().filter(|(k, _)| k.gateway == gateway);
+        lanes.map(|(_, l)| l.seen.len()).sum::<usize>()
+    };
+    assert_eq!(of("g"), MAX_INTERVALS);
+    assert_eq!(of("other"), 2);
+    assert_eq!(audit.forgotten, 8 * 20_000 - MAX_INTERVALS as u64);
+}

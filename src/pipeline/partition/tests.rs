@@ -7,8 +7,9 @@ use super::*;
 use crate::account::Prices;
 use crate::decode::encode;
 use crate::detect::DetectConfig;
-use crate::event::Stage;
+use crate::event::{Pseudonym, Stage};
 use crate::ingest::{Fetched, TopicMode};
+use crate::store::claim::Loaded;
 
 fn tp() -> TopicPartition {
     TopicPartition {

@@ -13,7 +13,7 @@ use crate::detect::{Finding, Gathered};
 use crate::event::{SmolStr, TopicPartition};
 use crate::store::{Store, StoreError, Uuid};
 
-/// How long minutes are merged before they are written: the lease must still be ours then.
+/// How long minutes are merged before they are written. The lease is renewed meanwhile, but findings wait.
 pub(super) const MERGE_FOR: Duration = Duration::from_secs(4);
 /// Parts read at once, some 2 KB each; one of a busy batch may have some 100 KB.
 const PAGE: usize = 500;

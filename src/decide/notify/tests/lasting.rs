@@ -207,6 +207,64 @@ fn f46_ten_thousand_incidents_make_a_few_messages_from_beginning_to_end() {
     assert!(board.groups.is_empty());
 }
 
+/// Critical incidents in one second: so many of each gateway.
+fn criticals(of: &[(&str, usize)]) -> Vec<(Change, Head)> {
+    let heads = of.iter().flat_map(|(gateway, n)| {
+        (0..*n).map(move |i| {
+            let mut h = head("injection-then-leak", Critical, Time(0));
+            h.key = hash16("incident", &[gateway.as_bytes(), &i.to_le_bytes()]);
+            h.gateway = Some(SmolStr::new(gateway));
+            h
+        })
+    });
+    heads.map(|h| opened(&h, Time(0))).collect()
+}
+
+#[test]
+fn f54_a_gateway_that_floods_the_critical_lane_hides_nobody_elses() {
+    let mut r = routes();
+    r.root.group_by = vec![Field::Key];
+    r.root.group_wait_ms = 0;
+    (r.storm_limit, r.storm_window_ms) = (20, 300_000);
+    // How many are told by name, by gateway; and what the digests count.
+    let told = |of: &[(&str, usize)]| {
+        let mut board = Board::default();
+        let changes = criticals(of);
+        let mut rows = Vec::new();
+        for (now, changes) in [(0, changes.as_slice()), (300_000, &[])] {
+            let n = notify(&r, &[], &mut board, changes, Time(now));
+            once(&n);
+            rows.extend(n.outbox);
+        }
+        let mut named: BTreeMap<SmolStr, usize> = BTreeMap::new();
+        for row in rows
+            .iter()
+            .filter(|row| row.kind == NotificationKind::Firing)
+        {
+            *named
+                .entry(row.payload.gateway.clone().expect("named"))
+                .or_default() += 1;
+        }
+        let digests = rows
+            .iter()
+            .filter(|row| row.kind == NotificationKind::Digest);
+        let counted: Vec<_> = digests.map(|d| (d.severity, d.payload.findings)).collect();
+        (named, counted)
+    };
+    let (named, counted) = told(&[("gw-a", 500), ("gw-b", 1)]);
+    assert_eq!((named["gw-a"], named["gw-b"]), (20, 1));
+    assert_eq!(counted, [(Critical, 480)], "all of them are counted");
+    let (named, counted) = told(&[("gw-a", 20), ("gw-b", 20)]);
+    assert_eq!((named["gw-a"], named["gw-b"]), (20, 20));
+    assert_eq!(counted, []);
+    // Names may be invented: those beyond the bound share an allowance.
+    let invented: Vec<String> = (0..500).map(|n| format!("gw-{n}")).collect();
+    let of: Vec<_> = invented.iter().map(|name| (name.as_str(), 1)).collect();
+    let (named, counted) = told(&of);
+    assert_eq!(named.len(), 64 + 20);
+    assert_eq!(counted, [(Critical, 500 - 84)]);
+}
+
 #[test]
 fn a_busy_group_does_not_grow_and_its_messages_are_bounded() {
     let mut r = routes();
