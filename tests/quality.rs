@@ -54,7 +54,11 @@ fn recall_and_false_positives_per_source_stay() {
     for (source, (n, flagged)) in &counts {
         if source.ends_with("benign") && !source.starts_with("security") {
             // Mentions quote attacks word for word: the hardest harmless texts there are.
-            let most = if source.starts_with("mention") { 5 } else { 20 };
+            let most = if source.starts_with("mention") {
+                12
+            } else {
+                20
+            };
             assert!(
                 flagged * most <= *n,
                 "{source}: {flagged} of {n} harmless texts flagged"

@@ -37,7 +37,7 @@ use walk::walk;
 
 use crate::event::{Features, Role, Side, SmolStr, Stage};
 use crate::rule::{Area, Known, ReadingKind, Rule, RuleSet};
-use crate::seal::model::{Context, Evidence, Frame, Model, combine, frame};
+use crate::seal::model::{Context, Evidence, Frame, Memo, Model, combine, frame};
 use crate::seal::reading::lexicon::Lexicon;
 use crate::seal::reading::{self, Readings, View};
 
@@ -47,6 +47,14 @@ pub const MAX_FOUND: usize = 10_000;
 pub(super) const STRONG: f32 = 0.3;
 /// A model logit of another reading this far above the folded one's says that it was hidden.
 const HIDDEN_MARGIN: f32 = 1.0;
+/// What a rule counts that saw only quotations.
+const QUOTED: f32 = 0.2;
+/// What the model's word on the whole counts beside that on the text without its quotations: both
+/// bear on it, since a quotation behind kind words may be the order itself.
+const WHOLE: f32 = 0.7;
+/// Places of a rule around which a frame is looked for. A text that repeats itself more is not
+/// excused by any.
+const MAX_PLACES: usize = 8;
 /// Tag characters beyond those of a flag: they spell text that nobody sees.
 const MIN_TAGS: u32 = 8;
 
@@ -230,11 +238,22 @@ impl Engine {
                 tally.matches_skipped += 1;
             }
             if rule.rule.area == Area::Injection {
-                tally.injection(*index, kind, spans.len());
+                tally.injection(*index, kind, at, &spans);
             } else {
                 found.add(*index, at, view, &page, &spans);
             }
         }
+    }
+
+    /// Where a rule hit the first reading, if all of its places are known.
+    fn places<'a>(&self, tally: &'a Tally, rule: Option<&str>) -> &'a [(usize, usize)] {
+        let rules = &self.plan.rules;
+        tally
+            .injection
+            .iter()
+            .find(|(i, _)| rule == Some(rules[usize::from(**i)].rule.id.as_str()))
+            .filter(|(_, hit)| !hit.unplaced)
+            .map_or(&[], |(_, hit)| &hit.places)
     }
 
     fn conclude(
@@ -306,8 +325,40 @@ impl Engine {
         let mut combined = combine(&evidence, logit, context);
         // What was hidden on purpose is no mention, and no story.
         if combined.verdict() && !hidden {
-            context.frame = frame::frame(&readings.views[0].text);
+            let folded = &readings.views[0].text;
+            // The heaviest rule decides; the evidence stands in its order.
+            let heaviest = heavy.first().map(|c| c.rule.id.as_str());
+            context.frame = frame::frame(folded, self.places(&tally, heaviest));
             combined = combine(&evidence, logit, context);
+            // What a person quotes is hardly what they ask for: the rest is heard as well. Documents
+            // and tools quote as they please.
+            if combined.verdict()
+                && !matches!(role, Role::Tool | Role::Document)
+                && let Some(rest) = frame::unquoted(folded)
+            {
+                let quoted = |e: &Evidence<'_>| {
+                    let places = self.places(&tally, Some(e.rule));
+                    !places.is_empty() && places.iter().all(|p| rest.covers(*p))
+                };
+                let mut lighter = evidence.clone();
+                let mut any = false;
+                for e in lighter.iter_mut().filter(|e| quoted(e)) {
+                    any = true;
+                    if !context.frame.mention {
+                        e.weight *= QUOTED;
+                    }
+                }
+                if any {
+                    let logit = match &self.model {
+                        Some(model) => {
+                            let rest = model.score(&rest.text, &mut Memo::default());
+                            WHOLE * logit + (1.0 - WHOLE) * rest
+                        }
+                        None => logit,
+                    };
+                    combined = combine(&lighter, logit, context);
+                }
+            }
         }
         let families = match &self.model {
             Some(model) if combined.verdict() && heavy.is_empty() => {
@@ -372,11 +423,15 @@ struct Tally {
     matches_skipped: u32,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 struct InjectionHit {
     n: u32,
     /// It hit the folded reading, not only a repaired or decoded one.
     open: bool,
+    /// Where it hit the first reading, at most [`MAX_PLACES`].
+    places: Vec<(usize, usize)>,
+    /// It hit more than those.
+    unplaced: bool,
 }
 
 impl Default for Tally {
@@ -392,10 +447,16 @@ impl Default for Tally {
 }
 
 impl Tally {
-    fn injection(&mut self, index: u16, kind: ReadingKind, n: usize) {
+    fn injection(&mut self, index: u16, kind: ReadingKind, at: usize, spans: &[evaluate::Span]) {
         let hit = self.injection.entry(index).or_default();
-        hit.n = hit.n.max(u32::try_from(n).unwrap_or(u32::MAX));
-        hit.open |= kind == ReadingKind::Folded;
+        hit.n = hit.n.max(u32::try_from(spans.len()).unwrap_or(u32::MAX));
+        if kind == ReadingKind::Folded {
+            hit.open = true;
+            // One use among many mentions must not go unseen: too many places are as good as none.
+            hit.unplaced |= at != 0 || spans.len() > MAX_PLACES;
+            let places = spans.iter().map(|s| (s.start, s.end));
+            hit.places.extend(places.take(MAX_PLACES));
+        }
     }
 
     fn model(&mut self, kind: ReadingKind, at: usize, logit: f32) {

@@ -45,6 +45,9 @@ pub struct Settings {
     pub shrink: f32,
     /// Seed of the order.
     pub seed: u64,
+    /// Models that are trained, each in an order of its own, and averaged: what one order happens to
+    /// favour is chance.
+    pub rounds: u32,
     /// Benign weight over attack weight.
     pub balance: f32,
 }
@@ -58,6 +61,7 @@ impl Default for Settings {
             step: 0.6,
             shrink: 3e-4,
             seed: 1,
+            rounds: 3,
             balance: 1.0,
         }
     }
@@ -115,11 +119,62 @@ pub fn train(examples: &[Example], settings: Settings) -> Result<Model, TrainErr
         return Err(TrainError::Size);
     }
     let weights = weights(examples, settings.balance);
+    let mut words = vec![0.0_f32; 1 << (settings.word_bits + TAG_BITS)];
+    let mut chars = vec![0.0_f32; 1 << settings.char_bits];
+    let mut bias = 0.0;
+    let part = 1.0 / settings.rounds.max(1) as f32;
+    for round in 0..settings.rounds.max(1) {
+        let learnt = learn(
+            examples,
+            &weights,
+            settings,
+            settings.seed + u64::from(round),
+        );
+        add(&mut words, &learnt.words, part);
+        add(&mut chars, &learnt.chars, part);
+        bias += part * learnt.bias.weight;
+    }
+    let kept = strongest(examples, &words, settings.word_bits);
+    let (word_scale, weights) = quantise(kept.iter().map(|at| words[*at]));
+    // What was kept is not rounded away: no weight means unknown.
+    let weights = kept.iter().zip(weights).map(|(at, w)| match w {
+        0 if words[*at] < 0.0 => (*at, -1),
+        0 => (*at, 1),
+        w => (*at, w),
+    });
+    let (char_scale, chars) = quantise(chars.iter().copied());
+    let mut model = Model {
+        char_bits: settings.char_bits,
+        bias,
+        word_scale,
+        char_scale,
+        words: Table::new(settings.word_bits, weights),
+        id: 0,
+        chars: chars.into(),
+    };
+    model.identify();
+    Ok(model)
+}
+
+/// What one order of the examples teaches.
+struct Learnt {
+    words: Vec<Cell>,
+    chars: Vec<Cell>,
+    bias: Cell,
+}
+
+fn add(sum: &mut [f32], cells: &[Cell], part: f32) {
+    for (sum, cell) in sum.iter_mut().zip(cells) {
+        *sum += part * cell.weight;
+    }
+}
+
+fn learn(examples: &[Example], weights: &[f32], settings: Settings, seed: u64) -> Learnt {
     let mut words = vec![Cell::default(); 1 << (settings.word_bits + TAG_BITS)];
     let mut chars = vec![Cell::default(); 1 << settings.char_bits];
     let mut bias = Cell::default();
     let mut order: Vec<usize> = (0..examples.len()).collect();
-    let mut draws = Draws::new(settings.seed);
+    let mut draws = Draws::new(seed);
     let (mut word_at, mut char_at) = (Vec::new(), Vec::new());
     for _ in 0..settings.epochs {
         for i in (1..order.len()).rev() {
@@ -156,30 +211,11 @@ pub fn train(examples: &[Example], settings: Settings) -> Result<Model, TrainErr
             }
         }
     }
-    let kept = strongest(examples, &words, settings.word_bits);
-    let (word_scale, weights) = quantise(kept.iter().map(|at| words[*at].weight));
-    // What was kept is not rounded away: no weight means unknown.
-    let weights = kept.iter().zip(weights).map(|(at, w)| match w {
-        0 if words[*at].weight < 0.0 => (*at, -1),
-        0 => (*at, 1),
-        w => (*at, w),
-    });
-    let (char_scale, chars) = quantise(chars.iter().map(|c| c.weight));
-    let mut model = Model {
-        char_bits: settings.char_bits,
-        bias: bias.weight,
-        word_scale,
-        char_scale,
-        words: Table::new(settings.word_bits, weights),
-        id: 0,
-        chars: chars.into(),
-    };
-    model.identify();
-    Ok(model)
+    Learnt { words, chars, bias }
 }
 
 /// The places that are kept: in each bucket those that move most examples most.
-fn strongest(examples: &[Example], words: &[Cell], bits: u32) -> Vec<usize> {
+fn strongest(examples: &[Example], words: &[f32], bits: u32) -> Vec<usize> {
     let mut held = vec![0_u16; words.len()];
     let mut last = vec![usize::MAX; words.len()];
     for (i, example) in examples.iter().enumerate() {
@@ -197,8 +233,8 @@ fn strongest(examples: &[Example], words: &[Cell], bits: u32) -> Vec<usize> {
     let mut kept = Vec::new();
     for from in (0..words.len()).step_by(1 << TAG_BITS) {
         let mut bucket: Vec<(f32, usize)> = (from..from + (1 << TAG_BITS))
-            .filter(|at| held[*at] >= MIN_EXAMPLES && words[*at].weight != 0.0)
-            .map(|at| (words[at].weight.abs() * f32::from(held[at]).sqrt(), at))
+            .filter(|at| held[*at] >= MIN_EXAMPLES && words[*at] != 0.0)
+            .map(|at| (words[at].abs() * f32::from(held[at]).sqrt(), at))
             .collect();
         bucket.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         kept.extend(bucket.iter().take(PLACES).map(|(_, at)| *at));
