@@ -1,15 +1,17 @@
 //! A registered text reappears in a response: a system prompt, a canary, a confidential document, by
 //! fingerprints. Home: none; what is registered comes with the configuration.
 //!
-//! Prints that the user sent in the same call do not count: who quotes a text has it already. Ordinary
-//! language was taken out when the text was registered.
+//! Prints that the user sent in the same call do not count: who quotes a text has it already. An earlier
+//! turn that comes by its digest alone may have held the text, so such a call makes a ticket and not a
+//! page; a canary pages all the same, since nobody should have it. Ordinary language was taken out when
+//! the text was registered.
 
 use std::collections::BTreeMap;
 
 use super::partition::Subject;
 use super::single::{Said, Single};
 use super::{DetectConfig, DetectorId, Finding};
-use crate::event::{Event, Kid, Role, Severity, SmolStr, Stage, Time};
+use crate::event::{Event, Kid, Part, Role, Severity, SmolStr, Stage, Time};
 
 /// Rule of a canary: one print is proof.
 pub const CANARY_RULE: &str = "prompt-leak-canary";
@@ -97,6 +99,11 @@ impl Watched {
     }
 }
 
+/// A turn of the user of which only the digest came: it was sent before.
+fn of_unseen_user(part: &Part) -> bool {
+    part.role == Role::User && part.sketch.is_none()
+}
+
 /// Judges an event against all registered texts: at most one finding, of the worst.
 pub(super) fn judge(
     config: &DetectConfig,
@@ -114,9 +121,10 @@ pub(super) fn judge(
         .map(|(i, n)| (&watched.texts[i], n))
         .filter(|(t, n)| t.canary || *n >= MIN_SHARED.min(t.prints.len()))
         .max_by(|a, b| (a.0.canary, a.1, &b.0.name).cmp(&(b.0.canary, b.1, &a.0.name)))?;
+    let unseen = event.context.iter().any(of_unseen_user);
     let (rule, severity, stage) = if text.canary {
         (CANARY_RULE, Severity::Critical, Stage::Page)
-    } else if shared >= PAGE_SHARED {
+    } else if shared >= PAGE_SHARED && !unseen {
         (TEXT_RULE, Severity::High, Stage::Page)
     } else {
         (TEXT_RULE, Severity::Medium, Stage::Ticket)
@@ -134,9 +142,14 @@ pub(super) fn judge(
         severity,
         stage,
         reason: format!(
-            "registered text {} reappears in a response: {shared} of its {} fingerprints",
+            "registered text {} reappears in a response: {shared} of its {} fingerprints{}",
             text.name,
-            text.prints.len()
+            text.prints.len(),
+            if unseen {
+                "; an earlier turn of the user came by digest alone and may have held it"
+            } else {
+                ""
+            }
         ),
         resolve_after_ms: RESOLVE_AFTER_MS,
     }))
@@ -189,5 +202,31 @@ mod tests {
         assert_eq!(shared(&[1, 2, 3], &[1, 2], kid()), [(0, 1)].into());
         let other = Kid::parse("k2").expect("kid");
         assert!(shared(&[1, 2, 3, 100], &[], other).is_empty());
+    }
+
+    /// The stage for a response with `n` prints of the prompt after a turn of the user, whose sketch came or not.
+    fn stage(n: u64, turn: Option<Sketch>) -> Option<(Stage, bool)> {
+        let prints: Vec<u64> = (0..n).collect();
+        let mut e = bare::event(1, Role::Assistant, Side::Response, sketch(&prints));
+        e.context.push(Part {
+            role: Role::User,
+            source: None,
+            digest: None,
+            sketch: turn,
+        });
+        let config = DetectConfig {
+            watched: watched(),
+            ..DetectConfig::default()
+        };
+        let finding = judge(&config, &e, e.at, &Subject::Gateway(&e.gateway))?;
+        Some((finding.stage, finding.reason.contains("digest alone")))
+    }
+
+    #[test]
+    fn a_text_that_the_user_may_have_pasted_a_turn_ago_makes_no_page() {
+        assert_eq!(stage(20, Some(sketch(&[]))), Some((Stage::Page, false)));
+        assert_eq!(stage(20, None), Some((Stage::Ticket, true)));
+        let pasted: Vec<u64> = (0..20).collect();
+        assert_eq!(stage(20, Some(sketch(&pasted))), None);
     }
 }
