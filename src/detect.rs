@@ -31,6 +31,7 @@ mod room;
 pub mod series;
 mod single;
 pub mod spend;
+mod spread;
 mod told;
 pub mod user;
 pub mod value;

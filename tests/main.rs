@@ -15,6 +15,7 @@ mod faults;
 mod gateways;
 mod ingest;
 mod otlp;
+mod outages;
 mod pager;
 mod pipeline;
 mod planted;

@@ -16,7 +16,7 @@ use crate::rule::RuleSet;
 pub struct Titles(Arc<BTreeMap<SmolStr, String>>);
 
 /// What has no rule file. A prefix ending in `-` names all that begin with it.
-const OWN: [(&str, &str); 21] = [
+const OWN: [(&str, &str); 22] = [
     ("access-", "Access outside the rules"),
     (
         "audit-alias-refused",
@@ -44,11 +44,18 @@ const OWN: [(&str, &str); 21] = [
         "drift-new-version",
         "A model version seen for the first time",
     ),
+    (
+        "errors-blocked",
+        "The gateway's policy blocks far more than usual",
+    ),
     ("errors-rate", "Error rate far above the usual"),
+    (
+        "errors-rejected",
+        "Requests are rejected: by key, right or name",
+    ),
     ("errors-throttled", "The provider throttles"),
     ("inj-model", "Text that reads like an attack"),
-    ("latency-shift", "A model answers slower than usual"),
-    ("latency-tail", "The slowest answers became slower"),
+    ("latency-slow", "A model answers slower than usual"),
     ("leak-cross-user", "A value of one user was sent to another"),
     ("prompt-leak-", "A protected text reappears in an answer"),
     ("spend-baseline", "Spend far above the usual"),

@@ -1,45 +1,42 @@
-//! Error, timeout and throttling rates per model version and route against their baseline. Home:
-//! merged minute.
+//! Error, timeout, throttling, rejection and block rates against their baseline: per model that was asked
+//! for, per version that answered, both by route, and rejections per tenant. Home: merged minute.
 //!
 //! The failures of the last one, two, three and five minutes are compared with what the baseline would
 //! make of as many requests (a Poisson tail, in powers of ten, called *surprise*). Where failures come
 //! in clusters on usual days, the surprise is divided by how much more they vary than chance. While a
-//! baseline learns, only an absolute ceiling fires.
+//! baseline learns, only an absolute ceiling fires; what is over it is not learnt.
+//!
+//! A failed request seldom names the version that would have answered, so the model asked for has a
+//! baseline over all of its versions. What goes wrong together is one incident ([`super::spread`]).
+
+mod rate;
 
 use std::collections::BTreeMap;
 
-use super::latency::model_subject;
-use super::part::{MinutePart, ModelKey};
+pub(super) use rate::surprise;
+use rate::{Excess, KINDS, Minute, Rate};
+
+use super::part::{MinutePart, ModelKey, ModelSeen};
+use super::spread::{self, Now, Spread, model_subject};
 use super::wire::{Damaged, Reader, Writer};
-use super::{DetectConfig, DetectorId, Finding, config, finding_id, room};
+use super::{DetectConfig, DetectorId, Finding, finding_id, room};
 use crate::event::{Decision, Event, Severity, SmolStr, Stage, Time};
 
-/// Model versions and routes kept; beyond it the longest unused is forgotten.
-const MAX_KEYS: usize = 1_024;
-/// Minutes of the longest window.
-const RING: usize = 5;
-/// Windows judged, minutes.
-const WINDOWS: [usize; 4] = [1, 2, 3, 5];
-/// Memory of the baseline: it forgets by 1/e in this many minutes.
-const MEMORY_MINUTES: f64 = 1_440.0;
-/// The baseline is never believed to fail less often than this.
-const LEAST_SHARE: f64 = 0.001;
-/// Failures that are believed to have been before any were.
-const PRIOR: f64 = 2.0;
-/// Failures needed, for a ticket and for a page.
-const LEAST_FAILURES: u64 = 3;
-const PAGE_FAILURES: u64 = 5;
-/// Refusals for rate are a caller's habit more often than a fault: they must be this much as surprising.
-const THROTTLED: f64 = 2.0;
-/// Share of failures that pages whatever the baseline, and requests it needs.
-const CEILING: (f64, u64) = (0.5, 20);
-/// An excess that lasts is reported again after this many minutes.
-const AGAIN_MINUTES: i64 = 10;
-/// An excess is over when none has been seen for this long, milliseconds.
-const RESOLVE_AFTER_MS: i64 = 15 * 60_000;
+/// Models, versions and routes kept; beyond it the longest unused is forgotten.
+const MAX_KEYS: usize = 2_048;
+/// Tenants kept; beyond it the longest unused is forgotten.
+const MAX_TENANTS: usize = 1_024;
+/// Requests of the other tenants from which they tell whether a rejection is one tenant's own.
+const OTHERS: u64 = 20;
+/// An excess is over when none has been seen for this long, minutes.
+const RESOLVE_AFTER: i64 = 15;
 
 /// How a call ended, as far as rates are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of one answer, not states"
+)]
 pub struct Outcome {
     /// The provider or the way to it failed (timeouts included).
     pub error: bool,
@@ -47,8 +44,10 @@ pub struct Outcome {
     pub timeout: bool,
     /// The provider refused for rate.
     pub throttled: bool,
-    /// The caller's own mistake (other 4xx).
+    /// The provider would not have it (other 4xx): a caller's mistake, a revoked key, a model retired.
     pub client: bool,
+    /// The part of these that are 401, 403 and 404.
+    pub denied: bool,
     /// The gateway's policy blocked it.
     pub blocked: bool,
 }
@@ -61,11 +60,13 @@ impl Outcome {
         let throttled = event.status == 429 || class.contains("rate_limit");
         let network =
             class.contains("connection") || class.contains("network") || class.contains("reset");
+        let client = (400..500).contains(&event.status) && !timeout && !throttled;
         Self {
             error: timeout || (event.status >= 500 && !throttled) || network,
             timeout,
             throttled,
-            client: (400..500).contains(&event.status) && !timeout && !throttled,
+            client,
+            denied: client && matches!(event.status, 401 | 403 | 404),
             blocked: event
                 .policy
                 .as_ref()
@@ -79,45 +80,61 @@ impl Outcome {
 enum What {
     Errors,
     Throttled,
+    Rejected,
+    Blocked,
 }
 
 impl What {
+    const ALL: [Self; KINDS] = [Self::Errors, Self::Throttled, Self::Rejected, Self::Blocked];
+    /// What one tenant may see alone. The rest is the provider's.
+    const OF_A_TENANT: [Self; 2] = [Self::Rejected, Self::Blocked];
+
     fn rule(self) -> &'static str {
         match self {
             Self::Errors => "errors-rate",
             Self::Throttled => "errors-throttled",
+            Self::Rejected => "errors-rejected",
+            Self::Blocked => "errors-blocked",
         }
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Minute {
-    requests: u64,
-    failures: [u64; 2],
-    timeouts: u64,
-}
-
+/// One model or version on one route.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Key {
-    born: i64,
-    last: i64,
-    /// Decayed requests and failures.
-    requests: f64,
-    failures: [f64; 2],
-    /// Requests ever, saturating: for learning.
-    seen: u64,
-    /// Decayed squares of the failures of a minute less those expected.
-    squares: [f64; 2],
-    /// Newest first.
-    ring: [Minute; RING],
-    told: [Option<i64>; 2],
-    /// Whether what was told last pages.
-    paged: [bool; 2],
+    rate: Rate,
+    /// The model that was asked for.
+    family: SmolStr,
+    /// Whether it is that model, over all of its versions.
+    asked: bool,
 }
 
 /// The detector's state.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Errors(BTreeMap<ModelKey, Key>);
+pub struct Errors {
+    models: BTreeMap<ModelKey, Key>,
+    tenants: BTreeMap<SmolStr, Rate>,
+    told: Spread,
+}
+
+/// What is wrong in one place.
+struct Place<'a> {
+    name: &'a ModelKey,
+    family: &'a SmolStr,
+    asked: bool,
+    excess: Excess,
+}
+
+impl From<&ModelSeen> for Minute {
+    fn from(m: &ModelSeen) -> Self {
+        Self {
+            requests: m.requests,
+            failures: [m.errors, m.throttled, m.rejected, m.blocked],
+            timeouts: m.timeouts,
+            denied: m.denied,
+        }
+    }
+}
 
 impl Errors {
     /// A closed minute. `fire`: it is complete enough to judge.
@@ -129,226 +146,313 @@ impl Errors {
         fire: bool,
         out: &mut Vec<Finding>,
     ) {
-        let new = part
-            .models
-            .keys()
-            .filter(|n| !self.0.contains_key(n))
-            .count();
+        self.told.forget(part.minute, RESOLVE_AFTER);
+        let model_wide = self.models(config, part, at, fire, out);
+        self.tenants(config, part, at, fire, model_wide, out);
+    }
+
+    /// Judges models and versions; which kinds of failures are told of any.
+    fn models(
+        &mut self,
+        config: &DetectConfig,
+        part: &MinutePart,
+        at: Time,
+        fire: bool,
+        out: &mut Vec<Finding>,
+    ) -> [bool; KINDS] {
+        // The model asked for over all of its versions, and the versions under names of their own.
+        let mut now: BTreeMap<&ModelKey, (Minute, bool)> = BTreeMap::new();
+        for (name, seen) in &part.models {
+            now.insert(name, (seen.into(), false));
+        }
+        for (name, seen) in &part.asked {
+            now.insert(name, (seen.into(), true));
+        }
+        let new = now.keys().filter(|n| !self.models.contains_key(n)).count();
         room::make(
-            &mut self.0,
+            &mut self.models,
             new,
             MAX_KEYS,
-            |n| part.models.contains_key(n),
-            |k| k.last,
+            |n| now.contains_key(n),
+            |k| k.rate.last,
         );
-        for name in part.models.keys() {
-            if !self.0.contains_key(name) && self.0.len() < MAX_KEYS {
+        let families = spread::families(part);
+        for (name, (_, asked)) in &now {
+            if !self.models.contains_key(name) && self.models.len() < MAX_KEYS {
                 let key = Key {
-                    born: part.minute,
+                    rate: Rate::new(part.minute),
                     ..Key::default()
                 };
-                self.0.insert(name.clone(), key);
+                self.models.insert((*name).clone(), key);
+            }
+            if let Some(k) = self.models.get_mut(name) {
+                k.asked |= *asked;
+                if k.asked {
+                    k.family.clone_from(&name.model);
+                } else if k.family.is_empty() {
+                    let of = families.get(&name.model).copied().unwrap_or(&name.model);
+                    k.family.clone_from(of);
+                }
             }
         }
-        for (name, key) in &mut self.0 {
-            let now = part.models.get(name).map_or(Minute::default(), |m| Minute {
-                requests: m.requests,
-                failures: [m.errors, m.throttled],
-                timeouts: m.timeouts,
-            });
-            if now.requests > 0 {
-                key.last = part.minute;
+        let mut wrong: [Vec<Place<'_>>; KINDS] = Default::default();
+        for (name, key) in &mut self.models {
+            let minute = now.get(name).map_or(Minute::default(), |n| n.0);
+            key.rate.push(part.minute, minute);
+            let verdicts = What::ALL.map(|w| key.rate.judge(w, &config.errors, part.minute));
+            key.rate.learn(&verdicts);
+            for (what, excess) in What::ALL.into_iter().zip(verdicts) {
+                // What has failed before and does not now is not told again.
+                if let Some(excess) = excess
+                    && minute.failures[what as usize] > 0
+                {
+                    wrong[what as usize].push(Place {
+                        name,
+                        family: &key.family,
+                        asked: key.asked,
+                        excess,
+                    });
+                }
             }
-            key.ring.rotate_right(1);
-            key.ring[0] = now;
-            let mut abnormal = false;
-            for what in [What::Errors, What::Throttled] {
-                let Some(v) = key.judge(what, &config.errors, part.minute) else {
+        }
+        let mut told = [false; KINDS];
+        for (what, wrong) in What::ALL.into_iter().zip(&wrong) {
+            told[what as usize] = !wrong.is_empty();
+            let mut by: BTreeMap<&SmolStr, Vec<&Place<'_>>> = BTreeMap::new();
+            for place in wrong {
+                by.entry(place.family).or_default().push(place);
+            }
+            for (family, places) in by {
+                if fire
+                    && let Some(f) = tell(
+                        &mut self.told,
+                        config,
+                        what,
+                        family,
+                        &places,
+                        (part.minute, at),
+                    )
+                {
+                    out.push(f);
+                }
+            }
+        }
+        told
+    }
+
+    /// Judges what one tenant sees alone: a revoked key, a policy of its own.
+    fn tenants(
+        &mut self,
+        config: &DetectConfig,
+        part: &MinutePart,
+        at: Time,
+        fire: bool,
+        model_wide: [bool; KINDS],
+        out: &mut Vec<Finding>,
+    ) {
+        let known = &self.tenants;
+        let new = part
+            .tenants
+            .keys()
+            .filter(|t| !known.contains_key(*t))
+            .count();
+        room::make(
+            &mut self.tenants,
+            new,
+            MAX_TENANTS,
+            |t| part.tenants.contains_key(t),
+            |r| r.last,
+        );
+        for tenant in part.tenants.keys() {
+            // Calls without a tenant are everybody's: their models tell.
+            let full = self.tenants.len() >= MAX_TENANTS && !self.tenants.contains_key(tenant);
+            if !tenant.is_empty() && !full {
+                self.tenants
+                    .entry(tenant.clone())
+                    .or_insert_with(|| Rate::new(part.minute));
+            }
+        }
+        let all = part.tenants.values().fold((0, [0; KINDS]), |mut sum, t| {
+            let m = Minute::from(t);
+            sum.0 += m.requests;
+            for (a, b) in sum.1.iter_mut().zip(m.failures) {
+                *a += b;
+            }
+            sum
+        });
+        for (tenant, rate) in &mut self.tenants {
+            let minute = part
+                .tenants
+                .get(tenant)
+                .map_or(Minute::default(), Minute::from);
+            rate.push(part.minute, minute);
+            let verdicts = What::ALL.map(|w| rate.judge(w, &config.errors, part.minute));
+            rate.learn(&verdicts);
+            for what in What::OF_A_TENANT {
+                let i = what as usize;
+                let Some(excess) = verdicts[i].filter(|_| fire && minute.failures[i] > 0) else {
                     continue;
                 };
-                abnormal = true;
-                let recent =
-                    key.told[what as usize].is_some_and(|t| part.minute - t < AGAIN_MINUTES);
-                // A ticket that becomes a page does not wait.
-                let same = recent && (key.paged[what as usize] || !v.page);
-                if !fire || now.failures[what as usize] == 0 || same {
-                    continue;
+                let (requests, failures) = (all.0 - minute.requests, all.1[i] - minute.failures[i]);
+                let others = failures as f64 / requests.max(1) as f64;
+                let own = if requests >= OTHERS {
+                    2.0 * others < excess.share()
+                } else {
+                    !model_wide[i]
+                };
+                let now = Now {
+                    minute: part.minute,
+                    rank: u8::from(excess.page),
+                    many: false,
+                    quiet: RESOLVE_AFTER,
+                };
+                let subject = smol_str::format_smolstr!("tenant:{tenant}");
+                if own
+                    && self
+                        .told
+                        .tell(&subject, kind(what), now, || subject.clone())
+                        .is_some()
+                {
+                    let mut f = finding(config, what, subject, (part.minute, at), &excess, 0);
+                    f.tenant = tenant.clone();
+                    out.push(f);
                 }
-                key.told[what as usize] = Some(part.minute);
-                key.paged[what as usize] = v.page;
-                out.push(finding(config, name, part.minute, at, what, &v));
             }
-            key.learn(now, abnormal);
         }
     }
 
     pub(super) fn encode(&self, w: &mut Writer) {
-        w.len(self.0.len());
-        for (name, k) in &self.0 {
+        w.len(self.models.len());
+        for (name, k) in &self.models {
             w.str(&name.model);
             w.str(&name.route);
-            w.i64(k.born);
-            w.i64(k.last);
-            w.f64(k.requests);
-            w.f64(k.failures[0]);
-            w.f64(k.failures[1]);
-            w.u64(k.seen);
-            for m in &k.ring {
-                for n in [m.requests, m.failures[0], m.failures[1], m.timeouts] {
-                    w.u64(n);
-                }
-            }
-            w.option(k.told[0], Writer::i64);
-            w.option(k.told[1], Writer::i64);
-            for i in 0..2 {
-                w.f64(k.squares[i]);
-                w.bool(k.paged[i]);
-            }
+            w.str(&k.family);
+            w.bool(k.asked);
+            k.rate.encode(w);
         }
+        w.len(self.tenants.len());
+        for (tenant, rate) in &self.tenants {
+            w.str(tenant);
+            rate.encode(w);
+        }
+        self.told.encode(w);
     }
 
-    /// `old`: a format before the present one, which knew nothing of clusters.
-    pub(super) fn decode(r: &mut Reader<'_>, old: bool) -> Result<Self, Damaged> {
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
         let mut e = Self::default();
         for _ in 0..r.len()? {
             let name = ModelKey {
                 model: r.str()?,
                 route: r.str()?,
             };
-            let mut k = Key {
-                born: r.i64()?,
-                last: r.i64()?,
-                requests: r.f64()?,
-                failures: [r.f64()?, r.f64()?],
-                seen: r.u64()?,
+            let key = Key {
+                family: r.str()?,
+                asked: r.bool()?,
+                rate: Rate::decode(r)?,
+            };
+            e.models.insert(name, key);
+        }
+        for _ in 0..r.len()? {
+            let tenant = r.str()?;
+            e.tenants.insert(tenant, Rate::decode(r)?);
+        }
+        e.told = Spread::decode(r)?;
+        Ok(e)
+    }
+
+    /// Reads a format before this one: rates of errors and throttling, each place for itself.
+    pub(super) fn decode_old(r: &mut Reader<'_>, clusters: bool) -> Result<Self, Damaged> {
+        let mut e = Self::default();
+        for _ in 0..r.len()? {
+            let name = ModelKey {
+                model: r.str()?,
+                route: r.str()?,
+            };
+            let key = Key {
+                rate: Rate::decode_old(r, clusters)?,
                 ..Key::default()
             };
-            for m in &mut k.ring {
-                *m = Minute {
-                    requests: r.u64()?,
-                    failures: [r.u64()?, r.u64()?],
-                    timeouts: r.u64()?,
-                };
-            }
-            k.told = [r.option(Reader::i64)?, r.option(Reader::i64)?];
-            if !old {
-                for i in 0..2 {
-                    k.squares[i] = r.f64()?;
-                    k.paged[i] = r.bool()?;
-                }
-            }
-            e.0.insert(name, k);
+            e.models.insert(name, key);
         }
         Ok(e)
     }
 }
 
-struct Excess {
-    failures: u64,
-    requests: u64,
-    timeouts: u64,
-    minutes: usize,
-    usual: f64,
-    page: bool,
+fn kind(what: What) -> u8 {
+    match what {
+        What::Errors => 0,
+        What::Throttled => 1,
+        What::Rejected => 2,
+        What::Blocked => 3,
+    }
 }
 
-impl Key {
-    fn judge(&self, what: What, config: &config::Errors, minute: i64) -> Option<Excess> {
-        let learning =
-            self.seen < config.learn_requests || minute - self.born < config.learn_minutes;
-        let usual = if self.requests > 0.0 {
-            self.failures[what as usize] / self.requests
+/// Tells what is wrong in one family, unless it was told lately.
+fn tell(
+    told: &mut Spread,
+    config: &DetectConfig,
+    what: What,
+    family: &SmolStr,
+    places: &[&Place<'_>],
+    (minute, at): (i64, Time),
+) -> Option<Finding> {
+    // A model and the one version that fails on one route are one place, named by the version.
+    let versions: Vec<_> = places.iter().filter(|p| !p.asked).collect();
+    let first = places.first()?;
+    let one_route = places.iter().all(|p| p.name.route == first.name.route);
+    let many = versions.len() > 1 || !one_route;
+    let worst = places
+        .iter()
+        .filter(|p| many || !p.asked || versions.is_empty())
+        .max_by_key(|p| (p.excess.page, p.excess.failures))?;
+    let now = Now {
+        minute,
+        rank: u8::from(places.iter().any(|p| p.excess.page)),
+        many,
+        quiet: RESOLVE_AFTER,
+    };
+    let subject = told.tell(family, kind(what), now, || {
+        if many {
+            smol_str::format_smolstr!("model:{family}")
         } else {
-            0.0
-        };
-        let i = what as usize;
-        let believed = ((self.failures[i] + PRIOR) / (self.requests + 1.0)).max(LEAST_SHARE);
-        // A surprise counts in clusters, not in failures.
-        let cluster = ((self.squares[i] + PRIOR) / (self.failures[i] + PRIOR)).max(1.0);
-        let least = match what {
-            What::Errors => config.surprise,
-            What::Throttled => THROTTLED * config.surprise,
-        };
-        let needed = least * cluster;
-        WINDOWS.into_iter().find_map(|minutes| {
-            let window = &self.ring[..minutes];
-            let requests: u64 = window.iter().map(|m| m.requests).sum();
-            let failures: u64 = window.iter().map(|m| m.failures[what as usize]).sum();
-            let timeouts = window.iter().map(|m| m.timeouts).sum();
-            let share = failures as f64 / requests.max(1) as f64;
-            let over_ceiling = share >= CEILING.0 && requests >= CEILING.1;
-            let expected = believed * requests as f64;
-            let unusual = !learning
-                && failures >= LEAST_FAILURES
-                && share >= 2.0 * usual
-                && surprise(failures, expected) >= needed;
-            (over_ceiling && share >= 2.0 * usual || unusual).then_some(Excess {
-                failures,
-                requests,
-                timeouts,
-                minutes,
-                usual,
-                page: what == What::Errors
-                    && share >= config.page_share
-                    && failures >= PAGE_FAILURES,
-            })
-        })
-    }
-
-    /// Abnormal minutes are learnt a tenth as fast: a new normal becomes normal within days.
-    fn learn(&mut self, now: Minute, abnormal: bool) {
-        let keep = (-1.0 / MEMORY_MINUTES).exp();
-        let rate = if abnormal { 0.1 } else { 1.0 };
-        let before = self.requests.max(1.0);
-        self.requests = self.requests * keep + rate * now.requests as f64;
-        for i in 0..2 {
-            let usual = self.failures[i] / before;
-            let off = now.failures[i] as f64 - usual * now.requests as f64;
-            self.squares[i] = self.squares[i] * keep + rate * off * off;
-            self.failures[i] = self.failures[i] * keep + rate * now.failures[i] as f64;
+            model_subject(worst.name)
         }
-        self.seen = self.seen.saturating_add(now.requests);
-    }
-}
-
-/// −log₁₀ of a bound on the chance of `count` or more where `expected` are usual (Chernoff, Poisson).
-pub(super) fn surprise(count: u64, expected: f64) -> f64 {
-    let k = count as f64;
-    if k <= expected || expected <= 0.0 {
-        return 0.0;
-    }
-    (k * (k / expected).ln() - (k - expected)) / std::f64::consts::LN_10
+    })?;
+    let more = if many { places.len() - 1 } else { 0 };
+    let mut f = finding(config, what, subject, (minute, at), &worst.excess, more);
+    f.model = Some(worst.name.model.clone());
+    Some(f)
 }
 
 fn finding(
     config: &DetectConfig,
-    name: &ModelKey,
-    minute: i64,
-    at: Time,
     what: What,
+    subject: SmolStr,
+    (minute, at): (i64, Time),
     v: &Excess,
+    more: usize,
 ) -> Finding {
     let rule = what.rule();
-    let subject = model_subject(name);
-    let share = 100.0 * v.failures as f64 / v.requests.max(1) as f64;
-    let reason = match what {
+    let (n, of, minutes) = (v.failures, v.window.requests, v.minutes);
+    let (share, usual) = (100.0 * v.share(), 100.0 * v.usual);
+    let mut reason = match what {
         What::Errors => format!(
-            "{} of {} requests failed in {} min ({share:.1} %, {} of them timeouts), usually {:.2} %",
-            v.failures,
-            v.requests,
-            v.minutes,
-            v.timeouts,
-            100.0 * v.usual
+            "{n} of {of} requests failed in {minutes} min ({share:.1} %, {} of them timeouts), usually {usual:.2} %",
+            v.window.timeouts
         ),
         What::Throttled => format!(
-            "{} of {} requests were refused for rate in {} min ({share:.1} %), usually {:.2} %",
-            v.failures,
-            v.requests,
-            v.minutes,
-            100.0 * v.usual
+            "{n} of {of} requests were refused for rate in {minutes} min ({share:.1} %), usually {usual:.2} %"
+        ),
+        What::Rejected => format!(
+            "{n} of {of} requests were rejected in {minutes} min ({share:.1} %, {} of them by 401, 403 or 404: a key revoked, a model retired), usually {usual:.2} %",
+            v.window.denied
+        ),
+        What::Blocked => format!(
+            "{n} of {of} requests were blocked by the gateway's policy in {minutes} min ({share:.1} %), usually {usual:.2} %"
         ),
     };
-    let minutes = i64::try_from(v.minutes).unwrap_or(1);
+    reason += &spread::and_more(more);
+    let minutes = i64::try_from(minutes).unwrap_or(1);
     let (severity, stage) = if v.page {
         (Severity::High, Stage::Page)
     } else {
@@ -367,75 +471,13 @@ fn finding(
         start: Time::from_minute(minute + 1 - minutes),
         end: Time::from_minute(minute + 1),
         user: None,
-        model: Some(name.model.clone()),
+        model: None,
         gateway: None,
         event: None,
         reason,
-        resolve_after_ms: RESOLVE_AFTER_MS,
+        resolve_after_ms: RESOLVE_AFTER * 60_000,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn surprise_grows_with_the_excess() {
-        assert!(surprise(1, 1.0) < 1e-9);
-        assert!(surprise(10, 1.0) > 5.0);
-        assert!(surprise(100, 90.0) < 1.0);
-        assert!(surprise(0, 0.0) < 1e-9);
-    }
-
-    fn run(rate: impl Fn(i64) -> u64, minutes: i64) -> Vec<Finding> {
-        let config = DetectConfig::default();
-        let mut e = Errors::default();
-        let mut out = Vec::new();
-        for minute in 0..minutes {
-            let mut part = MinutePart {
-                minute,
-                ..MinutePart::default()
-            };
-            let name = ModelKey {
-                model: SmolStr::new("m"),
-                route: SmolStr::default(),
-            };
-            part.models.insert(
-                name,
-                super::super::part::ModelSeen {
-                    requests: 60,
-                    errors: rate(minute),
-                    ..Default::default()
-                },
-            );
-            e.minute(&config, &part, Time::from_minute(minute), true, &mut out);
-            let mut w = Writer::default();
-            e.encode(&mut w);
-            e = Errors::decode(&mut Reader::new(&w.0), false).expect("decode");
-        }
-        out
-    }
-
-    #[test]
-    fn an_outage_pages_and_noise_does_not() {
-        assert!(run(|m| u64::from(m % 7 == 0), 600).is_empty());
-        let f = run(|m| if m >= 120 { 20 } else { 0 }, 125);
-        assert_eq!(f.len(), 1, "{f:?}");
-        assert_eq!(f[0].stage, Stage::Page);
-        assert_eq!(f[0].end, Time::from_minute(121));
-        // Few failures are a ticket, and more of them page at once.
-        let f = run(
-            |m| [0, 4, 9][usize::from(m >= 120) + usize::from(m > 120)],
-            124,
-        );
-        let stages: Vec<_> = f.iter().map(|f| f.stage).collect();
-        assert_eq!(stages, [Stage::Ticket, Stage::Page], "{f:?}");
-        // Where failures come eight at a time, eight are nothing new.
-        let clusters = |m: i64| if m % 97 == 0 { 8 } else { 0 };
-        let f = run(clusters, 5_000);
-        assert!(f.len() <= 4, "{}", f.len());
-        // While learning only the ceiling fires.
-        assert!(run(|m| if m >= 5 { 20 } else { 0 }, 20).is_empty());
-        assert_eq!(run(|m| if m >= 5 { 50 } else { 0 }, 8).len(), 1);
-    }
-}
+mod tests;

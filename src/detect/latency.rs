@@ -18,16 +18,17 @@ use std::collections::BTreeMap;
 use baseline::{Baseline, Verdict};
 
 use super::part::{MinutePart, ModelKey};
+use super::spread::{self, Now, Spread, model_subject};
 use super::wire::{Damaged, Reader, Writer};
-use super::{DetectConfig, DetectorId, Finding, finding_id, room};
+use super::{DetectConfig, DetectorId, Finding, config, finding_id, room};
 use crate::event::{Event, Severity, SmolStr, Stage, Time};
 
 /// Model versions and routes kept; beyond it the longest unused is forgotten.
 const MAX_KEYS: usize = 1_024;
-/// A shift that lasts is reported again after this many minutes.
-const AGAIN_MINUTES: i64 = 10;
-/// A shift is over when none has been seen for this long, milliseconds.
-const RESOLVE_AFTER_MS: i64 = 20 * 60_000;
+/// A shift is over when none has been seen for this long, minutes.
+const RESOLVE_AFTER: i64 = 20;
+/// The one rule: shift, drift and tail are one incident, since one becomes the other.
+const RULE: &str = "latency-slow";
 
 /// Highest latency told apart, in units of 10 µs: ten minutes.
 const MAX_UNITS: u64 = 60_000_000;
@@ -47,14 +48,37 @@ pub enum Measure {
     Ttft,
     /// Time per output token after the first.
     Tpot,
+    /// The whole duration of a call that names no time to first token (it was not streamed), by the length
+    /// of the answer in place of the prompt's.
+    Whole,
+}
+
+impl Measure {
+    const ALL: [Self; 3] = [Self::Ttft, Self::Tpot, Self::Whole];
+
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ttft => ("time to first token", "prompts"),
+            Self::Tpot => ("time per output token", "prompts"),
+            Self::Whole => ("duration of calls that are not streamed", "answers"),
+        }
+    }
 }
 
 /// Adds the event's samples.
 pub(super) fn samples(event: &Event, out: &mut Vec<u32>) {
-    let Some(ttft) = event.ttft_ms else { return };
+    let output = event.usage.output;
+    let Some(ttft) = event.ttft_ms else {
+        if let Some(total) = event.total_ms
+            && output >= MIN_OUTPUT
+        {
+            let length = prompt_bucket(output);
+            out.push(code(Measure::Whole, length, value_bucket(total)));
+        }
+        return;
+    };
     let prompt = prompt_bucket(event.usage.input);
     out.push(code(Measure::Ttft, prompt, value_bucket(ttft)));
-    let output = event.usage.output;
     if let Some(total) = event.total_ms
         && output >= MIN_OUTPUT
         && total >= ttft
@@ -74,6 +98,7 @@ pub fn parts(code: u32) -> Option<(Measure, u32, u32)> {
     let measure = match code >> (VALUE_BITS + PROMPT_BITS) {
         0 => Measure::Ttft,
         1 => Measure::Tpot,
+        2 => Measure::Whole,
         _ => return None,
     };
     let prompt = code >> VALUE_BITS & ((1 << PROMPT_BITS) - 1);
@@ -128,14 +153,25 @@ pub fn bucket_tokens(bucket: u32) -> f64 {
 struct Key {
     ttft: Baseline,
     tpot: Baseline,
+    whole: Baseline,
     last: i64,
-    /// Minute of the last finding.
-    told: Option<i64>,
+    /// The model that was asked for.
+    family: SmolStr,
 }
 
 /// The detector's state.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Latency(BTreeMap<ModelKey, Key>);
+pub struct Latency {
+    keys: BTreeMap<ModelKey, Key>,
+    told: Spread,
+}
+
+/// What is wrong with one version on one route.
+struct Place<'a> {
+    name: &'a ModelKey,
+    measure: Measure,
+    verdict: Verdict,
+}
 
 impl Latency {
     /// A closed minute. `fire`: the minute is complete enough to judge.
@@ -150,110 +186,189 @@ impl Latency {
         let new = part
             .models
             .keys()
-            .filter(|n| !self.0.contains_key(n))
+            .filter(|n| !self.keys.contains_key(n))
             .count();
         room::make(
-            &mut self.0,
+            &mut self.keys,
             new,
             MAX_KEYS,
             |n| part.models.contains_key(n),
             |k| k.last,
         );
+        let families = spread::families(part);
         for name in part.models.keys() {
-            if !self.0.contains_key(name) && self.0.len() < MAX_KEYS {
-                self.0.insert(name.clone(), Key::default());
+            if !self.keys.contains_key(name) && self.keys.len() < MAX_KEYS {
+                self.keys.insert(name.clone(), Key::default());
+            }
+            if let Some(k) = self.keys.get_mut(name)
+                && k.family.is_empty()
+            {
+                let of = families.get(&name.model).copied().unwrap_or(&name.model);
+                k.family.clone_from(of);
             }
         }
-        for (name, key) in &mut self.0 {
+        let mut wrong: BTreeMap<&SmolStr, Vec<Place<'_>>> = BTreeMap::new();
+        for (name, key) in &mut self.keys {
             let samples = part.models.get(name).map(|m| &m.samples);
-            let mut by = [Vec::new(), Vec::new()];
-            for (code, n) in samples.into_iter().flatten() {
-                if let Some((measure, prompt, value)) = parts(*code) {
-                    by[measure as usize].push((prompt, value, *n));
-                }
+            let verdict = key.minute(&config.latency, part.minute, samples);
+            if let Some((measure, verdict)) = verdict
+                && samples.is_some()
+            {
+                wrong.entry(&key.family).or_default().push(Place {
+                    name,
+                    measure,
+                    verdict,
+                });
             }
-            if samples.is_some() {
-                key.last = part.minute;
+        }
+        self.told.forget(part.minute, RESOLVE_AFTER);
+        for (family, places) in wrong {
+            if fire && let Some(f) = tell(&mut self.told, config, family, &places, part.minute, at)
+            {
+                out.push(f);
             }
-            key.ttft.push(part.minute, &by[0]);
-            key.tpot.push(part.minute, &by[1]);
-            let looks = [
-                key.ttft.judge(&config.latency),
-                key.tpot.judge(&config.latency),
-            ];
-            let verdict = match (&looks[0].verdict, &looks[1].verdict) {
-                (None, None) => baseline::both(
-                    &config.latency,
-                    (&key.ttft, &looks[0]),
-                    (&key.tpot, &looks[1]),
-                )
-                .map(|v| (Measure::Ttft, v)),
-                (first, second) => [(Measure::Ttft, first), (Measure::Tpot, second)]
-                    .into_iter()
-                    .filter_map(|(m, v)| v.clone().map(|v| (m, v)))
-                    .max_by(|a, b| a.1.weight().total_cmp(&b.1.weight())),
-            };
-            // What is abnormal is not learnt, so that a long fault does not become the norm at once.
-            let both = looks.iter().all(|l| l.verdict.is_none()) && verdict.is_some();
-            let [ttft, tpot] = &looks;
-            key.ttft.learn(ttft, both || ttft.verdict.is_some());
-            key.tpot.learn(tpot, both || tpot.verdict.is_some());
-            let Some((measure, verdict)) = verdict else {
-                continue;
-            };
-            if !fire || samples.is_none() {
-                continue;
-            }
-            if key.told.is_some_and(|t| part.minute - t < AGAIN_MINUTES) {
-                continue;
-            }
-            key.told = Some(part.minute);
-            out.push(finding(config, name, part.minute, at, measure, &verdict));
         }
     }
-}
 
-impl Latency {
     pub(super) fn encode(&self, w: &mut Writer) {
-        w.len(self.0.len());
-        for (name, key) in &self.0 {
+        w.len(self.keys.len());
+        for (name, key) in &self.keys {
             w.str(&name.model);
             w.str(&name.route);
+            w.str(&key.family);
             w.i64(key.last);
-            w.option(key.told, Writer::i64);
             key.ttft.encode(w);
             key.tpot.encode(w);
+            key.whole.encode(w);
         }
+        self.told.encode(w);
     }
 
-    /// `old`: a format before the present one (see [`baseline`]).
-    pub(super) fn decode(r: &mut Reader<'_>, old: bool) -> Result<Self, Damaged> {
+    /// `old`: a format before loads (see [`baseline`]); `alone`: one before calls that are not streamed,
+    /// in which each version and route was told for itself.
+    pub(super) fn decode(r: &mut Reader<'_>, old: bool, alone: bool) -> Result<Self, Damaged> {
         let mut l = Self::default();
         for _ in 0..r.len()? {
             let name = ModelKey {
                 model: r.str()?,
                 route: r.str()?,
             };
-            let key = Key {
-                last: r.i64()?,
-                told: r.option(Reader::i64)?,
-                ttft: Baseline::decode(r, old)?,
-                tpot: Baseline::decode(r, old)?,
-            };
-            l.0.insert(name, key);
+            let mut key = Key::default();
+            if alone {
+                key.last = r.i64()?;
+                let _told = r.option(Reader::i64)?;
+            } else {
+                key.family = r.str()?;
+                key.last = r.i64()?;
+            }
+            key.ttft = Baseline::decode(r, old)?;
+            key.tpot = Baseline::decode(r, old)?;
+            if !alone {
+                key.whole = Baseline::decode(r, old)?;
+            }
+            l.keys.insert(name, key);
+        }
+        if !alone {
+            l.told = Spread::decode(r)?;
         }
         Ok(l)
     }
 
     /// How many baselines there are, and how many of them still learn.
     pub fn learning(&self, config: &DetectConfig) -> (usize, usize) {
+        let learnt = |b: &Baseline| b.has_learnt(&config.latency);
         let learning = self
-            .0
+            .keys
             .values()
-            .filter(|k| !k.ttft.has_learnt(&config.latency))
+            .filter(|k| !learnt(&k.ttft) && !learnt(&k.whole))
             .count();
-        (self.0.len(), learning)
+        (self.keys.len(), learning)
     }
+}
+
+impl Key {
+    /// Judges a minute, then learns it.
+    fn minute(
+        &mut self,
+        config: &config::Latency,
+        minute: i64,
+        samples: Option<&BTreeMap<u32, u64>>,
+    ) -> Option<(Measure, Verdict)> {
+        let mut by = [Vec::new(), Vec::new(), Vec::new()];
+        for (code, n) in samples.into_iter().flatten() {
+            if let Some((measure, length, value)) = parts(*code) {
+                by[measure as usize].push((length, value, *n));
+            }
+        }
+        if samples.is_some() {
+            self.last = minute;
+        }
+        self.ttft.push(minute, &by[0]);
+        self.tpot.push(minute, &by[1]);
+        self.whole.push(minute, &by[2]);
+        let looks = [
+            self.ttft.judge(config),
+            self.tpot.judge(config),
+            self.whole.judge(config),
+        ];
+        let strongest = Measure::ALL
+            .into_iter()
+            .zip(&looks)
+            .filter_map(|(m, l)| l.verdict.clone().map(|v| (m, v)))
+            .max_by(|a, b| a.1.weight().total_cmp(&b.1.weight()));
+        let [ttft, tpot, whole] = &looks;
+        let both = match strongest {
+            Some(_) => None,
+            None => baseline::both(config, (&self.ttft, ttft), (&self.tpot, tpot)),
+        };
+        // What is abnormal is not learnt, so that a long fault does not become the norm at once.
+        self.ttft
+            .learn(ttft, both.is_some() || ttft.verdict.is_some());
+        self.tpot
+            .learn(tpot, both.is_some() || tpot.verdict.is_some());
+        self.whole.learn(whole, whole.verdict.is_some());
+        strongest.or(both.map(|v| (Measure::Ttft, v)))
+    }
+}
+
+/// Tells what is wrong in one family, unless it was told lately.
+fn tell(
+    told: &mut Spread,
+    config: &DetectConfig,
+    family: &SmolStr,
+    places: &[Place<'_>],
+    minute: i64,
+    at: Time,
+) -> Option<Finding> {
+    let worst = places
+        .iter()
+        .max_by(|a, b| a.verdict.weight().total_cmp(&b.verdict.weight()))?;
+    let many = places.len() > 1;
+    let now = Now {
+        minute,
+        rank: u8::from(
+            places
+                .iter()
+                .any(|p| p.verdict.severity() >= Severity::High),
+        ),
+        many,
+        quiet: RESOLVE_AFTER,
+    };
+    let subject = told.tell(family, 0, now, || {
+        if many {
+            smol_str::format_smolstr!("model:{family}")
+        } else {
+            model_subject(worst.name)
+        }
+    })?;
+    Some(finding(
+        config,
+        subject,
+        worst,
+        places.len() - 1,
+        minute,
+        at,
+    ))
 }
 
 impl Verdict {
@@ -266,33 +381,34 @@ impl Verdict {
         }
     }
 
-    /// Rule, severity, length of the window in minutes.
-    fn facts(&self) -> (&'static str, Severity, usize) {
-        let of = |ratio: f64| {
-            if ratio < 1.8 {
-                Severity::Medium
-            } else {
-                Severity::High
-            }
-        };
+    fn severity(&self) -> Severity {
         match self {
-            Self::Shift { ratio, minutes, .. } => ("latency-shift", of(*ratio), *minutes),
-            Self::Drift { ratio } => ("latency-shift", of(*ratio), 180),
-            Self::Tail(t) => ("latency-tail", Severity::High, t.minutes),
+            Self::Shift { ratio, .. } | Self::Drift { ratio } if *ratio < 1.8 => Severity::Medium,
+            _ => Severity::High,
         }
     }
 
-    fn reason(&self, what: &str) -> String {
+    /// Length of the window, minutes.
+    fn minutes(&self) -> usize {
+        match self {
+            Self::Shift { minutes, .. } => *minutes,
+            Self::Drift { .. } => 180,
+            Self::Tail(t) => t.minutes,
+        }
+    }
+
+    fn reason(&self, measure: Measure) -> String {
+        let (what, length) = measure.name();
         match self {
             Self::Shift {
                 ratio,
                 samples,
                 minutes,
             } => format!(
-                "median {what} is {ratio:.2} times the usual for prompts of the same length, over {samples} requests in {minutes} min"
+                "median {what} is {ratio:.2} times the usual for {length} of the same length, over {samples} requests in {minutes} min"
             ),
             Self::Drift { ratio } => format!(
-                "median {what} has risen over hours to {ratio:.2} times the usual for prompts of the same length"
+                "median {what} has risen over hours to {ratio:.2} times the usual for {length} of the same length"
             ),
             Self::Tail(t) => format!(
                 "{} of {} requests in {} min had a {what} beyond {:.1} times the usual 99th percentile, where {:.1} are expected",
@@ -304,31 +420,26 @@ impl Verdict {
 
 fn finding(
     config: &DetectConfig,
-    name: &ModelKey,
+    subject: SmolStr,
+    worst: &Place<'_>,
+    more: usize,
     minute: i64,
     at: Time,
-    measure: Measure,
-    v: &Verdict,
 ) -> Finding {
-    let (rule, severity, minutes) = v.facts();
-    let subject = model_subject(name);
-    let what = match measure {
-        Measure::Ttft => "time to first token",
-        Measure::Tpot => "time per output token",
-    };
-    let minutes = i64::try_from(minutes).unwrap_or(1);
+    let v = &worst.verdict;
+    let minutes = i64::try_from(v.minutes()).unwrap_or(1);
     Finding {
         id: finding_id(
             DetectorId::Latency,
-            rule,
+            RULE,
             1,
             &subject,
             &minute.to_le_bytes(),
         ),
         detector: DetectorId::Latency,
-        rule: SmolStr::new_static(rule),
+        rule: SmolStr::new_static(RULE),
         version: 1,
-        severity,
+        severity: v.severity(),
         stage: config.stage(DetectorId::Latency, Stage::Page),
         tenant: SmolStr::default(),
         subject,
@@ -336,20 +447,11 @@ fn finding(
         start: Time::from_minute(minute + 1 - minutes),
         end: Time::from_minute(minute + 1),
         user: None,
-        model: Some(name.model.clone()),
+        model: Some(worst.name.model.clone()),
         gateway: None,
         event: None,
-        reason: v.reason(what),
-        resolve_after_ms: RESOLVE_AFTER_MS,
-    }
-}
-
-/// `model:NAME`, with the route where there is one.
-pub(super) fn model_subject(name: &ModelKey) -> SmolStr {
-    if name.route.is_empty() {
-        smol_str::format_smolstr!("model:{}", name.model)
-    } else {
-        smol_str::format_smolstr!("model:{} route:{}", name.model, name.route)
+        reason: v.reason(worst.measure) + &spread::and_more(more),
+        resolve_after_ms: RESOLVE_AFTER * 60_000,
     }
 }
 

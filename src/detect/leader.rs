@@ -24,12 +24,12 @@ use super::{
 use crate::event::{SmolStr, Time, TopicPartition};
 
 /// Format of the leader's checkpoint. Older ones are still read: format 1 is before campaigns, up to
-/// format 2 spending was judged otherwise, up to format 3 latency and errors were, and up to format 4 a
-/// gateway's quiet.
-pub const FORMAT: i32 = 5;
+/// format 2 spending was judged otherwise, up to format 3 latency and errors were, up to format 4 a
+/// gateway's quiet, and up to format 5 rejections and calls that are not streamed were not judged.
+pub const FORMAT: i32 = 6;
+const FORMAT_BEFORE_REJECTIONS: i32 = 5;
 const FORMAT_OLD_QUIET: i32 = 4;
 const FORMAT_OLD_LATENCY: i32 = 3;
-const FORMAT_OLD_SPEND: i32 = 2;
 const FORMAT_BEFORE_CAMPAIGNS: i32 = 1;
 /// Minutes without a call that are caught up one by one; after a longer pause the leader goes on
 /// from where it is.
@@ -152,9 +152,14 @@ impl Leader {
         self.damaged_parts = r.u64()?;
         self.audit = Audit::decode(r, fmt <= FORMAT_OLD_QUIET)?;
         self.drift = Drift::decode(r)?;
-        self.latency = Latency::decode(r, fmt <= FORMAT_OLD_LATENCY)?;
-        self.errors = Errors::decode(r, fmt <= FORMAT_OLD_LATENCY)?;
-        self.spend = Above::decode(r, fmt <= FORMAT_OLD_SPEND)?;
+        let old = fmt <= FORMAT_BEFORE_REJECTIONS;
+        self.latency = Latency::decode(r, fmt <= FORMAT_OLD_LATENCY, old)?;
+        self.errors = if old {
+            Errors::decode_old(r, fmt > FORMAT_OLD_LATENCY)?
+        } else {
+            Errors::decode(r)?
+        };
+        self.spend = Above::decode(r, fmt)?;
         if fmt != FORMAT_BEFORE_CAMPAIGNS {
             self.campaigns = Campaigns::decode(r)?;
         }
@@ -193,9 +198,14 @@ impl Leader {
         self.merged
     }
 
-    /// Parts that could not be read, and campaigns forgotten for want of room, ever.
-    pub fn discarded(&self) -> (u64, u64) {
-        (self.damaged_parts, self.campaigns.forgotten())
+    /// Parts that could not be read; campaigns forgotten, and keys, tenants and models whose spending is
+    /// not judged, for want of room; ever.
+    pub fn discarded(&self) -> (u64, u64, u64) {
+        (
+            self.damaged_parts,
+            self.campaigns.forgotten(),
+            self.spend.left_out(),
+        )
     }
 
     /// The sequence ledger's totals.

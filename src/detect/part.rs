@@ -13,19 +13,12 @@ pub use interval::unite;
 
 use super::campaign::{self, Sightings};
 use super::room;
-use super::wire::{Damaged, Reader, Writer};
 use crate::event::{Pseudonym, SmolStr, Time};
 
 mod build;
+mod coding;
 mod interval;
 
-/// Format of an encoded part. Older ones are still read, since a minute may be merged after an
-/// upgrade: format 1 knew nothing of attacks, and up to format 2 co-elevation was of another kind (it
-/// is left out); up to format 3 a gateway had no signs of life.
-const FORMAT: u8 = 4;
-const FORMAT_BEFORE_ATTACKS: u8 = 1;
-const FORMAT_OF_ELEVATION: u8 = 3;
-const FORMAT_OF_SIGNS: u8 = 4;
 /// Most entries in one table of a part; beyond it entries are left out and counted. Larger costs the
 /// leader memory (16 partitions × tables), smaller blinds it to busy fleets.
 pub const MAX_ENTRIES: usize = 4_096;
@@ -93,6 +86,10 @@ pub struct ModelSeen {
     pub throttled: u64,
     /// Blocked by the gateway's policy.
     pub blocked: u64,
+    /// Other 4xx that no policy caused; and those of them that are 401, 403 or 404.
+    pub rejected: u64,
+    /// See `rejected`.
+    pub denied: u64,
     /// Samples: code of [`super::latency::code`] → count.
     pub samples: BTreeMap<u32, u64>,
 }
@@ -151,22 +148,6 @@ impl Elevation {
         self.weight_milli = self.weight_milli.saturating_add(o.weight_milli);
         self.raised = self.raised.saturating_add(o.raised);
     }
-
-    pub(super) fn encode(&self, w: &mut Writer) {
-        w.u64(self.users);
-        w.i64(self.raise_milli);
-        w.i64(self.weight_milli);
-        w.u64(self.raised);
-    }
-
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
-        Ok(Self {
-            users: r.u64()?,
-            raise_milli: r.i64()?,
-            weight_milli: r.i64()?,
-            raised: r.u64()?,
-        })
-    }
 }
 
 /// One minute, mergeable.
@@ -184,6 +165,11 @@ pub struct MinutePart {
     pub gateways: BTreeMap<SmolStr, GatewaySeen>,
     /// Latency and errors.
     pub models: BTreeMap<ModelKey, ModelSeen>,
+    /// Errors by the model that was asked for, over all of its versions: a failed request names none.
+    /// Without samples.
+    pub asked: BTreeMap<ModelKey, ModelSeen>,
+    /// Errors by tenant, without samples.
+    pub tenants: BTreeMap<SmolStr, ModelSeen>,
     /// (asked for, served).
     pub served: BTreeMap<(SmolStr, SmolStr), ServedSeen>,
     /// Costs by model version.
@@ -226,13 +212,16 @@ impl MinutePart {
             let Some(m) = room::entry(&mut self.models, k, MAX_MERGED, &mut self.overflow) else {
                 continue;
             };
-            m.requests += v.requests;
-            m.errors += v.errors;
-            m.timeouts += v.timeouts;
-            m.throttled += v.throttled;
-            m.blocked += v.blocked;
-            for (code, n) in &v.samples {
-                *m.samples.entry(*code).or_default() += n;
+            m.add(v);
+        }
+        for (k, v) in &o.asked {
+            if let Some(m) = room::entry(&mut self.asked, k, MAX_MERGED, &mut self.overflow) {
+                m.add(v);
+            }
+        }
+        for (k, v) in &o.tenants {
+            if let Some(m) = room::entry(&mut self.tenants, k, MAX_MERGED, &mut self.overflow) {
+                m.add(v);
             }
         }
         for (k, v) in &o.served {
@@ -260,7 +249,9 @@ impl MinutePart {
             c.reported += v.reported;
         }
         for (k, v) in &o.spend {
-            if let Some(sum) = room::entry(&mut self.spend, k, MAX_MERGED, &mut self.overflow) {
+            // However many keys there are, tenants find room, and however many tenants, models.
+            let max = MAX_MERGED * (1 + k.kind());
+            if let Some(sum) = room::entry(&mut self.spend, k, max, &mut self.overflow) {
                 *sum += v;
             }
         }
@@ -276,224 +267,37 @@ impl MinutePart {
             &mut self.overflow,
         );
     }
+}
 
-    /// The part's bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::default();
-        w.u8(FORMAT);
-        w.i64(self.minute);
-        w.bool(self.late);
-        w.u64(self.events);
-        w.u64(self.overflow);
-        w.len(self.lanes.len());
-        for (k, v) in &self.lanes {
-            w.str(&k.gateway);
-            w.str(&k.boot);
-            w.u64(u64::from(k.lane));
-            w.u64(v.declared);
-            w.len(v.seen.len());
-            let mut last = 0;
-            for (from, to) in &v.seen {
-                w.u64(from.wrapping_sub(last));
-                w.u64(to - from);
-                last = *to;
-            }
+impl ModelSeen {
+    /// Adds another's counts and samples.
+    fn add(&mut self, o: &Self) {
+        self.count(o);
+        for (code, n) in &o.samples {
+            *self.samples.entry(*code).or_default() += n;
         }
-        w.len(self.gateways.len());
-        for (k, v) in &self.gateways {
-            w.str(k);
-            w.u64(v.events);
-            w.u64(v.clamped);
-            w.u64(v.unscanned);
-            w.u64(v.declared);
-            w.u64(v.no_boot);
-            w.i64(v.appended.wrapping_sub(self.minute));
-        }
-        w.len(self.models.len());
-        for (k, v) in &self.models {
-            w.str(&k.model);
-            w.str(&k.route);
-            for n in [v.requests, v.errors, v.timeouts, v.throttled, v.blocked] {
-                w.u64(n);
-            }
-            w.len(v.samples.len());
-            let mut last = 0;
-            for (code, n) in &v.samples {
-                w.u64(u64::from(code - last));
-                w.u64(*n);
-                last = *code;
-            }
-        }
-        w.len(self.served.len());
-        for ((requested, served), v) in &self.served {
-            w.str(requested);
-            w.str(served);
-            w.u64(v.events);
-            w.i64(v.first.0.0);
-            w.str(&v.first.1);
-        }
-        w.len(self.costs.len());
-        for (k, v) in &self.costs {
-            w.str(k);
-            w.u64(v.unpriced);
-            w.u64(v.compared);
-            w.i128(v.computed);
-            w.i128(v.reported);
-        }
-        w.len(self.spend.len());
-        for (k, v) in &self.spend {
-            k.encode(&mut w);
-            w.i128(*v);
-        }
-        w.len(self.elevation.len());
-        for (k, v) in &self.elevation {
-            w.str(k);
-            v.encode(&mut w);
-        }
-        campaign::encode_sightings(&self.attacks, &mut w);
-        w.0
     }
 
-    /// Reads a part back.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
-        let mut r = Reader::new(bytes);
-        let format = r.u8()?;
-        if !(FORMAT_BEFORE_ATTACKS..=FORMAT).contains(&format) {
-            return Err(r.damaged());
-        }
-        let mut p = Self {
-            minute: r.i64()?,
-            late: r.bool()?,
-            events: r.u64()?,
-            overflow: r.u64()?,
-            ..Self::default()
-        };
-        for _ in 0..r.len()? {
-            let key = LaneKey {
-                gateway: r.str()?,
-                boot: r.str()?,
-                lane: r.small()?,
-            };
-            let mut lane = LaneSeen {
-                declared: r.u64()?,
-                ..LaneSeen::default()
-            };
-            let mut last = 0u64;
-            for _ in 0..r.len()? {
-                let from = last.wrapping_add(r.u64()?);
-                let to = from.checked_add(r.u64()?).ok_or(r.damaged())?;
-                lane.seen.push((from, to));
-                last = to;
-            }
-            p.lanes.insert(key, lane);
-        }
-        for _ in 0..r.len()? {
-            let key = r.str()?;
-            let mut seen = GatewaySeen {
-                events: r.u64()?,
-                clamped: r.u64()?,
-                unscanned: r.u64()?,
-                ..GatewaySeen::default()
-            };
-            if format < FORMAT_OF_SIGNS {
-                let lanes = p.lanes.iter().filter(|(k, _)| k.gateway == key);
-                seen.declared = lanes.fold(0, |n, (_, l)| n.saturating_add(l.declared));
-            } else {
-                seen.declared = r.u64()?;
-                seen.no_boot = r.u64()?;
-                seen.appended = r.i64()?.wrapping_add(p.minute);
-            }
-            p.gateways.insert(key, seen);
-        }
-        for _ in 0..r.len()? {
-            let key = ModelKey {
-                model: r.str()?,
-                route: r.str()?,
-            };
-            let mut seen = ModelSeen {
-                requests: r.u64()?,
-                errors: r.u64()?,
-                timeouts: r.u64()?,
-                throttled: r.u64()?,
-                blocked: r.u64()?,
-                ..ModelSeen::default()
-            };
-            let mut last = 0u32;
-            for _ in 0..r.len()? {
-                let step: u32 = r.small()?;
-                last = last.checked_add(step).ok_or(r.damaged())?;
-                let n = r.u64()?;
-                seen.samples.insert(last, n);
-            }
-            p.models.insert(key, seen);
-        }
-        for _ in 0..r.len()? {
-            let key = (r.str()?, r.str()?);
-            let seen = ServedSeen {
-                events: r.u64()?,
-                first: (Time(r.i64()?), r.str()?),
-            };
-            p.served.insert(key, seen);
-        }
-        for _ in 0..r.len()? {
-            let key = r.str()?;
-            let seen = CostSeen {
-                unpriced: r.u64()?,
-                compared: r.u64()?,
-                computed: r.i128()?,
-                reported: r.i128()?,
-            };
-            p.costs.insert(key, seen);
-        }
-        for _ in 0..r.len()? {
-            let key = Spender::decode(&mut r)?;
-            let sum = r.i128()?;
-            p.spend.insert(key, sum);
-        }
-        for _ in 0..r.len()? {
-            let key = r.str()?;
-            if format >= FORMAT_OF_ELEVATION {
-                p.elevation.insert(key, Elevation::decode(&mut r)?);
-            } else {
-                let _other_kind = (r.u64()?, r.i64()?, r.u64()?);
-            }
-        }
-        if format != FORMAT_BEFORE_ATTACKS {
-            p.attacks = campaign::decode_sightings(&mut r)?;
-        }
-        if r.is_at_end() {
-            Ok(p)
-        } else {
-            Err(r.damaged())
-        }
+    /// Adds another's counts.
+    fn count(&mut self, o: &Self) {
+        self.requests += o.requests;
+        self.errors += o.errors;
+        self.timeouts += o.timeouts;
+        self.throttled += o.throttled;
+        self.blocked += o.blocked;
+        self.rejected += o.rejected;
+        self.denied += o.denied;
     }
 }
 
 impl Spender {
-    pub(super) fn encode(&self, w: &mut Writer) {
+    /// Which kind it is of three: key, tenant, model.
+    pub(super) fn kind(&self) -> usize {
         match self {
-            Self::Key(tenant, key) => {
-                w.u8(0);
-                w.str(tenant);
-                w.pseudonym(key);
-            }
-            Self::Tenant(tenant) => {
-                w.u8(1);
-                w.str(tenant);
-            }
-            Self::Model(model) => {
-                w.u8(2);
-                w.str(model);
-            }
+            Self::Key(..) => 0,
+            Self::Tenant(_) => 1,
+            Self::Model(_) => 2,
         }
-    }
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
-        Ok(match r.u8()? {
-            0 => Self::Key(r.str()?, r.pseudonym()?),
-            1 => Self::Tenant(r.str()?),
-            2 => Self::Model(r.str()?),
-            _ => return Err(r.damaged()),
-        })
     }
 }
 
@@ -530,6 +334,15 @@ mod tests {
                 .or_default();
             m.requests += 1;
             *m.samples.entry(u32::try_from(*a).unwrap_or(0)).or_default() += b;
+            m.denied += b;
+            p.tenants.entry(name.clone()).or_default().rejected += b;
+            p.asked
+                .entry(ModelKey {
+                    model: name.clone(),
+                    route: name.clone(),
+                })
+                .or_default()
+                .requests += a;
             *p.spend.entry(Spender::Tenant(name)).or_default() += i128::from(*b) - 3;
         }
         p

@@ -31,6 +31,11 @@ const THRESHOLD: f64 = 5.5;
 const CLIP: f64 = 12.0;
 /// Residuals are winsorised at this many deviations before they are learnt.
 const WINSOR: f64 = 6.0;
+/// Largest value of a series' first rows: its square still is a number.
+const LARGEST: f64 = 1e100;
+/// A value is taken as at most this many times the usual size: a counter that wraps is one wild value, and
+/// must neither become the scale nor blind the windows for as long as it is in them.
+const ABSURD: f64 = 300.0;
 
 /// What a row gets.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,6 +90,11 @@ impl Series {
                 alarm: false,
             };
         }
+        let value = if self.n > QUIET && self.scale > 0.0 {
+            value.clamp(-ABSURD * self.scale, ABSURD * self.scale)
+        } else {
+            value.clamp(-LARGEST, LARGEST)
+        };
         let season = self.season(hour % 24, value);
         self.values.push_back(value);
         if self.values.len() > LONG {
@@ -318,6 +328,31 @@ mod tests {
         );
         assert!(alarms.len() <= 5, "{alarms:?}");
         assert!(alarms.iter().all(|i| *i >= 2_000), "{alarms:?}");
+    }
+
+    #[test]
+    fn one_absurd_value_neither_blinds_nor_alarms_for_ever() {
+        for absurd in [4_294_967_295.0, 1e160, f64::MAX, -1e300] {
+            let mut s = Series::default();
+            let mut alarms = Vec::new();
+            for i in 0..6_000u32 {
+                let usual = 10.0 + f64::from(i.wrapping_mul(7_919) % 13) / 3.0;
+                let value = match i {
+                    500 => absurd,
+                    3_000..=3_011 | 5_500..=5_511 => 500.0,
+                    _ => usual,
+                };
+                let hour = usize::try_from(i / 12 % 24).expect("hour");
+                if s.push(hour, value).alarm {
+                    alarms.push(i);
+                }
+            }
+            for from in [3_000, 5_500] {
+                let found = alarms.iter().any(|i| (from..from + 12).contains(i));
+                assert!(found, "{absurd}: {alarms:?}");
+            }
+            assert!(alarms.len() <= 8, "{absurd}: {alarms:?}");
+        }
     }
 
     #[test]

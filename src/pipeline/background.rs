@@ -91,6 +91,7 @@ async fn lead(mut leader: LeaderTask, store: Store, live: Arc<Live>, mut stopped
                 m.leader_resets.add(&[], tick.resets);
                 m.log_drops.add(&["minute part"], tick.damaged_parts);
                 m.log_drops.add(&["campaign"], tick.forgotten_campaigns);
+                m.log_drops.add(&["spender"], tick.forgotten_spenders);
                 for t in &tick.troubles {
                     m.house_failures.inc(&[t.task]);
                     tracing::warn!(task = t.task, error = %t.said, "housekeeping: will retry in a minute");

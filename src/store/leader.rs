@@ -57,6 +57,8 @@ pub struct LeaderTick {
     pub damaged_parts: u64,
     /// Campaigns forgotten for want of room.
     pub forgotten_campaigns: u64,
+    /// Keys, tenants and models whose spending is not judged for want of room.
+    pub forgotten_spenders: u64,
     /// Findings by what became of them.
     pub findings: incident::Fates,
     /// Incident changes written: the notifier has work.
@@ -347,6 +349,7 @@ impl Store {
         let discarded = held.leader.discarded();
         tick.damaged_parts = discarded.0 - before.0;
         tick.forgotten_campaigns = discarded.1 - before.1;
+        tick.forgotten_spenders = discarded.2 - before.2;
         let sequences = held.leader.audit().forgotten.saturating_sub(forgotten);
 
         let mut tx = self.pool().begin().await.map_err(sql(what))?;

@@ -150,8 +150,12 @@ impl Keyed {
         }
         let baseline = self.keys.entry(row.key.clone()).or_default();
         let step = baseline.add_at(row.time, value, &self.pace);
-        let score = squash(f64::from(baseline.score(&self.pace)));
-        (score, step.alarm.is_some())
+        // The alarm raised the yardstick: its own score is the one it alarmed by.
+        let score = match &step.alarm {
+            Some(alarm) => alarm.score,
+            None => baseline.score(&self.pace),
+        };
+        (squash(f64::from(score)), step.alarm.is_some())
     }
 
     /// The second timestamp is known, and with it the bin.

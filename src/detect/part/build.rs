@@ -9,6 +9,7 @@ use super::{
     ModelSeen, ServedSeen, Spender, unite,
 };
 use crate::detect::campaign::{self, Sightings};
+use crate::detect::errors::Outcome;
 use crate::detect::spend::Raise;
 use crate::detect::{Counters, Seen, latency};
 use crate::event::{Event, Pico, Pseudonym, Sketch, SmolStr, Time, UsageState};
@@ -24,10 +25,19 @@ struct Builder {
     gateways: HashMap<SmolStr, GatewaySeen>,
     /// By (asked for, served, route): one look-up gives latency, errors, drift and cost.
     models: HashMap<(SmolStr, Option<SmolStr>, Option<SmolStr>), ModelAll>,
-    payers: HashMap<(Option<SmolStr>, Option<Pseudonym>), i128>,
+    payers: HashMap<(Option<SmolStr>, Option<Pseudonym>), Payer>,
+    /// Those of tenants whose keys found no room among the payers.
+    crowded: HashMap<Option<SmolStr>, Payer>,
     elevation: BTreeMap<SmolStr, Elevation>,
     attacks: Sightings,
     overflow: u64,
+}
+
+/// One key of a tenant: what it spent and how its calls ended.
+#[derive(Debug, Default)]
+struct Payer {
+    spend: i128,
+    seen: ModelSeen,
 }
 
 #[derive(Debug)]
@@ -87,8 +97,9 @@ impl Builders {
         b.events += 1;
         let before = b.overflow;
         b.publisher(event, c);
-        b.model(event, c);
-        b.payer(event, c);
+        let outcome = Outcome::of(event);
+        b.model(event, c, outcome);
+        b.payer(event, c, outcome);
         counters.part_overflow += b.overflow - before;
     }
 
@@ -148,7 +159,7 @@ impl Builder {
         }
     }
 
-    fn model(&mut self, event: &Event, c: &Context) {
+    fn model(&mut self, event: &Event, c: &Context, outcome: Outcome) {
         let key = (
             event.model_requested.clone(),
             event.model_served.clone(),
@@ -169,12 +180,7 @@ impl Builder {
         if first < (m.first.0, &m.first.1) {
             m.first = (c.end, event.id.clone());
         }
-        let outcome = crate::detect::errors::Outcome::of(event);
-        m.seen.requests += 1;
-        m.seen.errors += u64::from(outcome.error);
-        m.seen.timeouts += u64::from(outcome.timeout);
-        m.seen.throttled += u64::from(outcome.throttled);
-        m.seen.blocked += u64::from(outcome.blocked);
+        count(&mut m.seen, outcome);
         if !outcome.error && !outcome.throttled && !outcome.client {
             latency::samples(event, &mut m.samples);
         }
@@ -192,11 +198,18 @@ impl Builder {
         }
     }
 
-    fn payer(&mut self, event: &Event, c: &Context) {
+    fn payer(&mut self, event: &Event, c: &Context, outcome: Outcome) {
         let key = (event.tenant.clone(), c.api_key);
-        if let Some(sum) = entry(&mut self.payers, &key, &mut self.overflow) {
-            *sum += i128::from(c.weight);
-        }
+        let payer = match entry(&mut self.payers, &key, &mut self.overflow) {
+            Some(payer) => payer,
+            // The key is left out and counted; what it spends is its tenant's none the less.
+            None => match entry(&mut self.crowded, &key.0, &mut self.overflow) {
+                Some(payer) => payer,
+                None => return,
+            },
+        };
+        payer.spend += i128::from(c.weight);
+        count(&mut payer.seen, outcome);
     }
 
     fn into_part(self, minute: i64, late: bool) -> MinutePart {
@@ -215,6 +228,7 @@ impl Builder {
             p.lanes.insert(key, lane);
         }
         for ((requested, served, route), all) in self.models {
+            let asked = requested.clone();
             let model = served.clone().unwrap_or_else(|| requested.clone());
             let cost = p.costs.entry(model.clone()).or_default();
             cost.unpriced += all.cost.unpriced;
@@ -235,33 +249,48 @@ impl Builder {
                     s.first = all.first;
                 }
             }
-            let key = ModelKey {
-                model,
-                route: route.unwrap_or_default(),
+            let route = route.unwrap_or_default();
+            let asked = ModelKey {
+                model: asked,
+                route: route.clone(),
             };
-            let m = p.models.entry(key).or_default();
-            m.requests += all.seen.requests;
-            m.errors += all.seen.errors;
-            m.timeouts += all.seen.timeouts;
-            m.throttled += all.seen.throttled;
-            m.blocked += all.seen.blocked;
+            p.asked.entry(asked).or_default().count(&all.seen);
+            let m = p.models.entry(ModelKey { model, route }).or_default();
+            m.count(&all.seen);
             for code in all.samples {
                 *m.samples.entry(code).or_default() += 1;
             }
         }
         p.costs.retain(|_, c| c.unpriced > 0 || c.compared > 0);
-        for ((tenant, key), sum) in self.payers {
+        let crowded = self
+            .crowded
+            .into_iter()
+            .map(|(t, payer)| ((t, None), payer));
+        for ((tenant, key), payer) in self.payers.into_iter().chain(crowded) {
             let tenant = tenant.unwrap_or_default();
             if let Some(key) = key {
                 *p.spend
                     .entry(Spender::Key(tenant.clone(), key))
-                    .or_default() += sum;
+                    .or_default() += payer.spend;
             }
-            *p.spend.entry(Spender::Tenant(tenant)).or_default() += sum;
+            let seen = p.tenants.entry(tenant.clone()).or_default();
+            seen.count(&payer.seen);
+            *p.spend.entry(Spender::Tenant(tenant)).or_default() += payer.spend;
         }
         p.spend.retain(|_, sum| *sum != 0);
         p
     }
+}
+
+fn count(seen: &mut ModelSeen, outcome: Outcome) {
+    let rejected = outcome.client && !outcome.blocked;
+    seen.requests += 1;
+    seen.errors += u64::from(outcome.error);
+    seen.timeouts += u64::from(outcome.timeout);
+    seen.throttled += u64::from(outcome.throttled);
+    seen.blocked += u64::from(outcome.blocked);
+    seen.rejected += u64::from(rejected);
+    seen.denied += u64::from(rejected && outcome.denied);
 }
 
 /// The entry of `key`, unless the table is full. The key is cloned only when it is new.
@@ -278,4 +307,41 @@ fn entry<'m, K: std::hash::Hash + Eq + Clone, V: Default>(
         map.insert(key.clone(), V::default());
     }
     map.get_mut(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::bare;
+    use crate::event::{Role, Side};
+
+    #[test]
+    fn a_tenants_spending_is_whole_however_many_keys_it_has() {
+        let mut event = bare::event(1, Role::User, Side::Request, Sketch::default());
+        event.tenant = Some(SmolStr::new("acme"));
+        event.status = 404;
+        let (mut builders, mut counters) = (Builders::default(), Counters::default());
+        let keys = MAX_ENTRIES + 100;
+        for n in 0..keys {
+            let text = format!("k7:{:0>22}", format!("{n}A"));
+            let context = Context {
+                end: Time(1_000),
+                late: false,
+                clamped: false,
+                append: Time(1_000),
+                api_key: Some(text.parse().expect("a pseudonym")),
+                cost: None,
+                weight: 7,
+            };
+            builders.add(&event, &context, &mut counters);
+        }
+        let mut out = BTreeMap::new();
+        builders.finish(&mut out);
+        let part = MinutePart::decode(&out[&(0, false)]).expect("a part");
+        let acme = SmolStr::new("acme");
+        let spent = part.spend[&Spender::Tenant(acme.clone())];
+        assert_eq!(spent, 7 * i128::try_from(keys).expect("few"));
+        assert_eq!(part.tenants[&acme].denied, keys as u64);
+        assert_eq!((part.overflow, counters.part_overflow), (100, 100));
+    }
 }

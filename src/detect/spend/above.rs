@@ -9,8 +9,13 @@ use crate::detect::wire::{Damaged, Reader, Writer};
 use crate::detect::{DetectConfig, DetectorId, Finding, finding_id, room};
 use crate::event::{Severity, SmolStr, Stage, Time};
 
-/// Spenders above the user that have a baseline; beyond it the longest unused is forgotten.
-const MAX_SPENDERS: usize = 4_096;
+/// Spenders above the user that have a baseline: keys, tenants, models, each with room of their own, so
+/// that many keys blind nobody to their tenant. Beyond it the longest unused is forgotten and counted.
+const MAX_SPENDERS: [usize; 3] = [4_096, 1_024, 1_024];
+/// The leader's checkpoints up to this format hold baselines and co-elevation of the first kind, and up to
+/// this one nothing of what was left out.
+const FIRST_FORMATS: i32 = 2;
+const UNCOUNTED_FORMATS: i32 = 5;
 /// Tenants with co-elevation.
 const MAX_TENANTS: usize = 1_024;
 /// Bins between two findings of one crowd: an hour.
@@ -26,7 +31,10 @@ struct AboveOne {
 /// Spending of keys, tenants and models, and co-elevation of users: the leader's part.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Above {
-    spenders: BTreeMap<Spender, AboveOne>,
+    /// By kind: keys, tenants, models.
+    spenders: [BTreeMap<Spender, AboveOne>; 3],
+    /// Spenders forgotten, or left out of a minute, for want of room, ever.
+    left_out: u64,
     tenants: BTreeMap<SmolStr, CoElevation>,
 }
 
@@ -40,26 +48,23 @@ impl Above {
         out: &mut Vec<Finding>,
     ) {
         let end = Time::from_minute(part.minute + 1).minus_ms(1);
-        let known = &self.spenders;
-        let new = part.spend.keys().filter(|w| !known.contains_key(w)).count();
-        room::make(
-            &mut self.spenders,
-            new,
-            MAX_SPENDERS,
-            |w| part.spend.contains_key(w),
-            |s| s.last,
-        );
+        for (kind, (table, max)) in self.spenders.iter_mut().zip(MAX_SPENDERS).enumerate() {
+            let known = &*table;
+            let is_new = |w: &&Spender| w.kind() == kind && !known.contains_key(*w);
+            let new = part.spend.keys().filter(is_new).count();
+            self.left_out +=
+                room::make(table, new, max, |w| part.spend.contains_key(w), |s| s.last);
+        }
         for (who, weight) in &part.spend {
-            if self.spenders.len() >= MAX_SPENDERS && !self.spenders.contains_key(who) {
+            let (table, max) = (&mut self.spenders[who.kind()], MAX_SPENDERS[who.kind()]);
+            if table.len() >= max && !table.contains_key(who) {
+                self.left_out += 1;
                 continue;
             }
-            let s = self
-                .spenders
-                .entry(who.clone())
-                .or_insert_with(|| AboveOne {
-                    born: part.minute,
-                    ..AboveOne::default()
-                });
+            let s = table.entry(who.clone()).or_insert_with(|| AboveOne {
+                born: part.minute,
+                ..AboveOne::default()
+            });
             s.last = part.minute;
             let weight = i64::try_from(*weight).unwrap_or(i64::MAX);
             let step = s.baseline.add(end, weight, &config.spend);
@@ -87,11 +92,16 @@ impl Above {
         }
     }
 
+    /// Spenders forgotten, or left out of a minute, for want of room, ever.
+    pub(in crate::detect) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
     /// Late spending reaches the baselines.
     pub(in crate::detect) fn late(&mut self, part: &MinutePart) {
         let end = Time::from_minute(part.minute + 1).minus_ms(1);
         for (who, weight) in &part.spend {
-            if let Some(s) = self.spenders.get_mut(who) {
+            if let Some(s) = self.spenders[who.kind()].get_mut(who) {
                 let weight = i64::try_from(*weight).unwrap_or(i64::MAX);
                 s.baseline.late(end, weight);
             }
@@ -99,8 +109,9 @@ impl Above {
     }
 
     pub(in crate::detect) fn encode(&self, w: &mut Writer) {
-        w.len(self.spenders.len());
-        for (who, s) in &self.spenders {
+        w.u64(self.left_out);
+        w.len(self.spenders.iter().map(BTreeMap::len).sum());
+        for (who, s) in self.spenders.iter().flatten() {
             who.encode(w);
             w.i64(s.born);
             w.i64(s.last);
@@ -113,9 +124,14 @@ impl Above {
         }
     }
 
-    /// `old`: the format before this one, of which co-elevation is discarded: it was of another kind.
-    pub(in crate::detect) fn decode(r: &mut Reader<'_>, old: bool) -> Result<Self, Damaged> {
+    /// `fmt`: that of the leader's checkpoint. Co-elevation of the oldest is discarded: it was of another
+    /// kind.
+    pub(in crate::detect) fn decode(r: &mut Reader<'_>, fmt: i32) -> Result<Self, Damaged> {
+        let old = fmt <= FIRST_FORMATS;
         let mut a = Self::default();
+        if fmt > UNCOUNTED_FORMATS {
+            a.left_out = r.u64()?;
+        }
         for _ in 0..r.len()? {
             let who = Spender::decode(r)?;
             let one = AboveOne {
@@ -127,7 +143,7 @@ impl Above {
                     Baseline::decode(r)?
                 },
             };
-            a.spenders.insert(who, one);
+            a.spenders[who.kind()].insert(who, one);
         }
         for _ in 0..r.len()? {
             let tenant = r.str()?;
@@ -230,5 +246,59 @@ fn elevation_finding(
             crowd.deviations()
         ),
         resolve_after_ms: RESOLVE_AFTER_MS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Pseudonym;
+
+    #[test]
+    fn many_keys_blind_nobody_to_their_tenant_or_model() {
+        let config = DetectConfig::default();
+        let (mut above, mut out) = (Above::default(), Vec::new());
+        let keys: Vec<Spender> = (0..4_200u32)
+            .map(|n| {
+                let text = format!("k7:{:0>22}", format!("{n}A"));
+                let key: Pseudonym = text.parse().expect("a pseudonym");
+                Spender::Key(SmolStr::new("acme"), key)
+            })
+            .collect();
+        let named = [
+            Spender::Tenant(SmolStr::new("acme")),
+            Spender::Model(SmolStr::new("gpt-4o")),
+        ];
+        // Every other bin is enough to learn from.
+        let bins: Vec<i64> = (0..150).step_by(2).chain(150..156).collect();
+        for bin in bins.iter().copied() {
+            let mut part = MinutePart {
+                minute: bin * 10,
+                ..MinutePart::default()
+            };
+            for key in &keys {
+                part.spend.insert(key.clone(), 1_000_000_000);
+            }
+            let burst = if bin >= 150 { 60 } else { 1 };
+            for who in &named {
+                let noise = i128::from(bin * 7 % 5) * 1_000_000_000;
+                part.spend
+                    .insert(who.clone(), burst * (40_000_000_000 + noise));
+            }
+            let at = Time::from_minute(part.minute);
+            above.minute(&config, &part, at, true, &mut out);
+        }
+        let mut subjects: Vec<_> = out.iter().map(|f| f.subject.as_str()).collect();
+        subjects.sort_unstable();
+        subjects.dedup();
+        assert_eq!(subjects, ["model:gpt-4o", "tenant:acme"]);
+        assert_eq!(above.left_out(), bins.len() as u64 * (4_200 - 4_096));
+        let mut w = Writer::default();
+        above.encode(&mut w);
+        let format = crate::detect::leader::FORMAT;
+        let back = Above::decode(&mut Reader::new(&w.0), format).expect("decode");
+        let mut again = Writer::default();
+        back.encode(&mut again);
+        assert!(again.0 == w.0, "it reads what it writes");
     }
 }
