@@ -145,7 +145,7 @@ impl Worker {
         let mut rest = VecDeque::new();
         for work in std::mem::take(&mut self.backlog) {
             let known = self.partitions.get(work.tp());
-            if known.is_none_or(|p| p.claim != work.claim()) {
+            if known.is_none_or(|p| p.claim != work.claim() || p.halting && !work.halts()) {
                 continue;
             }
             let solo = known.is_some_and(|p| p.solo);
@@ -300,8 +300,15 @@ impl Worker {
             Delivery::Assigned { tp, mode, claim } => {
                 let poisoned = claim.state.poisoned.iter();
                 self.poisoned.extend(poisoned.map(|o| (tp.clone(), *o)));
+                let (id, next) = (claim.id, claim.next_offset);
+                let halted = claim.halted.is_some();
                 let p = Partition::new(tp.clone(), mode, &self.settings, claim, &mut self.schedule);
-                self.partitions.insert(tp, p);
+                self.partitions.insert(tp.clone(), p);
+                // Somebody else may have got past it meanwhile, or it may be halted already.
+                let halting = self.schedule.halting.remove(&tp);
+                if let Some((_, why)) = halting.filter(|(at, _)| *at == next && !halted) {
+                    self.halt(&tp, id, next, why);
+                }
             }
             Delivery::Batch(b) => {
                 self.note_timestamps(&b);
@@ -337,6 +344,7 @@ impl Worker {
             } => self.at_end(&tp, claim, offset, asked),
             Delivery::Revoked { tp, done } => {
                 self.partitions.remove(&tp);
+                self.schedule.halting.remove(&tp);
                 self.backlog.retain(|w| *w.tp() != tp);
                 self.leaving.push((tp, done));
             }
@@ -443,8 +451,13 @@ impl Worker {
             self.schedule.solo.insert(tp.clone());
             self.drop_partition(tp, claim, Duration::ZERO);
         } else if alone {
+            // What Postgres refused was handed over already, and the next batch may be on its way: the
+            // finding can only be written at the place where Postgres stands, which a new claim gives.
             let offset = self.partitions.get(tp).map_or(0, |p| p.applied);
-            self.halt(tp, claim, offset, "unwritable");
+            self.schedule
+                .halting
+                .insert(tp.clone(), (offset, "unwritable"));
+            self.drop_partition(tp, claim, Duration::ZERO);
         } else {
             self.schedule.solo.insert(tp.clone());
             self.drop_partition(tp, claim, Duration::ZERO);
@@ -458,6 +471,9 @@ impl Worker {
             offset,
             reason,
         });
+        if let Some(p) = self.partitions.get_mut(tp) {
+            p.halting = true;
+        }
         self.backlog.retain(|w| w.tp() != tp);
         self.backlog.push_back(Work::Halt {
             tp: tp.clone(),

@@ -203,6 +203,8 @@ pub struct Counters {
     pub unmerged_parts: AtomicU64,
     /// Candidates of a value beyond the bound of its row, found when batches met in the row.
     pub value_overflow: AtomicU64,
+    /// Rows of values that cannot be read, each time one was met: leaks of that value are not seen.
+    pub unreadable_values: AtomicU64,
     /// Lanes, intervals and gateways that the ledger of sequences had to forget: holes in them are not
     /// seen.
     pub forgotten_sequences: AtomicU64,
@@ -225,12 +227,13 @@ impl Counters {
     }
 
     /// What was discarded, by what it was.
-    pub fn discards(&self) -> [(&'static str, u64); 5] {
+    pub fn discards(&self) -> [(&'static str, u64); 6] {
         let n = |c: &AtomicU64| c.load(Ordering::Relaxed);
         [
             ("unjudged value", n(&self.unjudged_values)),
             ("unmerged minute part", n(&self.unmerged_parts)),
             ("candidate of a value", n(&self.value_overflow)),
+            ("unreadable row of a value", n(&self.unreadable_values)),
             ("sequence interval", n(&self.forgotten_sequences)),
             (
                 "dead letter at a known place",

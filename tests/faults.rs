@@ -14,6 +14,7 @@ use crate::pipeline::judge;
 use crate::rig::{Process, Rig, ended, runtime, signal, small, tail};
 
 const BUDGET: &str = "[[budget]]\nscope = \"tenant\"\nperiod = \"day\"\ntokens = 100000\n";
+const SINK: &str = "[[deliver.sink]]\nname = \"out\"\nkind = \"stdout\"\n";
 
 /// Bound of every wait for the end of a process. Its own deadline is 10 s (`shutdown`), which a busy
 /// machine stretches; a test that fails says more than one that is in a hurry.
@@ -404,7 +405,7 @@ async fn too_much(pool: &PgPool, part: i32, records: i64) {
 #[test]
 fn f27_a_batch_that_always_takes_too_long_is_cut_smaller_and_then_its_partition_halts() {
     let rig = Rig::new(2);
-    let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+    let config = rig.write_config("a.toml", &rig.config_text(&format!("{BUDGET}{SINK}")));
     runtime().block_on(async {
         let mut workload = small(19, 2);
         rig.publish(&mut workload, 100);
@@ -456,9 +457,74 @@ fn f27_a_batch_that_always_takes_too_long_is_cut_smaller_and_then_its_partition_
             assert!(Instant::now() < deadline, "the other stands still");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        // Somebody is told, once, at the place where Postgres stands.
+        let told = "SELECT count(*) FROM vw.outbox WHERE payload ->> 'rule' = 'audit-halted' AND kind = 'firing'";
+        wait_for(&rig, &pool, told, 1).await;
+        let found = "SELECT count(*) FROM vw.finding WHERE rule = 'audit-halted'";
+        assert_eq!(sqlx::query_scalar::<_, i64>(found).fetch_one(&pool).await.expect("counted"), 1);
+        // Whoever starts after that shows it, too.
         signal(&a, Signal::TERM);
         ended(&mut a, STOPPED);
+        let mut b = rig.spawn("b", &config, &[]);
+        let halted = "veilwatch_partition_halted{topic=\"";
+        let deadline = Instant::now() + seconds(60);
+        loop {
+            let log = std::fs::read_to_string(rig.dir.path().join("b.log")).unwrap_or_default();
+            let port = log.split("\"http\":\"").nth(1).and_then(|l| l.split('"').next());
+            if let Some(port) = port {
+                let shown = crate::planted::scrape(port).await;
+                if shown.lines().any(|l| l.starts_with(halted) && l.contains("unwritable") && l.ends_with(" 1")) {
+                    break;
+                }
+            }
+            assert!(Instant::now() < deadline, "not shown\n{}", tail(&rig.logs(), 30));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // The cause is mended: it goes on, and nothing is lost.
+        sqlx::raw_sql("DROP TRIGGER too_much ON vw.stream_partition")
+            .execute(&pool)
+            .await
+            .expect("dropped");
+        let resume = Command::new(env!("CARGO_BIN_EXE_veilwatch"))
+            .args(["offsets", "resume", "--topic", &rig.topic, "--partition", "0"])
+            .args(["--reason", "mended", "--author", "test", "--config"])
+            .arg(&config)
+            .output()
+            .expect("resumed");
+        let said = String::from_utf8_lossy(&resume.stdout).into_owned();
+        assert!(resume.status.success() && said.contains("unwritable"), "{resume:?}");
+        rig.wait_applied(&pool, 1_505, seconds(60)).await;
+        signal(&b, Signal::TERM);
+        ended(&mut b, STOPPED);
+        // But for the halt, everything is as the reference has it.
+        sqlx::raw_sql(
+            "DELETE FROM vw.finding WHERE rule = 'audit-halted'; DELETE FROM vw.incident_head WHERE rule = 'audit-halted'",
+        )
+        .execute(&pool)
+        .await
+        .expect("deleted");
+        judge(&rig, BUDGET, &BTreeSet::new()).await;
     });
+}
+
+/// Waits until a count is at least `n`.
+async fn wait_for(rig: &Rig, pool: &PgPool, sql: &'static str, n: i64) {
+    let deadline = Instant::now() + seconds(60);
+    loop {
+        let now: i64 = sqlx::query_scalar(sql)
+            .fetch_one(pool)
+            .await
+            .expect("asked");
+        if now >= n {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{now} of {n}: {sql}\n{}",
+            tail(&rig.logs(), 30)
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Crashes at every named point of a batch. Needs the feature `chaos`, which release builds refuse.

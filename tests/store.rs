@@ -10,6 +10,7 @@ mod notifier;
 mod oncall;
 mod outbox;
 mod schema;
+mod value;
 mod watched;
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! `veilwatch offsets show|skip`: where the partitions stand, and past records that cannot be read.
+//! `veilwatch offsets show|skip|resume`: where the partitions stand, past records that cannot be read, and
+//! on after a halt whose cause is mended.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ enum Verb {
         #[command(flatten)]
         with: With,
     },
+    /// Let a halted partition go on where it stands, once the cause is mended: no record is lost. Its owner
+    /// goes on by itself; if the cause is still there, it halts again and pages again.
+    Resume(Resume),
     /// Go on behind records that cannot be read. Writes a gap and an audit mark; the owner of the
     /// partition goes on by itself.
     Skip {
@@ -54,6 +58,24 @@ enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
+struct Resume {
+    #[command(flatten)]
+    with: With,
+    /// The topic.
+    #[arg(long)]
+    topic: String,
+    /// The partition.
+    #[arg(long)]
+    partition: i32,
+    /// Why; it is kept.
+    #[arg(long)]
+    reason: String,
+    /// Who; default: the login name.
+    #[arg(long)]
+    author: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
 struct With {
     /// The configuration of `run`.
     #[arg(short, long, value_name = "F", default_value = super::database::USUAL_CONFIG)]
@@ -77,6 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         match args.verb {
             Verb::Show { with } => show(&with).await,
+            Verb::Resume(args) => resume(args).await,
             Verb::Skip { with, topic, partition, from, to, reason, author } => {
                 if to <= from {
                     bail!("--to {to} is not behind --from {from}; give the first offset to read again");
@@ -109,6 +132,38 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
     })
+}
+
+async fn resume(args: Resume) -> anyhow::Result<ExitCode> {
+    let Resume {
+        with,
+        topic,
+        partition,
+        ..
+    } = args;
+    if args.reason.trim().is_empty() {
+        bail!("--reason is empty; say why it may go on, it is kept");
+    }
+    let author = super::database::author(args.author)?;
+    let tp = TopicPartition {
+        topic: topic.as_str().into(),
+        partition,
+    };
+    let store = connect(&with).await?;
+    let Some((next, why)) = store.resume_partition(&tp, &args.reason, &author).await? else {
+        bail!("{topic} partition {partition} is not halted; see `veilwatch offsets show`");
+    };
+    let mut out = std::io::stdout().lock();
+    if with.json() {
+        let line = serde_json::json!({"topic": topic, "partition": partition, "next_offset": next, "halted": why});
+        writeln!(out, "{line}")?;
+    } else {
+        writeln!(
+            out,
+            "{topic} partition {partition} goes on at offset {next}; it was halted: {why}"
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn connect(with: &With) -> anyhow::Result<Store> {

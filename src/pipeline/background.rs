@@ -22,8 +22,8 @@ const NOTIFIER_TICK: Duration = Duration::from_millis(500);
 /// Least time from one tick of the notifier to the next: under load every transaction wakes it, and one
 /// tick serves them all.
 const NOTIFIER_GAP: Duration = Duration::from_millis(100);
-/// How long the notifier may fail before the process is not ready: a failover takes less.
-const NOTIFIER_FAILS: Duration = Duration::from_secs(30);
+/// How long leader or notifier may fail before the process is not ready: a failover takes less.
+const FAILS: Duration = Duration::from_secs(30);
 /// Pause after Postgres failed.
 const AWAY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the outbox for the metrics.
@@ -45,6 +45,7 @@ impl Parts {
             leader,
             store.clone(),
             self.live.clone(),
+            health.clone(),
             stopped.clone(),
         ));
         let outbox = Arc::new(StoreOutbox(store.clone()));
@@ -79,12 +80,24 @@ async fn stops(stopped: &mut Stopped, pause: impl Future<Output = ()>) -> bool {
     }
 }
 
-async fn lead(mut leader: LeaderTask, store: Store, live: Arc<Live>, mut stopped: Stopped) {
+async fn lead(
+    mut leader: LeaderTask,
+    store: Store,
+    live: Arc<Live>,
+    health: Health,
+    mut stopped: Stopped,
+) {
     let mut shown = Shown::default();
+    let mut failing: Option<Instant> = None;
     loop {
         leader.configure(live.load().detect.clone());
         let pause = match leader.tick().await {
             Ok(tick) => {
+                failing = None;
+                health.set("leader", true, led(&tick));
+                if !tick.leads {
+                    shown.clear();
+                }
                 let m = metrics();
                 super::commit::found(&tick.findings, tick.changes);
                 m.partial_merges.add(&[], tick.partial);
@@ -101,6 +114,9 @@ async fn lead(mut leader: LeaderTask, store: Store, live: Arc<Live>, mut stopped
                 LEADER_TICK
             }
             Err(error) => {
+                // What it showed last stands still, so that an alert on its age fires.
+                metrics().leader_failures.inc(&[]);
+                fails("leader", &error, &mut failing, &health);
                 tracing::warn!(%error, "leader: will retry");
                 AWAY
             }
@@ -108,9 +124,6 @@ async fn lead(mut leader: LeaderTask, store: Store, live: Arc<Live>, mut stopped
         metrics()
             .leader
             .set(&[], f64::from(u8::from(leader.leads())));
-        if !leader.leads() {
-            shown.clear();
-        }
         if stops(&mut stopped, tokio::time::sleep(pause)).await {
             break;
         }
@@ -213,12 +226,7 @@ async fn notify(
                 }
             }
             Err(error) => {
-                let since = *failing.get_or_insert_with(Instant::now);
-                if since.elapsed() >= NOTIFIER_FAILS {
-                    health.set("notifier", false, error.to_string());
-                } else {
-                    health.beat("notifier");
-                }
+                fails("notifier", &error, &mut failing, &health);
                 tracing::warn!(%error, "notifier: will retry");
                 changes = None;
                 AWAY
@@ -242,6 +250,25 @@ async fn notify(
     }
     if let Err(error) = notifier.give_up().await {
         tracing::debug!(%error, "the notifier's lease lapses by itself");
+    }
+}
+
+/// A part that has failed for [`FAILS`] is not ready.
+fn fails(part: &str, error: &StoreError, failing: &mut Option<Instant>, health: &Health) {
+    let since = *failing.get_or_insert_with(Instant::now);
+    if since.elapsed() >= FAILS {
+        health.set(part, false, error.to_string());
+    } else {
+        health.beat(part);
+    }
+}
+
+/// What `/readyz` says of the leader.
+fn led(tick: &LeaderTick) -> &'static str {
+    if tick.leads {
+        "merging minutes"
+    } else {
+        "another process merges"
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Schedule {
     pub(super) solo: BTreeSet<TopicPartition>,
     /// Partitions whose batches are cut to so many records: more took Postgres too long.
     pub(super) limits: BTreeMap<TopicPartition, usize>,
+    /// Partitions that halt at once when they are claimed anew: at which offset, and why.
+    pub(super) halting: BTreeMap<TopicPartition, (i64, &'static str)>,
     next_phase: u32,
 }
 
@@ -55,6 +57,7 @@ impl Schedule {
             records: 0,
             solo: BTreeSet::new(),
             limits: BTreeMap::new(),
+            halting: BTreeMap::new(),
             next_phase: 0,
         }
     }

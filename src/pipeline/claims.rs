@@ -32,6 +32,8 @@ pub(super) struct Claimed {
     pub(super) last: Fingerprint,
     /// Append times of applied records are at most this.
     pub(super) watermark: Time,
+    /// How often the partition was claimed.
+    pub(super) epoch: i64,
     /// Database time.
     pub(super) clock: Clock,
     /// Records to be passed that made a detector panic before.
@@ -179,6 +181,7 @@ impl PostgresClaims {
                 chain: c.chain_head,
                 last,
                 watermark: c.watermark,
+                epoch: c.epoch,
                 clock,
                 poisoned,
             },
@@ -207,7 +210,7 @@ async fn until<T, F: Future<Output = Result<T, StoreError>>>(
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
-            Err(e) if Instant::now() >= deadline || !e.is_transient() => {
+            Err(e) if Instant::now() >= deadline || !(e.is_transient() || e.is_waiting()) => {
                 metrics().claims.inc(&["failed"]);
                 return Err(ClaimError(e.to_string()));
             }

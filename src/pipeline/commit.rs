@@ -8,6 +8,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::claims::Lost;
+use super::report;
 use crate::account::Scope;
 use crate::detect::Wanted;
 use crate::event::{Pseudonym, TopicPartition};
@@ -69,7 +70,9 @@ pub(super) async fn run(
         let answer = match tried.instrument(span).await {
             Ok(commit) => {
                 observe(&commit, started, newest);
-                mark_halted(&store, halted).await;
+                let stopped = halted.into_iter();
+                let stopped = stopped.filter(|(tp, ..)| commit.fenced.iter().all(|(f, _)| f != tp));
+                mark_halted(&store, stopped.collect()).await;
                 settle(generation, names, commit, foreign_wait)
             }
             Err(error) => {
@@ -105,17 +108,18 @@ async fn until_answered(
         match store.commit(batches.clone()).await {
             Ok(c) => {
                 metrics().postgres_up.set(&[], 1.0);
-                health.set("postgres", true, "committing");
+                health.set("commits", true, "committing");
                 return Ok(c);
             }
-            Err(e) if e.is_transient() => {
+            Err(e) if e.is_transient() || e.is_waiting() => {
                 slow = if e.is_too_slow() { slow + 1 } else { 0 };
                 if slow >= MAX_SLOW {
                     return Err(e);
                 }
                 metrics().batches.inc(&["retried"]);
                 metrics().postgres_up.set(&[], 0.0);
-                health.set("postgres", false, e.to_string());
+                // Not "postgres": it may answer well and yet take nothing, as a standby does.
+                health.set("commits", false, e.to_string());
                 tracing::warn!(error = %e, "commit failed, will retry");
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -197,20 +201,17 @@ fn halts(batches: &[PartitionBatch]) -> Vec<(TopicPartition, Uuid, &'static str)
             .findings
             .iter()
             .find(|f| f.rule == "audit-halted")?;
-        let why = ["oversize", "truncated", "corrupt", "panics", "unwritable"];
-        let why = why
+        let why = report::HALTS
             .into_iter()
             .find(|w| f.reason.contains(&format!("({w})")));
-        Some((b.tp.clone(), b.claim_id, why.unwrap_or("unknown")))
+        Some((b.tp.clone(), b.claim_id, why.unwrap_or(report::UNKNOWN)))
     });
     stops.collect()
 }
 
 async fn mark_halted(store: &Store, halted: Vec<(TopicPartition, Uuid, &'static str)>) {
     for (tp, claim, why) in halted {
-        metrics()
-            .halted
-            .set(&[&tp.topic, &tp.partition.to_string(), why], 1.0);
+        report::show_halted(&tp, Some(why));
         tracing::error!(topic = %tp.topic, partition = tp.partition, why, "partition halted: it needs an operator");
         if let Err(error) = store.set_halted(&tp, claim, Some(why)).await {
             tracing::warn!(%error, "cannot mark the partition as halted");
@@ -232,7 +233,7 @@ pub(super) async fn load_users(
         match store.load_users(wanted).await {
             Ok(rows) => return Ok(rows),
             Err(error) => {
-                refused += u32::from(!error.is_transient());
+                refused += u32::from(!error.is_transient() && !error.is_waiting());
                 if refused > MAX_REFUSED {
                     return Err(error);
                 }

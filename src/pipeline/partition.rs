@@ -59,6 +59,9 @@ impl Work {
             Self::Gap { tp, .. } | Self::Halt { tp, .. } => tp,
         }
     }
+    pub(super) fn halts(&self) -> bool {
+        matches!(self, Self::Halt { .. })
+    }
     pub(super) fn claim(&self) -> Uuid {
         match self {
             Self::Batch(b) => b.claim,
@@ -119,6 +122,10 @@ pub(super) struct Partition {
     handed: i64,
     /// Commit alone: a group with this partition was refused.
     pub(super) solo: bool,
+    /// It halts: nothing more is taken from it under this claim.
+    pub(super) halting: bool,
+    /// How often the partition was claimed.
+    epoch: i64,
     /// Its batches are cut small for so many more commits.
     pub(super) small_for: Option<u32>,
     dead_run: DeadRun,
@@ -156,6 +163,8 @@ impl Partition {
             applied: claim.next_offset,
             handed: claim.next_offset,
             solo,
+            halting: false,
+            epoch: claim.state.epoch,
             small_for,
             dead_run: DeadRun::default(),
             held: Held::default(),
@@ -386,7 +395,7 @@ impl Partition {
         let mut effects = Effects::default();
         let halt = d
             .halt
-            .map(|(offset, reason)| report::halt(&self.tp, offset, reason, now()));
+            .map(|(offset, why)| report::halt(&self.tp, (d.lo, offset), why, self.epoch, now()));
         effects.findings.extend(halt);
         effects.close();
         PartitionBatch {

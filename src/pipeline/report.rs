@@ -20,16 +20,68 @@ pub(super) fn gap(tp: &TopicPartition, gap: &Gap, now: Time) -> Finding {
         "offsets {} to {} of {} partition {} were gone before they were read ({})",
         gap.lo, gap.hi, tp.topic, tp.partition, gap.reason
     );
-    finding("audit-gap", tp, gap.lo, reason, now)
+    finding("audit-gap", tp, &gap.lo.to_le_bytes(), reason, now)
 }
 
-/// A partition cannot go on without an operator.
-pub(super) fn halt(tp: &TopicPartition, offset: i64, why: &str, now: Time) -> Finding {
-    let reason = format!(
-        "{} partition {} stopped at offset {offset} ({why}): see the runbook, then `veilwatch offsets skip`",
-        tp.topic, tp.partition
-    );
-    finding("audit-halted", tp, offset, reason, now)
+/// Why a partition may halt. Labels of a metric.
+pub(super) const HALTS: [&str; 6] = [
+    "oversize",
+    "truncated",
+    "corrupt",
+    "panics",
+    "unwritable",
+    UNKNOWN,
+];
+/// Another version's reason.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// A partition cannot go on without an operator: it stands at the first offset and stopped at the second.
+/// A second halt at one place, under another claim, is told anew.
+pub(super) fn halt(
+    tp: &TopicPartition,
+    (stands, offset): (i64, i64),
+    why: &str,
+    epoch: i64,
+    now: Time,
+) -> Finding {
+    let (topic, part) = (&tp.topic, tp.partition);
+    let skip = format!("veilwatch offsets skip --topic {topic} --partition {part} --from {stands}");
+    let resume = format!("veilwatch offsets resume --topic {topic} --partition {part}");
+    let todo = match why {
+        "oversize" => format!(
+            "the record there is larger than any client of ours fetches; find who published it, then `{skip} --to {}` goes on behind it",
+            offset + 1
+        ),
+        "corrupt" => format!(
+            "the batch there cannot be unpacked; `{skip} --to` the first offset behind it goes on"
+        ),
+        "truncated" => "the topic was cut or made anew; if that was meant, start `run` once with `ingest.accept_truncation = true`".to_owned(),
+        "panics" => format!(
+            "detectors fail on it, which is a fault of this program; with a version that mends it, `{resume}` loses nothing"
+        ),
+        "unwritable" => format!(
+            "postgres refuses what its records give; the log says why (\"postgres refuses a batch\"); once that is mended, `{resume}` loses nothing"
+        ),
+        _ => format!("see the log; once it is mended, `{resume}` loses nothing"),
+    };
+    let reason = format!("{topic} partition {part} stopped at offset {offset} ({why}): {todo}");
+    let place = [offset.to_le_bytes(), epoch.to_le_bytes()].concat();
+    finding("audit-halted", tp, &place, reason, now)
+}
+
+/// Shows a partition as halted, or not, in this process's metrics.
+pub(super) fn show_halted(tp: &TopicPartition, halted: Option<&str>) {
+    let known = |why| HALTS.into_iter().find(|w| *w == why).unwrap_or(UNKNOWN);
+    let halted = halted.map(known);
+    let part = tp.partition.to_string();
+    for why in HALTS {
+        let labels = [tp.topic.as_str(), part.as_str(), why];
+        if halted == Some(why) {
+            metrics().halted.set(&labels, 1.0);
+        } else {
+            metrics().halted.remove(&labels);
+        }
+    }
 }
 
 /// A partition has given nothing but dead letters for a long time.
@@ -38,19 +90,25 @@ pub(super) fn undecodable(tp: &TopicPartition, offset: i64, append: Time) -> Fin
         "{} partition {} gives nothing but dead letters up to offset {offset}: what was deployed there? `veilwatch dead-letters list --by-reason` says what is wrong with them",
         tp.topic, tp.partition
     );
-    finding("audit-undecodable", tp, offset, reason, append)
+    finding(
+        "audit-undecodable",
+        tp,
+        &offset.to_le_bytes(),
+        reason,
+        append,
+    )
 }
 
 fn finding(
     rule: &'static str,
     tp: &TopicPartition,
-    offset: i64,
+    place: &[u8],
     reason: String,
     now: Time,
 ) -> Finding {
     let subject = smol_str::format_smolstr!("partition:{}/{}", tp.topic, tp.partition);
     Finding {
-        id: finding_id(DetectorId::Audit, rule, 1, &subject, &offset.to_le_bytes()),
+        id: finding_id(DetectorId::Audit, rule, 1, &subject, place),
         detector: DetectorId::Audit,
         rule: SmolStr::new_static(rule),
         version: 1,
@@ -98,5 +156,67 @@ pub(super) fn count(
     m.conflicts.add(&[topic], c.conflicts);
     for d in dead {
         m.dead_letters.inc(&[topic, &d.reason]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tp() -> TopicPartition {
+        TopicPartition {
+            topic: "t".into(),
+            partition: 3,
+        }
+    }
+
+    #[test]
+    fn a_halt_says_what_to_do_about_its_reason() {
+        for why in HALTS {
+            let reason = halt(&tp(), (5, 9), why, 1, Time(0)).reason;
+            assert!(reason.contains(&format!("({why})")), "{reason}");
+            let skips = reason.contains("veilwatch offsets skip --topic t --partition 3 --from 5");
+            let resumes = reason.contains("veilwatch offsets resume --topic t --partition 3");
+            let accepts = reason.contains("accept_truncation");
+            assert_eq!(
+                [skips, resumes, accepts].into_iter().filter(|w| *w).count(),
+                1,
+                "{reason}"
+            );
+            assert_eq!(
+                skips,
+                ["oversize", "corrupt"].contains(&why),
+                "good records are skipped: {reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_second_halt_at_one_place_is_told_anew() {
+        let id = |offset, epoch| halt(&tp(), (5, offset), "panics", epoch, Time(0)).id;
+        assert_ne!(id(9, 1), id(9, 2));
+        assert_ne!(id(9, 1), id(8, 1));
+        assert_eq!(id(9, 1), id(9, 1));
+    }
+
+    #[test]
+    fn a_halted_partition_is_shown_with_one_reason_until_it_goes_on() {
+        let shown = || {
+            let text = metrics().exposition();
+            let ours = text
+                .lines()
+                .filter(|l| l.starts_with("veilwatch_partition_halted{topic=\"shown\""));
+            ours.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let tp = TopicPartition {
+            topic: "shown".into(),
+            partition: 3,
+        };
+        show_halted(&tp, Some("corrupt"));
+        show_halted(&tp, Some("a newer version's"));
+        let line = r#"veilwatch_partition_halted{topic="shown",partition="3",reason="unknown"} 1"#;
+        assert_eq!(shown(), [line]);
+        show_halted(&tp, None);
+        assert_eq!(shown(), Vec::<String>::new());
     }
 }

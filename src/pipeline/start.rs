@@ -263,14 +263,15 @@ async fn look_at_halted(
         let Ok(rows) = store.partitions().await else {
             continue;
         };
+        // Whoever owns a halted partition shows it, also one that was started after it halted.
+        let owner = &store.config().owner;
+        for r in &rows {
+            let halted = r.halted.as_deref().filter(|_| r.owner == *owner);
+            super::report::show_halted(&r.tp, halted);
+        }
         // Every free one, not only those seen halted before: an operator may skip between two looks.
         // The consumer passes over those that it does not hold halted.
         for r in rows.into_iter().filter(|r| r.halted.is_none()) {
-            for why in ["oversize", "truncated", "corrupt", "panics", "unwritable"] {
-                metrics()
-                    .halted
-                    .remove(&[&r.tp.topic, &r.tp.partition.to_string(), why]);
-            }
             let _ = feedback.send(Feedback::Resume { tp: r.tp });
         }
     }

@@ -292,7 +292,7 @@ impl Store {
         }
         let usage = ledger::sum(live.iter().map(|b| &b.ledger));
         let at = live.iter().map(|b| b.watermark).max().unwrap_or_default();
-        let overflow = value::merge(&mut tx, &values).await?;
+        let left = value::merge(&mut tx, &values).await?;
 
         let narrow = ledger::add(&mut tx, &ledger::Columns::of(&usage, false), at).await?;
         findings.extend(decide::findings(&narrow, self.stages()));
@@ -319,7 +319,8 @@ impl Store {
         let counters = self.counters();
         Counters::add(&counters.repeated_findings, summary.repeated);
         Counters::add(&counters.repeated_dead_letters, repeated_letters);
-        Counters::add(&counters.value_overflow, overflow);
+        Counters::add(&counters.value_overflow, left.overflow);
+        Counters::add(&counters.unreadable_values, left.unreadable);
         Ok(Outcome::Done(done))
     }
 }

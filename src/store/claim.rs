@@ -417,6 +417,58 @@ impl Store {
         .await
     }
 
+    /// Lets a halted partition go on where it stands; nothing is lost. Fences the present owner, so that
+    /// a mark that is on its way does not stop it anew. `None`: it is not halted. Else where it stands and why
+    /// it halted.
+    pub async fn resume_partition(
+        &self,
+        tp: &TopicPartition,
+        reason: &str,
+        author: &str,
+    ) -> Result<Option<(i64, String)>, StoreError> {
+        let (store, tp) = (self.clone(), tp.clone());
+        let (reason, author) = (super::clean(reason), super::clean(author));
+        self.unabortable(async move {
+            let what = "could not let a partition go on";
+            let sql = StoreError::statement;
+            let mut tx = store.pool().begin().await.map_err(sql(what))?;
+            let stood: Option<(i64, String)> = sqlx::query_as(
+                "SELECT next_offset, halted FROM vw.stream_partition
+                  WHERE topic = $1 AND part = $2 AND halted IS NOT NULL FOR UPDATE",
+            )
+            .bind(tp.topic.as_str())
+            .bind(tp.partition)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(sql(what))?;
+            let Some((next, why)) = stood else {
+                return Ok(None);
+            };
+            sqlx::query(
+                "UPDATE vw.stream_partition SET claim_id = $3, epoch = epoch + 1, halted = NULL
+                  WHERE topic = $1 AND part = $2",
+            )
+            .bind(tp.topic.as_str())
+            .bind(tp.partition)
+            .bind(Uuid::new_v4())
+            .execute(&mut *tx)
+            .await
+            .map_err(sql(what))?;
+            let detail = serde_json::json!({
+                "topic": tp.topic, "partition": tp.partition, "at": next, "halted": why, "reason": reason,
+            });
+            sqlx::query("INSERT INTO vw.action_log (author, action, detail) VALUES ($1, 'offsets resume', $2)")
+                .bind(&author)
+                .bind(detail)
+                .execute(&mut *tx)
+                .await
+                .map_err(sql(what))?;
+            tx.commit().await.map_err(sql(what))?;
+            Ok(Some((next, why)))
+        })
+        .await
+    }
+
     /// Where every partition stands.
     pub async fn partitions(&self) -> Result<Vec<PartitionRow>, StoreError> {
         let rows = sqlx::query(

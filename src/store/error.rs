@@ -184,6 +184,14 @@ impl StoreError {
         self.code().is_some_and(|c| matches!(c, "57014" | "25P04"))
     }
 
+    /// Whether the database as a whole does not take what we write until somebody mends it, whatever the
+    /// content: a standby or a read-only database, a right that is missing, tables of another version. The
+    /// work waits; it is not at fault.
+    pub fn is_waiting(&self) -> bool {
+        self.code()
+            .is_some_and(|c| matches!(c, "25006" | "42501" | "42P01" | "42703" | "42883" | "3F000"))
+    }
+
     fn is_passing(&self) -> bool {
         if self.is_connection() {
             return true;
@@ -253,6 +261,12 @@ mod tests {
         }
         for code in ["23505", "42P01", "22P02", "42501"] {
             assert!(!with_code(code).is_transient(), "{code}");
+        }
+        for code in ["25006", "42501", "42P01", "42703"] {
+            assert!(with_code(code).is_waiting(), "{code}");
+        }
+        for code in ["23505", "22P02", "40P01"] {
+            assert!(!with_code(code).is_waiting(), "{code}");
         }
     }
 }

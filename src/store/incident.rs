@@ -207,6 +207,10 @@ pub(super) async fn resolve_due(
     let sql = format!(
         "SELECT {HEAD} FROM vw.incident_head WHERE key IN
            (SELECT key FROM vw.incident_head WHERE state < 2 AND number > 0 AND resolve_at < $1 AND key <> ALL ($3)
+             -- What tells of a halted partition is not over before it goes on.
+               AND NOT (rule = 'audit-halted' AND EXISTS
+                        (SELECT 1 FROM vw.stream_partition p WHERE p.halted IS NOT NULL
+                            AND subject COLLATE \"C\" = 'partition:' || p.topic || '/' || p.part))
              ORDER BY resolve_at LIMIT $2)
           ORDER BY wide, key FOR UPDATE"
     );

@@ -13,7 +13,7 @@ mod house;
 mod merge;
 mod missing;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ use crate::event::{SmolStr, Time, TopicPartition};
 
 /// Most minutes with parts in one transaction: catching up must not outlast the lease.
 const MINUTES_AT_ONCE: i64 = 30;
-/// Statements of values judged with one minute. What is left after hours of partial minutes is judged with
-/// the next ones: the transaction must end within the server's limits.
+/// Pages of values judged for each minute that is merged. What is left after hours of partial minutes is
+/// judged with the next ones: the transaction must end within the server's limits.
 const JUDGE_ROUNDS: usize = 8;
 /// Pause between two findings about one partition that stays left out: well below the time after which
 /// their incident resolves.
@@ -355,12 +355,15 @@ impl Store {
         let mut tx = self.pool().begin().await.map_err(sql(what))?;
         lease::renew(&mut tx, &held.lease).await?;
         mark_merged(&mut tx, &merged.parts).await?;
+        let whole = merged.minutes.iter().filter(|m| m.left_out.is_empty());
+        let whole: Vec<i64> = whole.map(|m| m.minute).collect();
+        let mut judged = judge(&mut tx, &held.leader, &whole).await?;
         let mut findings: Vec<Finding> = Vec::new();
         let mut last = closed;
         for m in merged.minutes {
             findings.extend(m.findings);
             if m.left_out.is_empty() {
-                findings.extend(judge(&mut tx, &held.leader, m.minute).await?);
+                findings.extend(judged.findings.remove(&m.minute).unwrap_or_default());
             } else {
                 tick.partial += 1;
                 note_partial(&mut tx, m.minute, &m.left_out).await?;
@@ -384,6 +387,7 @@ impl Store {
         tx.commit().await.map_err(sql(what))?;
         Counters::add(&self.counters().repeated_findings, applied.repeated);
         Counters::add(&self.counters().forgotten_sequences, sequences);
+        Counters::add(&self.counters().unreadable_values, judged.unreadable);
         held.lease.merged_through = Some(last);
         tick.merged_through = Some(last);
         tick.findings = applied.fates;
@@ -414,24 +418,56 @@ async fn note_partial(
     Ok(())
 }
 
-/// Judges the values with a candidate up to the minute. Not done for partial minutes: a sender may
-/// stand in the partition that was left out.
+/// What judging values gave.
+#[derive(Default)]
+struct Judged {
+    /// By the minute that they were judged with.
+    findings: BTreeMap<i64, Vec<Finding>>,
+    unreadable: u64,
+}
+
+/// Judges the values with a candidate up to the last of these minutes, each with the first that is not
+/// before it. Not done for partial minutes: a sender may stand in the partition that was left out. All minutes
+/// at once, page by page in the order of the keys: a key once passed is not locked any more, or batches,
+/// which lock in that order, would wait in a circle.
 async fn judge(
     conn: &mut PgConnection,
     leader: &Leader,
-    minute: i64,
-) -> Result<Vec<Finding>, StoreError> {
-    let mut findings = Vec::new();
-    for _ in 0..JUDGE_ROUNDS {
-        let due = value::due(conn, minute).await?;
-        if due.is_empty() {
+    whole: &[i64],
+) -> Result<Judged, StoreError> {
+    let mut judged = Judged::default();
+    let Some(through) = whole.last() else {
+        return Ok(judged);
+    };
+    let mut after = None;
+    for _ in 0..JUDGE_ROUNDS * whole.len() {
+        let value::Due {
+            mut rows,
+            minutes,
+            unreadable,
+            last,
+        } = value::due(conn, *through, after.as_ref()).await?;
+        if last.is_none() {
             break;
         }
-        let mut rows: Vec<(ValueKey, ValueRow)> = due.into_iter().collect();
-        findings.extend(leader.judge_values(minute, &mut rows));
-        value::write(conn, &rows.into_iter().collect()).await?;
+        after = last;
+        judged.unreadable += unreadable;
+        let mut by_minute: BTreeMap<i64, BTreeSet<ValueKey>> = BTreeMap::new();
+        for (minute, key) in minutes {
+            let with = whole.partition_point(|w| *w < minute);
+            let with = whole.get(with).copied().unwrap_or(*through);
+            by_minute.entry(with).or_default().insert(key);
+        }
+        for (minute, keys) in by_minute {
+            let found = keys.iter().filter_map(|k| rows.remove_entry(k));
+            let mut due: Vec<(ValueKey, ValueRow)> = found.collect();
+            let findings = leader.judge_values(minute, &mut due);
+            judged.findings.entry(minute).or_default().extend(findings);
+            rows.extend(due);
+        }
+        value::write(conn, &rows).await?;
     }
-    Ok(findings)
+    Ok(judged)
 }
 
 #[cfg(test)]
@@ -445,6 +481,7 @@ mod tests {
                 partition,
             },
             watermark: Time(ms),
+            halted: false,
         }
     }
 

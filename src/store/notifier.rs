@@ -201,7 +201,11 @@ impl Store {
         let mut tx = self.pool().begin().await.map_err(sql(what))?;
         lease::renew(&mut tx, &held.lease).await?;
         let marks = self.watermarks(&mut tx).await?;
-        let watermark = marks.iter().map(|m| m.watermark).min();
+        // A partition that waits for an operator would keep every incident open until then.
+        let going = marks.iter().filter(|m| !m.halted).map(|m| m.watermark);
+        let watermark = going
+            .min()
+            .or_else(|| marks.iter().map(|m| m.watermark).min());
         let now = sqlx::query_scalar("SELECT clock_timestamp()")
             .fetch_one(&mut *tx)
             .await
@@ -415,6 +419,17 @@ async fn write(conn: &mut PgConnection, n: &Notified) -> Result<(), StoreError> 
 /// rows of an incident stay few.
 async fn queue(conn: &mut PgConnection, row: &OutboxRow) -> Result<(), StoreError> {
     let what = "could not queue a notification";
+    // A row whose send fails at this moment either is waiting when it is looked for here, or sees this one.
+    sqlx::query(
+        "SELECT 1 FROM vw.outbox WHERE key = $1 AND number = $2 AND sink = $3 AND state IN (0, 1)
+          ORDER BY seq FOR UPDATE",
+    )
+    .bind(uuid(row.key))
+    .bind(row.number)
+    .bind(row.sink.as_str())
+    .execute(&mut *conn)
+    .await
+    .map_err(StoreError::statement(what))?;
     let replaced: Vec<String> = sqlx::query_scalar(
         "UPDATE vw.outbox SET state = 5, finished_at = now(), last_error = 'a later message took its place'
           WHERE key = $1 AND number = $2 AND sink = $3 AND state = 0

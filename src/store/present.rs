@@ -20,6 +20,8 @@ pub(super) type Present = BTreeMap<SmolStr, i32>;
 pub(super) struct Mark {
     pub(super) tp: TopicPartition,
     pub(super) watermark: Time,
+    /// It waits for an operator.
+    pub(super) halted: bool,
 }
 
 impl Store {
@@ -50,7 +52,7 @@ impl Store {
             all.map(|t| (t.to_string(), of(t))).unzip()
         };
         let rows = sqlx::query(
-            "SELECT p.topic, p.part, p.watermark FROM vw.stream_partition p
+            "SELECT p.topic, p.part, p.watermark, p.halted IS NOT NULL FROM vw.stream_partition p
               WHERE cardinality($1::text[]) = 0
                  OR p.applied_at > clock_timestamp() - interval '2 minutes'
                  OR EXISTS (SELECT 1 FROM unnest($1::text[], $2::int[]) AS u (topic, n)
@@ -70,6 +72,7 @@ impl Store {
                     partition: r.get(1),
                 },
                 watermark: Time(r.get(2)),
+                halted: r.get(3),
             })
             .collect())
     }

@@ -75,7 +75,8 @@ table! {
     leader: Gauge "veilwatch_leader" [] "1 in the process that merges closed minutes";
     notifier: Gauge "veilwatch_notifier" [] "1 in the process that writes the outbox";
     leader_resets: Counter "veilwatch_leader_resets_total" [] "states of the leader that could not be read, so that its baselines learn anew";
-    merged_through: Gauge "veilwatch_merged_through_timestamp_seconds" [] "start of the newest merged minute; in the leader's process only";
+    leader_failures: Counter "veilwatch_leader_failures_total" [] "ticks of the leader that failed and were tried again";
+    merged_through: Gauge "veilwatch_merged_through_timestamp_seconds" [] "start of the newest merged minute; in the leader's process only, and standing still there while its merges fail";
     missing_events: Gauge "veilwatch_missing_events" ["gateway", "kind"] "events of a gateway that were missing, by what became of them: late, declared, restart, unexplained; the 256 gateways that miss most, and `other`; in the leader's process only";
     partial_merges: Counter "veilwatch_partial_merges_total" [] "minutes merged without a partition that was too far behind";
     store: Counter "veilwatch_store_total" ["what"] "what happened in Postgres: commits, retries, deadlocks, unknown commits, repeated findings, expired rows, dropped partitions";

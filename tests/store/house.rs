@@ -362,6 +362,38 @@ async fn a_halt_is_marked_only_under_its_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_halted_partition_is_resumed_where_it_stands() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let b = owner.batch(7);
+    owner.commit(&db.store, b).await;
+    let resume = async || {
+        let resumed = db.store.resume_partition(&owner.tp, "mended", "ops").await;
+        resumed.expect("resume")
+    };
+    assert_eq!(resume().await, None, "it is not halted");
+    let claim = owner.claim.claim_id;
+    assert!(
+        db.store
+            .set_halted(&owner.tp, claim, Some("unwritable"))
+            .await
+            .expect("mark")
+    );
+    assert_eq!(resume().await, Some((7, "unwritable".to_owned())));
+    // A mark that comes after it changes nothing.
+    assert!(
+        !db.store
+            .set_halted(&owner.tp, claim, Some("unwritable"))
+            .await
+            .expect("mark")
+    );
+    let after = db.store.claim(&owner.tp, 0).await.expect("claim");
+    assert_eq!((after.next_offset, after.halted), (7, None));
+    let log = "SELECT author || ' ' || (detail ->> 'at') || ' ' || (detail ->> 'reason') FROM vw.action_log";
+    assert_eq!(db.text(log).await, "ops 7 mended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_the_first_version_is_migrated_with_what_it_holds() {
     postgres::sql("postgres", "CREATE DATABASE from_first").await;
     let url = postgres::server().url("from_first");

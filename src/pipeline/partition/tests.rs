@@ -32,6 +32,7 @@ fn partition(schedule: &mut Schedule) -> Partition {
             last: Fingerprint { ts_ms: 0, crc: 0 },
             poisoned: Vec::new(),
             watermark: Time(0),
+            epoch: 1,
             clock: Clock {
                 said: now(),
                 at: std::time::Instant::now(),
