@@ -37,6 +37,7 @@ enum Verb {
         limit: i64,
     },
     /// Queue parked and expired notifications again, and try waiting ones now; exit 1 if there are none.
+    /// Of an incident only the last one is queued again: earlier ones say what is no longer so.
     /// A sink that works again gets its parked ones by itself.
     Retry {
         /// All that wait or are parked.
@@ -48,6 +49,10 @@ enum Verb {
         /// Only about this incident (its id, or how it begins).
         #[arg(long, value_parser = super::incident::incident_id)]
         incident: Option<String>,
+        /// Those too that a later message about their incident has overtaken. A receiver may take an
+        /// old one for news, and open again what is over.
+        #[arg(long)]
+        overtaken: bool,
         /// Those too that were given up because nobody took them for days.
         #[arg(long)]
         expired: bool,
@@ -97,6 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     sink,
                     incident,
                     states: states(&state),
+                    overtaken: false,
                     limit,
                 };
                 Ok(store.outbox_list(&which).await?)
@@ -108,6 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             all: _,
             sink,
             incident,
+            overtaken,
             expired,
             author: who,
         } => {
@@ -122,6 +129,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     sink,
                     incident,
                     states,
+                    overtaken,
                     ..Which::default()
                 };
                 Ok(store.outbox_retry(&which, &who).await?)

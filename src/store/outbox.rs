@@ -200,6 +200,9 @@ impl Store {
         self.outbox_finish(c, 3, None, error).await
     }
 
+    /// What waits for another attempt while a worse row of the same (incident, sink) stands behind it gives
+    /// up its place, as if that one had been queued a moment later: the worse one must not wait for the
+    /// pause of the milder.
     async fn outbox_finish(
         &self,
         c: &Claimed,
@@ -207,24 +210,55 @@ impl Store {
         wait: Option<Duration>,
         error: &str,
     ) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE vw.outbox SET state = $6, attempts = attempts + 1, claim_id = NULL, claim_until = NULL, last_error = $8,
-                    next_at = now() + make_interval(secs => coalesce($7, 0)),
-                    finished_at = CASE WHEN $7 IS NULL THEN now() END
-              WHERE key = $1 AND number = $2 AND sink = $3 AND seq = $4 AND state = 1 AND claim_id = $5",
-        )
-        .bind(uuid(c.key))
-        .bind(c.number)
-        .bind(c.sink.as_str())
-        .bind(c.seq)
-        .bind(c.claim_id)
-        .bind(state)
-        .bind(wait.map(|w| w.as_secs_f64()))
-        .bind(clean(error).chars().take(ERROR_CHARS).collect::<String>())
-        .execute(self.pool())
+        let (store, c) = (self.clone(), c.clone());
+        let error: String = clean(error).chars().take(ERROR_CHARS).collect();
+        self.unabortable(async move {
+            let sql = StoreError::statement;
+            let what = "could not mark a notification";
+            let mut tx = store.pool().begin().await.map_err(sql(what))?;
+            // The notifier locks the same row before it queues behind it: the next statement sees what it
+            // queued.
+            let held = sqlx::query(
+                "SELECT 1 FROM vw.outbox
+                  WHERE key = $1 AND number = $2 AND sink = $3 AND seq = $4 AND state = 1 AND claim_id = $5 FOR UPDATE",
+            )
+            .bind(uuid(c.key))
+            .bind(c.number)
+            .bind(c.sink.as_str())
+            .bind(c.seq)
+            .bind(c.claim_id)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(sql(what))?;
+            if held.is_none() {
+                return Ok(false);
+            }
+            sqlx::query(
+                "UPDATE vw.outbox o
+                    SET state = n.state, attempts = o.attempts + 1, claim_id = NULL, claim_until = NULL, last_error = $7,
+                        next_at = now() + make_interval(secs => coalesce($6, 0)),
+                        finished_at = CASE WHEN n.state = 0 THEN NULL ELSE now() END
+                   FROM (SELECT CASE WHEN $5::smallint = 0 AND EXISTS
+                                       (SELECT 1 FROM vw.outbox l WHERE l.key = $1 AND l.number = $2 AND l.sink = $3
+                                           AND l.seq > $4 AND l.state = 0 AND l.severity > $8)
+                                     THEN 5::smallint ELSE $5::smallint END AS state) n
+                  WHERE o.key = $1 AND o.number = $2 AND o.sink = $3 AND o.seq = $4",
+            )
+            .bind(uuid(c.key))
+            .bind(c.number)
+            .bind(c.sink.as_str())
+            .bind(c.seq)
+            .bind(state)
+            .bind(wait.map(|w| w.as_secs_f64()))
+            .bind(error)
+            .bind(super::severity_column(c.severity))
+            .execute(&mut *tx)
+            .await
+            .map_err(sql(what))?;
+            tx.commit().await.map_err(sql(what))?;
+            Ok(true)
+        })
         .await
-        .map_err(StoreError::statement("could not mark a notification"))?;
-        Ok(done.rows_affected() == 1)
     }
 
     /// Milliseconds until the next row of a sink is due; `None`: nothing waits.

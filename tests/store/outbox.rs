@@ -237,3 +237,72 @@ async fn f48_a_stopped_workers_stale_message_is_corrected() {
             .expect("failed")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worse_message_does_not_wait_for_the_pause_of_a_milder_one() {
+    let db = Db::new().await;
+    queue(&db, 1, 1, 3).await;
+    let sending = claim(&db, 10).await;
+    assert_eq!(names(&sending), [("01".to_owned(), 1)]);
+    // While it is being sent, its incident gets worse; then the send fails.
+    queue(&db, 1, 2, 4).await;
+    assert!(
+        claim(&db, 10).await.is_empty(),
+        "not past a send that is under way"
+    );
+    let pause = Duration::from_mins(15);
+    assert!(
+        db.store
+            .outbox_failed(&sending[0], pause, "hung")
+            .await
+            .expect("failed")
+    );
+    assert_eq!(names(&claim(&db, 10).await), [("01".to_owned(), 2)]);
+    let states = "SELECT string_agg(state::text, ' ' ORDER BY seq) FROM vw.outbox";
+    assert_eq!(db.text(states).await, "5 1");
+    assert!(
+        !db.store
+            .outbox_failed(&sending[0], pause, "hung")
+            .await
+            .expect("failed"),
+        "gone"
+    );
+    // What is not worse waits behind it: order is kept.
+    queue(&db, 2, 1, 4).await;
+    let sending = claim(&db, 10).await;
+    queue(&db, 2, 2, 3).await;
+    assert!(
+        db.store
+            .outbox_failed(&sending[0], pause, "hung")
+            .await
+            .expect("failed")
+    );
+    assert!(claim(&db, 10).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_opens_nothing_again_that_is_over() {
+    let db = Db::new().await;
+    // 1: parked, then resolved. 2: parked, and that is the last word. 3: neither beginning nor end was told.
+    for (incident, seq, kind, state) in [
+        (1, 1, "firing", 3),
+        (1, 2, "resolved", 2),
+        (2, 1, "firing", 3),
+        (3, 1, "firing", 3),
+        (3, 2, "resolved", 3),
+    ] {
+        past(&db, incident, seq, kind, state).await;
+    }
+    let mail = Which {
+        sink: Some("mail".into()),
+        ..Which::default()
+    };
+    let retry = async |which: &Which| db.store.outbox_retry(which, "alice").await.expect("retry");
+    assert_eq!(retry(&mail).await, 1);
+    assert_eq!(names(&claim(&db, 10).await), [("02".to_owned(), 1)]);
+    let all = Which {
+        overtaken: true,
+        ..mail
+    };
+    assert_eq!(retry(&all).await, 3);
+}

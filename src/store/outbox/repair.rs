@@ -15,8 +15,9 @@ const UNSENT_DAYS: i32 = 7;
 const EXPIRE_AT_ONCE: i64 = 1_000;
 
 /// Rows that may be queued again: the last word, and no end of what was never told.
-const LAST_WORD: &str = "o.state = 3 AND o.created_at > now() - make_interval(days => $2)
-   AND NOT EXISTS (SELECT 1 FROM vw.outbox l WHERE l.key = o.key AND l.number = o.number AND l.sink = o.sink AND l.seq > o.seq)
+const LAST_WORD: &str = "o.state = 3 AND o.created_at > now() - make_interval(days => $2) AND ";
+/// The last word about its incident, and no end of what was never told.
+const LAST: &str = "NOT EXISTS (SELECT 1 FROM vw.outbox l WHERE l.key = o.key AND l.number = o.number AND l.sink = o.sink AND l.seq > o.seq)
    AND (o.kind <> 'resolved' OR EXISTS
         (SELECT 1 FROM vw.outbox e WHERE e.key = o.key AND e.number = o.number AND e.sink = o.sink
             AND e.seq < o.seq AND e.state = 2))";
@@ -59,6 +60,8 @@ pub struct Which {
     pub incident: Option<Hash16>,
     /// Only in these states; empty: those that wait or are parked.
     pub states: Vec<i16>,
+    /// Retry those too that say what is no longer so: a later row of their incident stands behind them.
+    pub overtaken: bool,
     /// At most so many.
     pub limit: i64,
 }
@@ -79,7 +82,7 @@ impl Store {
         .await
         .map_err(StoreError::statement(what))?;
         let sql = format!(
-            "UPDATE vw.outbox o SET state = 0, next_at = now(), finished_at = NULL WHERE o.sink = $1 AND {LAST_WORD}"
+            "UPDATE vw.outbox o SET state = 0, next_at = now(), finished_at = NULL WHERE o.sink = $1 AND {LAST_WORD}{LAST}"
         );
         let done = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(sink)
@@ -95,7 +98,7 @@ impl Store {
         let sql = format!(
             "UPDATE vw.outbox p SET state = 0, next_at = now(), finished_at = NULL
               WHERE p.state = 3 AND (p.key, p.number, p.sink, p.seq) =
-                    (SELECT o.key, o.number, o.sink, o.seq FROM vw.outbox o WHERE o.sink = $1 AND {LAST_WORD}
+                    (SELECT o.key, o.number, o.sink, o.seq FROM vw.outbox o WHERE o.sink = $1 AND {LAST_WORD}{LAST}
                       ORDER BY o.severity DESC, o.created_at DESC LIMIT 1)"
         );
         let done = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -151,8 +154,9 @@ impl Store {
             .collect()
     }
 
-    /// Queues parked and expired rows again and makes waiting ones due now, whatever came after them: an
-    /// operator asked for it. Returns how many.
+    /// Queues parked and expired rows again and makes waiting ones due now. Of those that are finished only
+    /// last words, unless `overtaken` is asked for: a `firing` sent after its `resolved` opens the alert
+    /// at the receiver again, and nothing ever resolves it. Returns how many.
     pub async fn outbox_retry(&self, which: &Which, author: &str) -> Result<u64, StoreError> {
         let what = "could not queue notifications again";
         let states = if which.states.is_empty() {
@@ -165,17 +169,20 @@ impl Store {
             .begin()
             .await
             .map_err(StoreError::statement(what))?;
-        let done = sqlx::query(
-            "UPDATE vw.outbox SET state = 0, next_at = now(), finished_at = NULL
-              WHERE state = ANY ($1) AND state IN (0, 3, 4)
-                AND ($2::text IS NULL OR sink = $2) AND ($3::uuid IS NULL OR key = $3)",
-        )
-        .bind(states)
-        .bind(which.sink.as_deref())
-        .bind(which.incident.map(uuid))
-        .execute(&mut *tx)
-        .await
-        .map_err(StoreError::statement(what))?;
+        let sql = format!(
+            "UPDATE vw.outbox o SET state = 0, next_at = now(), finished_at = NULL
+              WHERE o.state = ANY ($1) AND o.state IN (0, 3, 4)
+                AND ($2::text IS NULL OR o.sink = $2) AND ($3::uuid IS NULL OR o.key = $3)
+                AND (o.state = 0 OR $4 OR ({LAST}))"
+        );
+        let done = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(states)
+            .bind(which.sink.as_deref())
+            .bind(which.incident.map(uuid))
+            .bind(which.overtaken)
+            .execute(&mut *tx)
+            .await
+            .map_err(StoreError::statement(what))?;
         let detail = serde_json::json!({
             "sink": which.sink.as_deref().map(clean),
             "incident": which.incident.map(|k| k.to_string()),
