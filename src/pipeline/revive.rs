@@ -327,17 +327,19 @@ impl Judge {
     }
 }
 
-/// What makes an event the same in two records, as in a partition's window of duplicates.
+/// What makes an event the same in two records, as in a partition's window of duplicates: its id, and its
+/// place where it has one. A number without `boot` is no place, and another event at a place is another.
 fn identity(e: &Event) -> Hash16 {
     let (gateway, id) = (e.gateway.as_bytes(), e.id.as_bytes());
-    match e.seq {
-        Some(seq) => hash16(
+    match e.place() {
+        Some((boot, seq)) => hash16(
             "revived",
             &[
                 gateway,
-                e.boot.as_deref().unwrap_or_default().as_bytes(),
+                boot.as_bytes(),
                 &e.lane.to_le_bytes(),
                 &seq.to_le_bytes(),
+                id,
             ],
         ),
         None => hash16("revived", &[gateway, id]),
@@ -351,6 +353,36 @@ mod tests {
     use crate::decode::bare;
     use crate::event::{Kid, Role, Side, Sketch};
     use crate::ingest::TopicMode;
+
+    #[test]
+    fn two_events_are_one_only_with_one_id_at_one_place() {
+        let event = |id: &str, boot: Option<&str>, seq: Option<u64>| {
+            let mut e = bare::event(1, Role::User, Side::Request, Sketch::default());
+            (e.id, e.boot, e.seq) = (id.into(), boot.map(Into::into), seq);
+            identity(&e)
+        };
+        // Numbers begin anew at each start, and without `boot` nobody knows which.
+        assert_ne!(event("a", None, Some(7)), event("b", None, Some(7)));
+        assert_ne!(event("a", Some(""), Some(7)), event("b", Some(""), Some(7)));
+        assert_ne!(
+            event("a", Some("x"), Some(7)),
+            event("b", Some("x"), Some(7)),
+            "forged"
+        );
+        assert_ne!(
+            event("a", Some("x"), Some(7)),
+            event("a", Some("y"), Some(7))
+        );
+        assert_eq!(
+            event("a", Some("x"), Some(7)),
+            event("a", Some("x"), Some(7))
+        );
+        assert_eq!(
+            event("a", None, Some(7)),
+            event("a", None, Some(8)),
+            "sent again"
+        );
+    }
 
     #[test]
     fn a_letter_from_after_a_rotation_is_booked_on_the_user_from_before_it() {
