@@ -328,12 +328,24 @@ impl Store {
         Ok(total)
     }
 
+    /// By how many days the stream, and what waits to be judged, is behind the clock.
+    async fn behind(&self) -> Result<i32, StoreError> {
+        let today = self.today().await?;
+        let from = self.keep_from("value_pending", today).await?;
+        let kept = (today - from).num_days() - i64::from(self.config().keep.minutes);
+        Ok(i32::try_from(kept.max(0)).unwrap_or(i32::MAX))
+    }
+
     async fn expire_old(&self, age: Age, sql: &'static str) -> Result<u64, StoreError> {
         let mut total = 0;
+        let mut days = age.days(&self.config().keep);
+        if matches!(age, Age::Values) {
+            days = days.saturating_add(self.behind().await?);
+        }
         for _ in 0..ROUNDS {
             let mut tx = self.patient().await?;
             let done = sqlx::query(sql)
-                .bind(age.days(&self.config().keep))
+                .bind(days)
                 .bind(ROWS_AT_ONCE)
                 .execute(&mut *tx)
                 .await

@@ -7,6 +7,7 @@ use chrono::{Days, NaiveDate};
 use sqlx::{Postgres, Row as _, Transaction};
 
 use super::{Counters, Keep, Store, StoreError, count, expire};
+use crate::event::Time;
 
 /// The server cancels a statement of housekeeping after this long: moving a day out of DEFAULT, or the
 /// first page of a table that nobody has read for a year, takes longer than any batch.
@@ -24,6 +25,9 @@ pub(super) const BY_DAY: [&str; 6] = [
 pub const DAYS_AHEAD: u64 = 8;
 /// Days back: an event's end may lie 24 h before its append.
 const DAYS_BACK: u64 = 2;
+/// How much longer minutes and values are kept that no leader has merged or judged: while it cannot, for want
+/// of a partition or of its own, they must not fill the disk.
+const UNSEEN_DAYS: u64 = 30;
 
 /// A part of housekeeping that failed; it is tried again in the next round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +109,7 @@ impl Store {
             .map_err(StoreError::statement("could not commit housekeeping"))
     }
 
-    async fn today(&self) -> Result<NaiveDate, StoreError> {
+    pub(super) async fn today(&self) -> Result<NaiveDate, StoreError> {
         sqlx::query_scalar("SELECT (now() AT TIME ZONE 'UTC')::date")
             .fetch_one(self.pool())
             .await
@@ -154,7 +158,7 @@ impl Store {
         self.counters().found_default_rows(total);
         for r in &rows {
             let (parent, day): (&str, NaiveDate) = (r.get(0), r.get(1));
-            if day >= today - Days::new(self.config().keep.days(parent)) {
+            if day >= self.keep_from(parent, today).await? {
                 self.make_partition(parent, day).await?;
             }
         }
@@ -173,6 +177,47 @@ impl Store {
         Ok(count(n))
     }
 
+    /// The first day of a table that is kept. What waits for the leader is kept by the time of the stream
+    /// and not by the clock: while a backlog is worked off, its minutes are older than any retention, and are
+    /// merged all the same.
+    pub(super) async fn keep_from(
+        &self,
+        table: &str,
+        today: NaiveDate,
+    ) -> Result<NaiveDate, StoreError> {
+        let what = "could not ask how far the stream is";
+        let days = Days::new(self.config().keep.days(table));
+        let unseen = match table {
+            "minute_part" => "SELECT min(minute) FROM vw.minute_part WHERE NOT merged",
+            "value_pending" => "SELECT min(minute) FROM vw.value_pending WHERE NOT judged",
+            _ => return Ok(today - days),
+        };
+        let mut conn = self
+            .pool()
+            .acquire()
+            .await
+            .map_err(StoreError::statement(what))?;
+        // One that waits for an operator may wait for months.
+        let marks = self.watermarks(&mut conn).await?;
+        let going = marks.iter().filter(|m| !m.halted && m.watermark.0 > 0);
+        let applied = going.map(|m| m.watermark.minute()).min();
+        let merged: Option<i64> =
+            sqlx::query_scalar("SELECT merged_through FROM vw.lease WHERE name = 'leader'")
+                .fetch_optional(&mut *conn)
+                .await
+                .map_err(StoreError::statement(what))?
+                .flatten();
+        let unseen: Option<i64> = sqlx::query_scalar(unseen)
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(StoreError::statement(what))?;
+        let day = |minute: i64| super::day(Time::from_minute(minute));
+        let stream = applied.into_iter().chain(merged).map(|m| day(m) - days);
+        let first = stream.chain(unseen.map(day)).min();
+        let from = first.map_or(today - days, |first| first.min(today - days));
+        Ok(from.max(today - days - Days::new(UNSEEN_DAYS)))
+    }
+
     /// Drops the partitions that are beyond retention as of a day. Returns their names.
     pub async fn drop_old(&self, today: NaiveDate) -> Result<Vec<String>, StoreError> {
         let mut dropped = Vec::new();
@@ -183,7 +228,7 @@ impl Store {
     }
 
     async fn drop_old_of(&self, table: &str, today: NaiveDate) -> Result<Vec<String>, StoreError> {
-        let before = today - Days::new(self.config().keep.days(table));
+        let before = self.keep_from(table, today).await?;
         let mut tx = self.patient().await?;
         let unseen = expire::unseen(&mut tx, table, before).await?;
         let names: Vec<String> = sqlx::query_scalar("SELECT vw.drop_partitions($1, $2)")

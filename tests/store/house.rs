@@ -281,10 +281,66 @@ async fn a_crossing_lives_as_long_as_the_total_that_it_is_about() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_older_than_the_retention_is_kept_until_it_is_merged() {
+    let db = Db::new().await;
+    let mut owners = [
+        Owner::claim(&db.store, 0).await,
+        Owner::claim(&db.store, 1).await,
+    ];
+    let old = db
+        .store
+        .now()
+        .await
+        .expect("now")
+        .minus_ms(5 * 86_400_000)
+        .minute();
+    let mut leader = leader(&db);
+    let work = async |owner: &mut Owner, minute: i64| {
+        owner.watermark = Time::from_minute(minute + 1).plus_ms(10_001);
+        let mut b = owner.batch(1);
+        let part = veilwatch::detect::part::MinutePart {
+            minute,
+            ..Default::default()
+        };
+        b.effects
+            .minute_parts
+            .insert((minute, false), part.encode());
+        owner.commit(&db.store, b).await;
+    };
+    let rows = "SELECT count(*) FROM vw.minute_part WHERE NOT merged";
+    for owner in &mut owners {
+        work(owner, old).await;
+    }
+    // Housekeeping between the commit and the merge.
+    let day = db.store.now().await.expect("now").0.div_euclid(86_400_000);
+    let today = chrono::NaiveDate::from_ymd_opt(1970, 1, 1).expect("day")
+        + Days::new(u64::try_from(day).expect("day"));
+    db.store.drop_old(today).await.expect("drop");
+    assert_eq!(db.number(rows).await, 2);
+    leader.tick().await.expect("tick");
+    leader.house_kept().await;
+    assert_eq!(db.number(rows).await, 0, "merged");
+    // While the backlog is worked off, its days stay; then they go.
+    let all = "SELECT count(*) FROM vw.minute_part";
+    db.store.drop_old(today).await.expect("drop");
+    assert_eq!(db.number(all).await, 2);
+    for owner in &mut owners {
+        work(owner, old + 5 * 1_440 - 30).await;
+    }
+    leader.tick().await.expect("tick");
+    leader.house_kept().await;
+    db.store.drop_old(today).await.expect("drop");
+    assert_eq!(db.number(all).await, 2);
+    let discards: BTreeMap<&str, u64> = db.store.counters().discards().into();
+    assert_eq!(discards["unmerged minute part"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_expires_unseen_is_counted() {
     let db = Db::new().await;
     let today = db.store.now().await.expect("now").0.div_euclid(86_400_000);
-    let days: Vec<i64> = vec![today - 4, today - 3];
+    // Both wait longer than the retention; only the first for longer than anything is waited for.
+    let days: Vec<i64> = vec![today - 34, today - 4];
     for day in days {
         db.run(&format!(
             "INSERT INTO vw.value_pending (day, minute, kid, mac, judged)
