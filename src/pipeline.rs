@@ -20,6 +20,7 @@ mod checkpoint;
 mod claims;
 mod commit;
 pub mod live;
+mod outage;
 mod partition;
 mod report;
 pub mod reseal;

@@ -28,6 +28,8 @@ const REFUSED: Duration = Duration::from_secs(15);
 /// a mail server that is full for a day tells nobody.
 const LIMITED: Duration = Duration::from_mins(15);
 
+/// Replicas see one outage within seconds of each other: begun in one such span, it has one key for all.
+const TOGETHER_MS: i64 = 600_000;
 /// How long a receiver may take a notice as going on: it is told once.
 const DAY_MS: i64 = 86_400_000;
 
@@ -202,6 +204,28 @@ impl Health {
         park
     }
 
+    /// Tells every sink that this process does not work, or works again: past the outbox, which is in Postgres
+    /// and may be what is away. `parts`: what of it does not.
+    pub fn tell_of_outage(&self, parts: &str, since: Time, kind: NotificationKind, why: &str) {
+        let began = Time(since.0.div_euclid(TOGETHER_MS) * TOGETHER_MS);
+        let title = format!("veilwatch does not work: {parts}");
+        let mut notification = about(("process", parts), "not working", title, began, kind, why);
+        notification.since_ms = since.0;
+        notification.severity = Severity::Critical;
+        "deploy/runbooks/process.md".clone_into(&mut notification.runbook);
+        let mut inner = self
+            .inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        inner.notices.push(Notice {
+            sink: String::new(),
+            by_itself: true,
+            notification,
+        });
+        drop(inner);
+        self.changed.notify_one();
+    }
+
     /// Records that a claim had lapsed while its message was under way.
     pub fn overtaken(&self, sink: &str) {
         self.with(sink, |s, _| s.summary.overtaken += 1);
@@ -254,7 +278,7 @@ impl Notice {
     /// The sink takes nothing, or works again.
     fn broken(sink: &str, since: Time, kind: NotificationKind, why: &str) -> Self {
         let title = format!("sink {sink} does not take messages");
-        let notification = about(sink, "sink broken", title, since, kind, why);
+        let notification = about(("sink", sink), "sink broken", title, since, kind, why);
         Self {
             sink: sink.to_owned(),
             by_itself: false,
@@ -265,7 +289,7 @@ impl Notice {
     /// Some of its receivers get nothing, or all do again. The others of that sink can be told.
     fn short(sink: &str, since: Time, kind: NotificationKind, why: &str) -> Self {
         let title = format!("a receiver of sink {sink} does not get messages");
-        let notification = about(sink, "sink short", title, since, kind, why);
+        let notification = about(("sink", sink), "sink short", title, since, kind, why);
         Self {
             sink: sink.to_owned(),
             by_itself: true,
@@ -275,7 +299,7 @@ impl Notice {
 }
 
 fn about(
-    sink: &str,
+    (place, name): (&str, &str),
     what: &str,
     title: String,
     since: Time,
@@ -284,10 +308,10 @@ fn about(
 ) -> Notification {
     let dedup = hash16(
         &format!("{what} since"),
-        &[sink.as_bytes(), &since.0.to_le_bytes()],
+        &[name.as_bytes(), &since.0.to_le_bytes()],
     );
     Notification {
-        key: hash16(what, &[sink.as_bytes()]).to_string(),
+        key: hash16(what, &[name.as_bytes()]).to_string(),
         number: 1,
         dedup_key: dedup.to_string(),
         kind,
@@ -297,7 +321,7 @@ fn about(
         rule: what.replace(' ', "-").into(),
         title,
         tenant: "".into(),
-        subject: format!("sink:{sink}").into(),
+        subject: format!("{place}:{name}").into(),
         user: None,
         model: None,
         gateway: None,
@@ -313,7 +337,7 @@ fn about(
         reason: why.to_owned(),
         runbook: "deploy/runbooks/deliver.md".to_owned(),
         silence_command: format!(
-            "veilwatch silence add --for 2h --comment 'why' 'subject=sink:{sink}'"
+            "veilwatch silence add --for 2h --comment 'why' 'subject={place}:{name}'"
         ),
     }
 }
@@ -354,6 +378,27 @@ mod tests {
             !h.failed("ops", &refused, t + PATIENCE, PATIENCE),
             "patience begins anew"
         );
+    }
+
+    #[test]
+    fn an_outage_of_all_replicas_is_one_alert_that_ends() {
+        let (one, other) = (Health::default(), Health::default());
+        let told = |h: &Health, ms, kind| {
+            h.tell_of_outage("postgres", Time(ms), kind, "connection refused");
+            let told = h.take_notices();
+            assert!(told.len() == 1 && told[0].by_itself);
+            told[0].notification.clone()
+        };
+        let began = told(&one, 1_200_001, NotificationKind::Firing);
+        assert_eq!(
+            (began.severity, began.since_ms),
+            (Severity::Critical, 1_200_001)
+        );
+        assert_eq!(began.rule, "not-working");
+        let also = told(&other, 1_203_000, NotificationKind::Firing);
+        assert_eq!(began.dedup_key, also.dedup_key);
+        let over = told(&one, 1_200_001, NotificationKind::Resolved);
+        assert_eq!((began.dedup_key, over.until_ms), (over.dedup_key, None));
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl Parts {
             fleet.wake.clone(),
             stopped.clone(),
         ));
+        tasks.spawn(super::outage::watch(
+            health.clone(),
+            fleet.health.clone(),
+            stopped.clone(),
+        ));
         tasks.spawn(report(store.clone(), health.clone(), stopped.clone()));
         let mut stopped = stopped.clone();
         tasks.spawn(async move {

@@ -40,6 +40,11 @@ impl Health {
         }
     }
 
+    /// Every component as it is now.
+    pub fn components(&self) -> BTreeMap<String, Component> {
+        self.lock().clone()
+    }
+
     /// How long ago a component reported last; `None` for one that never did.
     pub fn age(&self, name: &str) -> Option<Duration> {
         self.lock().get(name).map(|c| c.beat.elapsed())
