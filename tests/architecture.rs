@@ -398,6 +398,16 @@ fn every_rule_of_the_program_stands_in_its_runbook() {
         wanted.contains("audit-halted") && wanted.len() > 20,
         "{wanted:?}"
     );
+    let titles = veilwatch::decide::Titles::default();
+    // Notices of the program about itself bring their own words.
+    let untitled = wanted.iter().filter(|id| {
+        let notice = id.starts_with("sink-") || *id == "not-working";
+        !notice && titles.get(id).is_none()
+    });
+    fail(
+        "every rule of the program has a title for people",
+        &untitled.cloned().collect(),
+    );
     let missing = wanted
         .into_iter()
         .filter(|id| !runbooks.contains(&format!("`{id}`")));

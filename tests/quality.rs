@@ -54,10 +54,10 @@ fn recall_and_false_positives_per_source_stay() {
     for (source, (n, flagged)) in &counts {
         if source.ends_with("benign") && !source.starts_with("security") {
             // Mentions quote attacks word for word: the hardest harmless texts there are.
-            let most = if source.starts_with("mention") {
-                12
-            } else {
-                20
+            let most = match source.split(' ').next() {
+                Some("mention") => 12,
+                Some("mention_second") => 4,
+                _ => 20,
             };
             assert!(
                 flagged * most <= *n,

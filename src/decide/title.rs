@@ -16,7 +16,7 @@ use crate::rule::RuleSet;
 pub struct Titles(Arc<BTreeMap<SmolStr, String>>);
 
 /// What has no rule file. A prefix ending in `-` names all that begin with it.
-const OWN: [(&str, &str); 22] = [
+const OWN: [(&str, &str); 30] = [
     ("access-", "Access outside the rules"),
     (
         "audit-alias-refused",
@@ -30,11 +30,24 @@ const OWN: [(&str, &str); 22] = [
         "audit-cost-mismatch",
         "Reported cost unlike the computed cost",
     ),
+    (
+        "audit-declared-loss",
+        "A gateway discards much of what it sees",
+    ),
     ("audit-forged-time", "Times that cannot be true"),
+    ("audit-gap", "Records of Kafka are lost to the monitor"),
+    ("audit-halted", "A partition stands still"),
+    (
+        "audit-late-clock",
+        "Most events of a gateway come too late to be judged by the minute",
+    ),
+    ("audit-many-boots", "A gateway starts anew far too often"),
     (
         "audit-missing-events",
         "Events are missing from the audit trail",
     ),
+    ("audit-no-boot", "Sequence numbers that prove nothing"),
+    ("audit-partial", "Minutes are judged without a partition"),
     ("audit-silent-gateway", "A gateway has gone silent"),
     ("audit-undecodable", "Nothing of a partition can be read"),
     ("audit-unpriced-model", "A model without a price"),
@@ -54,6 +67,10 @@ const OWN: [(&str, &str); 22] = [
         "Requests are rejected: by key, right or name",
     ),
     ("errors-throttled", "The provider throttles"),
+    (
+        "injection-then-leak",
+        "An injection attempt, then a leak in the answer",
+    ),
     ("inj-model", "Text that reads like an attack"),
     ("latency-slow", "A model answers slower than usual"),
     ("leak-cross-user", "A value of one user was sent to another"),

@@ -20,7 +20,8 @@ use crate::event::Time;
 const SUBJECTS_AT_ONCE: i64 = 5_000;
 
 /// Locks the rows of the present period that stand above a threshold which has not fired, in lock
-/// order, so that this test and a batch's test cannot both miss.
+/// order, so that a batch that comes later waits and tests against the new limit. What a batch adds that
+/// tested against the old one and commits behind this is tested with the subject's next usage.
 const LOCK: &str = r#"
 SELECT l.width, l.subject, l.period
   FROM (SELECT b.*, vw.period_name(b.period, now()) AS now_period FROM vw.budget_limit b
