@@ -280,6 +280,22 @@ async fn a_crossing_lives_as_long_as_the_total_that_it_is_about() {
     );
 }
 
+const UNMERGED: &str = "SELECT count(*) FROM vw.minute_part WHERE NOT merged";
+
+/// Lets the leader merge all there is. Housekeeping beside it may move rows of an old day into the partition
+/// that it makes for them; a merge that meets this gives up whole and is done again.
+async fn merged(db: &Db, leader: &mut LeaderTask) {
+    for _ in 0..5 {
+        let tick = leader.tick().await;
+        leader.house_kept().await;
+        if db.number(UNMERGED).await == 0 {
+            return;
+        }
+        assert!(tick.is_err(), "nothing was in the way, and rows are left");
+    }
+    panic!("not merged in five turns");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_older_than_the_retention_is_kept_until_it_is_merged() {
     let db = Db::new().await;
@@ -307,7 +323,6 @@ async fn a_backlog_older_than_the_retention_is_kept_until_it_is_merged() {
             .insert((minute, false), part.encode());
         owner.commit(&db.store, b).await;
     };
-    let rows = "SELECT count(*) FROM vw.minute_part WHERE NOT merged";
     for owner in &mut owners {
         work(owner, old).await;
     }
@@ -316,10 +331,8 @@ async fn a_backlog_older_than_the_retention_is_kept_until_it_is_merged() {
     let today = chrono::NaiveDate::from_ymd_opt(1970, 1, 1).expect("day")
         + Days::new(u64::try_from(day).expect("day"));
     db.store.drop_old(today).await.expect("drop");
-    assert_eq!(db.number(rows).await, 2);
-    leader.tick().await.expect("tick");
-    leader.house_kept().await;
-    assert_eq!(db.number(rows).await, 0, "merged");
+    assert_eq!(db.number(UNMERGED).await, 2);
+    merged(&db, &mut leader).await;
     // While the backlog is worked off, its days stay; then they go.
     let all = "SELECT count(*) FROM vw.minute_part";
     db.store.drop_old(today).await.expect("drop");
@@ -327,8 +340,7 @@ async fn a_backlog_older_than_the_retention_is_kept_until_it_is_merged() {
     for owner in &mut owners {
         work(owner, old + 5 * 1_440 - 30).await;
     }
-    leader.tick().await.expect("tick");
-    leader.house_kept().await;
+    merged(&db, &mut leader).await;
     db.store.drop_old(today).await.expect("drop");
     assert_eq!(db.number(all).await, 2);
     let discards: BTreeMap<&str, u64> = db.store.counters().discards().into();
