@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,27 +30,35 @@ fn start(tmp: &Path) -> Bench {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .expect("starts");
     Bench(child)
 }
 
-/// Processes whose environment names the directory: everything that the program started, and what that
-/// started.
-pub fn started(tmp: &Path) -> BTreeSet<String> {
-    let wanted = format!("TMPDIR={}", tmp.display());
+/// What a program started, and what that started: of its process group, or with the directory in its command
+/// line or environment. Our own processes let nobody but root read their environment, and Postgres' backends
+/// leave the group.
+pub fn started(tmp: &Path, group: u32) -> BTreeSet<String> {
+    let dir = tmp.display().to_string();
+    let (variable, group) = (format!("TMPDIR={dir}"), group.to_string());
     let all = std::fs::read_dir("/proc").expect("a process table");
     all.flatten()
-        .filter(|p| {
+        .filter_map(|p| {
             let read = |name| std::fs::read(p.path().join(name)).unwrap_or_default();
-            // One that has ended and was not waited for yet has neither.
-            read("environ")
-                .split(|b| *b == 0)
-                .any(|v| v == wanted.as_bytes())
-        })
-        .map(|p| {
-            let line = std::fs::read(p.path().join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).replace('\0', " ")
+            let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+            // `pid (name) state parent group …`; one that has ended and was not waited for yet is a Z.
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+            let state = fields.next()?;
+            let of_group = fields.nth(1)? == group;
+            let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+            let of_environment = || {
+                read("environ")
+                    .split(|b| *b == 0)
+                    .any(|v| v == variable.as_bytes())
+            };
+            let is = of_group || line.contains(&dir) || of_environment();
+            (is && state != "Z").then_some(line)
         })
         .collect()
 }
@@ -73,7 +82,7 @@ fn ends_with(signal: Signal) -> (tempfile::TempDir, Bench) {
     let mut bench = start(tmp.path());
     wait("broker, database, program and ceiling", || {
         assert!(bench.0.try_wait().expect("a child").is_none(), "it ended");
-        let all = started(tmp.path());
+        let all = started(tmp.path(), bench.0.id());
         ["--until-eof", "postgres", " run ", "--ceiling"]
             .iter()
             .all(|part| all.iter().any(|line| line.contains(part)))
@@ -94,7 +103,9 @@ fn a_signal_ends_program_broker_and_database_and_removes_their_files() {
     err.read_to_string(&mut said).expect("text");
     assert!(said.contains("stopped by a signal"), "{said}");
     // The clients of librdkafka may take a moment to end with their process.
-    wait("everything ends", || started(tmp.path()).is_empty());
+    wait("everything ends", || {
+        started(tmp.path(), bench.0.id()).is_empty()
+    });
     let left = std::fs::read_dir(tmp.path()).expect("there").count();
     assert_eq!(left, 0, "files are removed");
 }
@@ -103,5 +114,7 @@ fn a_signal_ends_program_broker_and_database_and_removes_their_files() {
 fn killed_it_leaves_no_process_either() {
     let (tmp, mut bench) = ends_with(Signal::KILL);
     bench.0.wait().expect("ends");
-    wait("everything ends", || started(tmp.path()).is_empty());
+    wait("everything ends", || {
+        started(tmp.path(), bench.0.id()).is_empty()
+    });
 }

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -34,6 +35,7 @@ impl Demo {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
+            .process_group(0)
             .spawn()
             .expect("starts");
         let out = BufReader::new(child.stdout.take().expect("piped"));
@@ -46,8 +48,8 @@ fn line(text: &str) -> Value {
 }
 
 /// Nothing of it runs and nothing of it lies there.
-fn left_nothing(tmp: &Path) {
-    wait("everything ends", || started(tmp).is_empty());
+fn left_nothing(tmp: &Path, group: u32) {
+    wait("everything ends", || started(tmp, group).is_empty());
     let left: Vec<_> = std::fs::read_dir(tmp)
         .expect("listed")
         .map(|e| e.expect("entry").file_name())
@@ -103,7 +105,7 @@ fn it_finds_what_it_puts_in_and_nothing_else() {
     assert!(number("mails") > 0 && number("calls") > 0, "{account}");
     assert_eq!((number("forged"), number("retried")), (0, 1));
     assert!(status.success(), "{status}");
-    left_nothing(tmp.path());
+    left_nothing(tmp.path(), demo.0.id());
 }
 
 #[test]
@@ -114,7 +116,10 @@ fn interrupted_it_leaves_nothing() {
     lines
         .find(|l| l["kind"] == "traffic")
         .expect("the traffic begins");
-    assert!(!started(tmp.path()).is_empty(), "its parts can be seen");
+    assert!(
+        !started(tmp.path(), demo.0.id()).is_empty(),
+        "its parts can be seen"
+    );
     let pid = i32::try_from(demo.0.id()).expect("a process id");
     let pid = Pid::from_raw(pid).expect("not zero");
     // Once ends the traffic, with an account of what was judged by then; twice ends at once.
@@ -128,5 +133,5 @@ fn interrupted_it_leaves_nothing() {
     );
     let status = demo.0.wait().expect("ends");
     assert_eq!(status.code(), Some(3), "no account was made");
-    left_nothing(tmp.path());
+    left_nothing(tmp.path(), demo.0.id());
 }
