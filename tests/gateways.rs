@@ -16,6 +16,22 @@ fn start() -> Time {
     Time::parse_rfc3339("2026-11-02T00:00:00Z").expect("a Monday")
 }
 
+/// A replay with the shipped rules and prices, and one sink.
+fn fresh() -> Replay {
+    let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
+    let config = DetectConfig {
+        facts,
+        ..DetectConfig::default()
+    };
+    Replay::new(
+        config,
+        Books::new(Prices::shipped(), &[]),
+        Vec::new(),
+        Routes::single(vec!["out".into()]),
+        Arc::new(Sealer::built_in(Keys::development())),
+    )
+}
+
 /// A file of events; each line has a place in it, in seconds.
 #[derive(Default)]
 struct Stream(Vec<(i64, String)>);
@@ -38,18 +54,7 @@ impl Stream {
 
     fn replay(mut self) -> (Vec<Line>, Summary) {
         self.0.sort_by_key(|(place, _)| *place);
-        let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
-        let config = DetectConfig {
-            facts,
-            ..DetectConfig::default()
-        };
-        let mut replay = Replay::new(
-            config,
-            Books::new(Prices::shipped(), &[]),
-            Vec::new(),
-            Routes::single(vec!["out".into()]),
-            Arc::new(Sealer::built_in(Keys::development())),
-        );
+        let mut replay = fresh();
         for (_, line) in &self.0 {
             replay.line(line).expect("an event");
         }
@@ -193,18 +198,7 @@ fn with_one_refused(bad: &str) -> String {
     for n in 0..600 {
         s.add(n, "gw", &format!(r#","boot":"b","seq":{n}"#));
     }
-    let facts = Facts::from_rules(&RuleSet::built_in(&Known::default()));
-    let config = DetectConfig {
-        facts,
-        ..DetectConfig::default()
-    };
-    let mut replay = Replay::new(
-        config,
-        Books::new(Prices::shipped(), &[]),
-        Vec::new(),
-        Routes::single(vec!["out".into()]),
-        Arc::new(Sealer::built_in(Keys::development())),
-    );
+    let mut replay = fresh();
     for (n, (_, line)) in s.0.iter().enumerate() {
         if n == 300 {
             let line = line.replacen(r#""status":200"#, bad, 1);
