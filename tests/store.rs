@@ -15,7 +15,9 @@ mod watched;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use crate::postgres::Db;
 use veilwatch::account::{Grain, LedgerDelta, LedgerKey, PeriodKind, Scope};
 use veilwatch::detect::{DetectorId, Finding, finding_id};
 use veilwatch::event::{Kid, Pseudonym, Severity, SmolStr, Stage, Time, TopicPartition};
@@ -23,6 +25,16 @@ use veilwatch::store::{Claim, Commit, DeadLetterRow, PartitionBatch, Store};
 
 /// 2026-11-21T12:00:00Z, when nothing else is said.
 pub const NOON: Time = Time(1_795_262_400_000);
+
+/// Until a connection to this database waits for a lock.
+pub async fn until_one_waits(db: &Db) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while db.number(waiting).await == 0 {
+        assert!(Instant::now() < deadline, "nobody waits");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
 
 pub fn tp(partition: i32) -> TopicPartition {
     TopicPartition {

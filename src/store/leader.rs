@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use merge::{MERGE_FOR, Merged, mark_merged};
 
 use super::lease::{self, Lease, LeaseName};
-use super::maintain::Trouble;
+use super::maintain::{self, Trouble};
 use super::present::Mark;
 use super::retest::Retest;
 use super::{Counters, Store, StoreError, Uuid, incident, value};
@@ -311,6 +311,7 @@ impl Store {
             return Ok((held, tick));
         };
         // Minutes that have parts, and the last closed one: the pure half walks the empty ones.
+        maintain::steady(&mut tx).await?;
         let mut minutes: Vec<i64> = sqlx::query_scalar(
             "SELECT DISTINCT minute FROM vw.minute_part
               WHERE NOT merged AND minute > $1 AND minute <= $2 ORDER BY minute LIMIT $3",

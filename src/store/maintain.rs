@@ -4,7 +4,7 @@
 //! row ([`super::expire`]). A round may take minutes, so it runs beside the leader's merges.
 
 use chrono::{Days, NaiveDate};
-use sqlx::{Postgres, Row as _, Transaction};
+use sqlx::{PgConnection, Postgres, Row as _, Transaction};
 
 use super::{Counters, Keep, Store, StoreError, count, expire};
 use crate::event::Time;
@@ -192,25 +192,27 @@ impl Store {
             "value_pending" => "SELECT min(minute) FROM vw.value_pending WHERE NOT judged",
             _ => return Ok(today - days),
         };
-        let mut conn = self
+        let mut tx = self
             .pool()
-            .acquire()
+            .begin()
             .await
             .map_err(StoreError::statement(what))?;
+        steady(&mut tx).await?;
         // One that waits for an operator may wait for months.
-        let marks = self.watermarks(&mut conn).await?;
+        let marks = self.watermarks(&mut tx).await?;
         let going = marks.iter().filter(|m| !m.halted && m.watermark.0 > 0);
         let applied = going.map(|m| m.watermark.minute()).min();
         let merged: Option<i64> =
             sqlx::query_scalar("SELECT merged_through FROM vw.lease WHERE name = 'leader'")
-                .fetch_optional(&mut *conn)
+                .fetch_optional(&mut *tx)
                 .await
                 .map_err(StoreError::statement(what))?
                 .flatten();
         let unseen: Option<i64> = sqlx::query_scalar(unseen)
-            .fetch_one(&mut *conn)
+            .fetch_one(&mut *tx)
             .await
             .map_err(StoreError::statement(what))?;
+        tx.commit().await.map_err(StoreError::statement(what))?;
         let day = |minute: i64| super::day(Time::from_minute(minute));
         let stream = applied.into_iter().chain(merged).map(|m| day(m) - days);
         let first = stream.chain(unseen.map(day)).min();
@@ -247,4 +249,22 @@ impl Store {
         Counters::add(&counters.dropped_partitions, names.len() as u64);
         Ok(names)
     }
+}
+
+/// From here to the end of the transaction no read of what waits for the leader misses a row.
+///
+/// A statement looks up the partitions of a table before it waits for them. If housekeeping attaches one
+/// meanwhile and moves rows there from DEFAULT, the statement sees them in neither. With the locks held first,
+/// what follows is planned with the partitions as they are, and none can be attached or dropped.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn steady(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("LOCK TABLE vw.minute_part, vw.value_pending IN ACCESS SHARE MODE")
+        .execute(conn)
+        .await
+        .map_err(StoreError::statement(
+            "could not look at what waits for the leader",
+        ))?;
+    Ok(())
 }

@@ -282,6 +282,26 @@ async fn a_crossing_lives_as_long_as_the_total_that_it_is_about() {
 
 const UNMERGED: &str = "SELECT count(*) FROM vw.minute_part WHERE NOT merged";
 
+/// Commits an empty part of one minute, and the watermark that closes it.
+async fn work(db: &Db, owner: &mut Owner, minute: i64) {
+    owner.watermark = Time::from_minute(minute + 1).plus_ms(10_001);
+    let mut b = owner.batch(1);
+    let part = veilwatch::detect::part::MinutePart {
+        minute,
+        ..Default::default()
+    };
+    b.effects
+        .minute_parts
+        .insert((minute, false), part.encode());
+    owner.commit(&db.store, b).await;
+}
+
+/// A minute of a day that has no partition.
+async fn five_days_ago(db: &Db) -> i64 {
+    let now = db.store.now().await.expect("now");
+    now.minus_ms(5 * 86_400_000).minute()
+}
+
 /// Lets the leader merge all there is. Housekeeping beside it may move rows of an old day into the partition
 /// that it makes for them; a merge that meets this gives up whole and is done again.
 async fn merged(db: &Db, leader: &mut LeaderTask) {
@@ -303,28 +323,10 @@ async fn a_backlog_older_than_the_retention_is_kept_until_it_is_merged() {
         Owner::claim(&db.store, 0).await,
         Owner::claim(&db.store, 1).await,
     ];
-    let old = db
-        .store
-        .now()
-        .await
-        .expect("now")
-        .minus_ms(5 * 86_400_000)
-        .minute();
+    let old = five_days_ago(&db).await;
     let mut leader = leader(&db);
-    let work = async |owner: &mut Owner, minute: i64| {
-        owner.watermark = Time::from_minute(minute + 1).plus_ms(10_001);
-        let mut b = owner.batch(1);
-        let part = veilwatch::detect::part::MinutePart {
-            minute,
-            ..Default::default()
-        };
-        b.effects
-            .minute_parts
-            .insert((minute, false), part.encode());
-        owner.commit(&db.store, b).await;
-    };
     for owner in &mut owners {
-        work(owner, old).await;
+        work(&db, owner, old).await;
     }
     // Housekeeping between the commit and the merge.
     let day = db.store.now().await.expect("now").0.div_euclid(86_400_000);
@@ -338,13 +340,43 @@ async fn a_backlog_older_than_the_retention_is_kept_until_it_is_merged() {
     db.store.drop_old(today).await.expect("drop");
     assert_eq!(db.number(all).await, 2);
     for owner in &mut owners {
-        work(owner, old + 5 * 1_440 - 30).await;
+        work(&db, owner, old + 5 * 1_440 - 30).await;
     }
     merged(&db, &mut leader).await;
     db.store.drop_old(today).await.expect("drop");
     assert_eq!(db.number(all).await, 2);
     let discards: BTreeMap<&str, u64> = db.store.counters().discards().into();
     assert_eq!(discards["unmerged minute part"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_that_waits_for_its_rows_to_be_moved_sees_them() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let old = five_days_ago(&db).await;
+    // The leader's first minute, and its housekeeping, are done.
+    let mut leader = leader(&db);
+    work(&db, &mut owner, old).await;
+    merged(&db, &mut leader).await;
+    // Of two minutes, so that the first would come late with the second if it were not seen.
+    for next in [old + 1_440, old + 1_441] {
+        work(&db, &mut owner, next).await;
+    }
+    // Housekeeping is about to commit what it moved out of DEFAULT.
+    let mut moving = db.pool.begin().await.expect("begin");
+    let made: bool = sqlx::query_scalar(
+        "SELECT vw.ensure_partition('minute_part', (SELECT min(day) FROM vw.minute_part WHERE NOT merged))",
+    )
+    .fetch_one(&mut *moving)
+    .await
+    .expect("moved");
+    assert!(made);
+    let merging = tokio::spawn(async move { leader.tick().await });
+    until_one_waits(&db).await;
+    moving.commit().await.expect("commit");
+    let tick = merging.await.expect("no panic").expect("merged");
+    assert_eq!(tick.minutes, 2);
+    assert_eq!(db.number(UNMERGED).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,6 @@
 //! Values when minutes close: locked in their order, and past rows that cannot be read.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use veilwatch::detect::part::MinutePart;
 use veilwatch::detect::value::Candidate;
@@ -74,15 +73,7 @@ async fn f26_a_leader_that_judges_several_minutes_keeps_the_lock_order() {
     assert_eq!(held.rows_affected(), 1);
     let mut leader = leader(&db);
     let merged = tokio::spawn(async move { leader.tick().await });
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while db
-        .number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-        .await
-        == 0
-    {
-        assert!(Instant::now() < deadline, "nobody waits");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_one_waits(&db).await;
     sqlx::query(sqlx::AssertSqlSafe(lock(9)))
         .execute(&mut *batch)
         .await

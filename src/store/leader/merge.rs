@@ -11,7 +11,7 @@ use super::missing::Noted;
 use super::{Held, Mark};
 use crate::detect::{Finding, Gathered};
 use crate::event::{SmolStr, TopicPartition};
-use crate::store::{Store, StoreError, Uuid};
+use crate::store::{Store, StoreError, Uuid, maintain};
 
 /// How long minutes are merged before they are written. The lease is renewed meanwhile, but findings wait.
 pub(super) const MERGE_FOR: Duration = Duration::from_secs(4);
@@ -56,13 +56,13 @@ impl Store {
         merged: &mut Merged,
     ) -> Result<Held, StoreError> {
         let what = "could not read minute parts";
-        let mut conn = self
-            .pool()
-            .acquire()
-            .await
-            .map_err(StoreError::statement(what))?;
+        let sql = StoreError::statement;
         let after = merged.minutes.last().map(|m| m.minute);
-        let parts = list(&mut conn, marks, after, minute).await?;
+        let mut tx = self.pool().begin().await.map_err(sql(what))?;
+        maintain::steady(&mut tx).await?;
+        let parts = list(&mut tx, marks, after, minute).await?;
+        tx.commit().await.map_err(sql(what))?;
+        let mut conn = self.pool().acquire().await.map_err(sql(what))?;
         let mut gathered = Gathered::new(minute);
         for page in parts.chunks(PAGE) {
             let blobs = read(&mut conn, page).await?;
@@ -183,15 +183,27 @@ macro_rules! bound {
     }};
 }
 
-/// Reads parts, in the order given. One whose row is gone meanwhile fails the marking, as it must.
+/// Reads parts, in the order given: all of them or an error.
 async fn read(conn: &mut PgConnection, parts: &[StoredPart]) -> Result<Vec<Vec<u8>>, StoreError> {
     // The text is put together from constants only.
     let sql = format!("SELECT p.blob FROM {ROWS} JOIN vw.minute_part p ON {SAME} ORDER BY u.n");
     let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql));
-    bound!(query, parts)
+    let blobs = bound!(query, parts)
         .fetch_all(conn)
         .await
-        .map_err(StoreError::statement("could not read minute parts"))
+        .map_err(StoreError::statement("could not read minute parts"))?;
+    if blobs.len() == parts.len() {
+        Ok(blobs)
+    } else {
+        Err(changed())
+    }
+}
+
+/// Only the leader changes parts, but housekeeping moves them: what was read would not be what is stored.
+fn changed() -> StoreError {
+    StoreError::Refusal(
+        "minute parts changed while they were merged: they are merged again".to_owned(),
+    )
 }
 
 /// Marks the parts that were merged, each once.
@@ -211,10 +223,8 @@ pub(super) async fn mark_merged(
         .await
         .map_err(StoreError::statement("could not mark minute parts"))?;
     if done.rows_affected() == parts.len() as u64 {
-        return Ok(());
+        Ok(())
+    } else {
+        Err(changed())
     }
-    // Only the leader changes them, and its lease is locked: the merge would not be what is stored.
-    Err(StoreError::Refusal(
-        "minute parts changed while they were merged: they are merged again".to_owned(),
-    ))
 }
