@@ -1,5 +1,11 @@
-//! `veilwatch seal --kafka` on the embedded broker: killed in the middle, and what comes out counts
-//! once in the ledgers behind it.
+//! `veilwatch seal --kafka`: killed in the middle, and what comes out counts once in the ledgers behind it.
+//!
+//! On the embedded broker here. It knows the requests of transactions and nothing of their effect: it keeps
+//! no offsets that come with one, and shows what was aborted. So each start reads the raw topic from its
+//! beginning, and these tests prove that nothing is lost and nothing unsealed; that nothing comes twice is
+//! proved in `real`.
+
+mod real;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -25,6 +31,9 @@ fn seconds(n: u64) -> Duration {
 struct Job {
     rig: Rig,
     key: String,
+    raw: String,
+    dead: String,
+    session: &'static str,
 }
 
 impl Job {
@@ -35,7 +44,11 @@ impl Job {
             (DEAD.to_owned(), 1),
         ];
         let broker = EmbeddedBroker::start(&topics).expect("broker");
-        let rig = Rig::with(Broker::Embedded(broker), TOPIC.into());
+        Self::with(Broker::Embedded(broker), RAW, TOPIC, DEAD, "6")
+    }
+
+    fn with(broker: Broker, raw: &str, to: &str, dead: &str, session: &'static str) -> Self {
+        let rig = Rig::with(broker, to.into());
         let key = rig.dir.path().join("seal.key");
         let made = std::process::Command::new(env!("CARGO_BIN_EXE_veilwatch"))
             .args(["key", "new", "--key-file"])
@@ -43,10 +56,20 @@ impl Job {
             .status();
         assert!(made.expect("key new").success());
         let key = key.to_str().expect("utf-8").to_owned();
-        Self { rig, key }
+        Self {
+            rig,
+            key,
+            raw: raw.to_owned(),
+            dead: dead.to_owned(),
+            session,
+        }
     }
 
     fn start(&self) -> Process {
+        self.start_as("seal")
+    }
+
+    fn start_as(&self, name: &str) -> Process {
         let brokers = self.rig.broker.address();
         let args = [
             "seal",
@@ -54,25 +77,26 @@ impl Job {
             "--brokers",
             &brokers,
             "--from-topic",
-            RAW,
+            &self.raw,
             "--to-topic",
-            TOPIC,
+            &self.rig.topic,
             "--dead-letter-topic",
-            DEAD,
+            &self.dead,
             "--key-file",
             &self.key,
             "--session-timeout",
-            "6",
+            self.session,
             "--listen",
             "127.0.0.1:0",
         ];
-        self.rig.spawn_verb("seal", &args, &[])
+        self.rig.spawn_verb(name, &args, &[])
     }
 
     fn publish(&self, partition: i32, values: &[Vec<u8>]) {
         let p = self.rig.publisher();
         for v in values {
-            p.send_waiting(RAW, Some(partition), b"k", v).expect("sent");
+            p.send_waiting(&self.raw, Some(partition), b"k", v)
+                .expect("sent");
         }
         p.flush(seconds(30)).expect("flushed");
     }
@@ -144,22 +168,16 @@ fn killed_in_the_middle_every_event_counts_once_behind_it() {
     };
     let (mut unique, mut dead) = (0, 0);
     let mut sealed = 0;
-    // In rounds until a kill made it seal something twice: it may strike just behind a commit.
-    for round in 0..5 {
+    for _ in 0..2 {
         (unique, dead) = publish(300);
         let mut child = job.start();
         sealed = job.wait(TOPIC, sealed + 60, seconds(60));
         signal(&child, Signal::KILL);
         ended(&mut child, Duration::from_secs(45));
-        if round > 0 && sealed > unique {
-            break;
-        }
     }
     let mut child = job.start();
     job.wait(DEAD, dead, seconds(60));
     job.wait(TOPIC, unique, seconds(60));
-    // Everything read is acknowledged and committed: the next one finds nothing to do.
-    std::thread::sleep(Duration::from_millis(500));
     signal(&child, Signal::TERM);
     assert!(
         ended(&mut child, Duration::from_secs(45)).success(),
@@ -177,7 +195,7 @@ fn killed_in_the_middle_every_event_counts_once_behind_it() {
     assert!(ended(&mut child, Duration::from_secs(45)).success());
 
     let records = job.read(TOPIC);
-    assert!(records.len() > unique, "no kill struck in the middle");
+    assert!(records.len() > unique, "each start begins anew here");
     let all: String = records.iter().fold(String::new(), |mut all, r| {
         let _ = writeln!(all, "{} {}", r.1, r.2);
         all

@@ -62,6 +62,12 @@ pub(super) fn asker(config: &ClientConfig) -> Result<Asker, KafkaError> {
     config.create_with_context(Listener::default())
 }
 
+/// Makes one that asks for the ends as they are written, records of open transactions included: whoever
+/// says that nothing comes before an end must mean those, too.
+pub(super) fn ends_asker(config: &IngestConfig) -> Result<Asker, KafkaError> {
+    asker(config.reader().set("isolation.level", "read_uncommitted"))
+}
+
 /// librdkafka drops the connection on a response above `receive.message.max.bytes` and says so
 /// only in words.
 pub(super) fn note_oversize(flag: &AtomicBool, message: &str) {
@@ -143,30 +149,55 @@ pub(super) fn first_ts(config: &IngestConfig, tp: &TopicPartition, offset: i64) 
     None
 }
 
-/// Whether nothing but markers of transactions stands from an offset to the end of its partition: a client
-/// of its own comes to the end without a record.
-pub(super) fn is_end(config: &IngestConfig, tp: &TopicPartition, offset: i64) -> bool {
+/// Of these partitions of a topic (`(partition, next offset, end)`), those that have nothing but markers of
+/// transactions from the offset to the end: a client of its own, one for all, comes to the end without a
+/// record. One with an open transaction before the end is not among them: its records may still come.
+pub(super) fn at_end(config: &IngestConfig, topic: &str, places: &[(i32, i64, i64)]) -> Vec<i32> {
     let mut reader = config.reader();
     reader
         .set("group.id", "veilwatch-probe")
         .set("enable.partition.eof", "true");
-    let mut list = TopicPartitionList::new();
-    let placed = list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(offset));
     let Ok(consumer) = asker(&reader) else {
-        return false;
+        return Vec::new();
     };
-    if placed.is_err() || consumer.assign(&list).is_err() {
-        return false;
+    let tps: Vec<TopicPartition> = places
+        .iter()
+        .map(|(partition, ..)| TopicPartition {
+            topic: topic.into(),
+            partition: *partition,
+        })
+        .collect();
+    // Asked before the read, and by one who reads what is committed: this end is that of the last finished
+    // transaction.
+    let Ok(marks) = all_watermarks(&consumer, &tps, Instant::now() + ASK) else {
+        return Vec::new();
+    };
+    let mut list = TopicPartitionList::new();
+    let mut open = Vec::new();
+    for ((partition, next, high), (_, finished)) in places.iter().zip(marks) {
+        let at = Offset::Offset(*next);
+        if finished >= *high && list.add_partition_offset(topic, *partition, at).is_ok() {
+            open.push(*partition);
+        }
+    }
+    let mut ended = Vec::new();
+    if open.is_empty() || consumer.assign(&list).is_err() {
+        return ended;
     }
     let deadline = Instant::now() + PROBE;
-    while Instant::now() < deadline {
+    while !open.is_empty() && Instant::now() < deadline {
         match consumer.poll(Duration::from_millis(50)) {
-            Some(Err(KafkaError::PartitionEOF(_))) => return true,
-            Some(Ok(_)) => return false,
+            Some(Err(KafkaError::PartitionEOF(p))) => {
+                if open.contains(&p) {
+                    ended.push(p);
+                }
+                open.retain(|o| *o != p);
+            }
+            Some(Ok(m)) => open.retain(|o| *o != m.partition()),
             _ => {}
         }
     }
-    false
+    ended
 }
 
 /// Where a partition begins and ends in Kafka now.
@@ -233,8 +264,10 @@ mod tests {
             topic: "t".into(),
             partition: 0,
         };
-        assert!(is_end(&config, &tp, 3));
-        assert!(!is_end(&config, &tp, 2));
+        assert_eq!(at_end(&config, "t", &[(0, 3, 3)]), vec![0]);
+        assert_eq!(at_end(&config, "t", &[(0, 2, 3)]), Vec::<i32>::new());
+        // The end that was told lies behind what is finished.
+        assert_eq!(at_end(&config, "t", &[(0, 3, 4)]), Vec::<i32>::new());
         assert_eq!(ends(&config, &tp), Ok((0, 3)));
         let asker = asker(&config.reader()).expect("client");
         let many = vec![tp.clone(); 2 * AT_ONCE + 1];

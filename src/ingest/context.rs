@@ -73,7 +73,7 @@ impl<K: Claims> Shared<K> {
         health: Health,
     ) -> Result<Self, KafkaError> {
         Ok(Self {
-            asker: ask::asker(&config.reader())?,
+            asker: ask::ends_asker(&config)?,
             config,
             claims,
             inboxes,

@@ -49,7 +49,7 @@ pub enum ReadError {
 }
 
 /// Calls `each` for every retained record of a topic, partition by partition, in offset order.
-/// Returns the end of each partition.
+/// Returns where each partition ends: behind its last record, or where it begins if it has none.
 ///
 /// # Errors
 /// The topic is missing, or nothing arrives.
@@ -77,7 +77,6 @@ pub fn read_topic(
         let (low, high) = consumer
             .fetch_watermarks(topic, p, ASK)
             .map_err(|e| said(&e))?;
-        ends.push((p, high));
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, p, Offset::Offset(low))
             .map_err(|e| said(&e))?;
@@ -90,6 +89,8 @@ pub fn read_topic(
                     moved = Instant::now();
                     each(p, &fetched(&m), &headers(&m));
                 }
+                // Only markers of transactions stand behind the last record.
+                Some(Err(KafkaError::PartitionEOF(at))) if at == p => break,
                 _ if moved.elapsed() > STALLED => {
                     return Err(ReadError::Stalled {
                         topic: topic.to_owned(),
@@ -101,6 +102,7 @@ pub fn read_topic(
                 _ => {}
             }
         }
+        ends.push((p, next));
     }
     Ok(ends)
 }
@@ -160,6 +162,12 @@ pub fn read_offsets(
                         break;
                     }
                     each(wanted, Found::Record(fetched(&m), headers(&m)));
+                    break;
+                }
+                // A marker stood there, and no record behind it.
+                Some(Err(KafkaError::PartitionEOF(at))) if at == tp.partition => {
+                    each(wanted, Found::Gone { low, high });
+                    next = None;
                     break;
                 }
                 _ if moved.elapsed() > STALLED => {
@@ -259,6 +267,8 @@ fn ungrouped(config: &IngestConfig) -> Result<BaseConsumer, KafkaError> {
     // A fetch of a stopped broker must not hide behind a group.
     client
         .set("group.id", "veilwatch-read")
+        // A transaction ends in a marker, which is no record: nothing comes before the end.
+        .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
         .create()
 }

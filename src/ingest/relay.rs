@@ -1,34 +1,35 @@
-//! Kafka to Kafka: reads a topic in a consumer group, hands every record to a [`Maker`], publishes
-//! what it makes, and commits an offset only when everything below it is acknowledged.
+//! Kafka to Kafka: reads a topic in a consumer group, hands every record to a [`Maker`], and publishes
+//! what it makes in transactions that carry the group's offsets.
 //!
-//! At least once: after a crash the records behind the last committed offset are read and published
-//! again, and the same record makes the same one. What cannot be made goes to a dead-letter topic as
-//! place and reason, never bytes. Kafka's group holds the offsets, since there is no database here.
-//! Bounded: [`RelayConfig::max_in_flight`] records or [`MAX_BYTES`] wait for their reports; then
-//! nothing is read, while the thread keeps polling. Delivery is retried without end, so order holds
-//! and only an error that trying again does not cure comes back.
+//! Exactly once: what was made of a record and the offset behind it become visible together, so however a
+//! process ends, and whoever goes on after whatever time, a reader of committed records sees each once.
+//! What cannot be made goes to a dead-letter topic in the same transaction, as place and reason, never
+//! bytes. Kafka's group holds the offsets, since there is no database here. Whatever goes wrong has one
+//! cure: abort, and begin anew where the group stands; it is tried without end, and only an error that
+//! trying again does not cure comes back. A transaction holds at most [`RelayConfig::max_in_flight`]
+//! records or [`MAX_BYTES`].
 
 mod group;
 mod hand;
 mod place;
 mod shared;
 mod watch;
+mod writer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::Message as _;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Headers as _;
-use rdkafka::producer::ThreadedProducer;
+use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use self::group::{Group, Reports};
-use self::hand::{send_dead, take};
-use self::shared::{Place, Shared};
+use self::group::Group;
+use self::hand::{bury, take};
+use self::shared::Shared;
+use self::writer::{PATIENCE, Trouble, Writer};
 use super::ask;
 use super::batch::Fetched;
 use super::consumer::{Ended, Handle};
@@ -37,19 +38,19 @@ use super::settings::IngestConfig;
 use crate::event::Time;
 use crate::telemetry::{Health, metrics};
 
-/// Bytes of made records that may wait for their reports; the client's queue holds twice as many.
+/// Bytes of made records in one transaction; the client's queue holds twice as many.
 pub const MAX_BYTES: usize = 32 * 1024 * 1024;
-const QUEUE_KBYTES: &str = "65536";
 /// How long one poll waits when nothing is there.
 const POLL: Duration = Duration::from_millis(100);
-/// How long the thread waits for reports before it pauses what it reads and polls on.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two commits of offsets: what is read again after a crash.
-const COMMIT: Duration = Duration::from_secs(1);
 /// Records between two looks at everything else.
 const STRIDE: u32 = 256;
-/// A delivery that waits longer is said in the health and the log.
+/// Nothing committed for longer, though something should be, is said in the health.
 const SLOW: Duration = Duration::from_secs(30);
+/// Pause before the group's place is asked for again: time for the client to hear that it lost its
+/// partitions, and no storm of questions while the brokers are away.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long one such try may take. The thread does not poll meanwhile.
+const ANEW: Duration = Duration::from_secs(10);
 
 /// What a relay reads and where it writes.
 #[derive(Debug, Clone)]
@@ -60,9 +61,9 @@ pub struct RelayConfig {
     pub to: String,
     /// Topic for what could not be.
     pub dead: String,
-    /// Records that may wait for their reports.
+    /// Records in one transaction at most.
     pub max_in_flight: usize,
-    /// How long stopping waits for reports.
+    /// How long stopping tries to commit.
     pub drain: Duration,
 }
 
@@ -99,22 +100,17 @@ pub struct Dead {
 
 /// Makes one record out of another.
 pub trait Maker: Send + 'static {
-    /// A partition was assigned: whatever is remembered of it is void, since records that were not
-    /// acknowledged come again.
+    /// A partition is read anew from the group's place: whatever is remembered of it is void, since
+    /// records that were not committed come again.
     fn begin(&mut self, partition: i32);
     /// Makes a record of one read.
     fn make(&mut self, partition: i32, r: &Fetched<'_>, headers: &[(&str, &[u8])]) -> Made;
 }
 
-type Producer = ThreadedProducer<Reports>;
-
 struct Relay<M: Maker> {
     shared: Arc<Shared>,
     consumer: BaseConsumer<Group>,
-    producer: Producer,
     maker: M,
-    committed: Instant,
-    paused: bool,
 }
 
 /// Starts the relay: a polling and a watching thread.
@@ -124,17 +120,15 @@ struct Relay<M: Maker> {
 pub fn spawn<M: Maker>(config: RelayConfig, maker: M, health: Health) -> Result<Handle, String> {
     let refused = |e: KafkaError| format!("the kafka client refuses its settings: {e}");
     let shared = Arc::new(Shared {
-        asker: ask::asker(&config.from.reader()).map_err(refused)?,
+        asker: ask::ends_asker(&config.from).map_err(refused)?,
         config,
         health,
         state: Mutex::default(),
+        writer: Mutex::default(),
         fatal: Mutex::default(),
         oversize: AtomicBool::new(false),
         look: AtomicBool::new(false),
     });
-    let producer: Producer = producing(&shared.config.from)
-        .create_with_context(Reports(shared.clone()))
-        .map_err(refused)?;
     let consumer: BaseConsumer<Group> = shared
         .config
         .from
@@ -157,10 +151,7 @@ pub fn spawn<M: Maker>(config: RelayConfig, maker: M, health: Health) -> Result<
             let mut relay = Relay {
                 shared,
                 consumer,
-                producer,
                 maker,
-                committed: Instant::now(),
-                paused: false,
             };
             let ended = relay.run(&flag);
             if ended == Ended::Stopped {
@@ -175,56 +166,19 @@ pub fn spawn<M: Maker>(config: RelayConfig, maker: M, health: Health) -> Result<
     Ok(Handle::new(stop, thread))
 }
 
-fn producing(from: &IngestConfig) -> ClientConfig {
-    let mut c = from.client();
-    c.set("enable.idempotence", "true")
-        .set("acks", "all")
-        .set("linger.ms", "5")
-        .set("batch.size", "262144")
-        // The partitioner of Kafka's own clients: a gateway that publishes sealed events by itself
-        // puts the same user on the same partition.
-        .set("partitioner", "murmur2_random")
-        // Retried until it works: order holds, and nothing is given up while the process lives.
-        .set("message.timeout.ms", "0")
-        .set("reconnect.backoff.max.ms", "2000")
-        .set("queue.buffering.max.messages", "0")
-        .set("queue.buffering.max.kbytes", QUEUE_KBYTES);
-    c
-}
-
 impl<M: Maker> Relay<M> {
     fn run(&mut self, stop: &AtomicBool) -> Ended {
         let mut since = 0;
         while !stop.load(Ordering::Relaxed) {
-            if self.is_full() {
-                self.wait(stop);
-                self.look_around();
-            }
-            let consumer = &self.consumer;
-            let polled = consumer.poll(POLL);
+            let left = self.commit_if_due();
+            let polled = self.consumer.poll(left.min(POLL));
             let idle = polled.is_none();
             match polled {
                 Some(Ok(m)) => {
-                    let headers: Vec<(&str, &[u8])> = m.headers().map_or_else(Vec::new, |h| {
-                        (0..h.count())
-                            .filter_map(|i| h.try_get(i))
-                            .map(|h| (h.key, h.value.unwrap_or_default()))
-                            .collect()
-                    });
-                    let record = Fetched {
-                        offset: m.offset(),
-                        ts_ms: m.timestamp().to_millis().unwrap_or(0),
-                        key: m.key(),
-                        value: m.payload(),
-                    };
-                    take(
-                        &self.shared,
-                        &self.producer,
-                        &mut self.maker,
-                        m.partition(),
-                        &record,
-                        &headers,
-                    );
+                    if let Err(trouble) = hand_over(&self.shared, &mut self.maker, &m) {
+                        drop(m);
+                        self.recover(trouble);
+                    }
                 }
                 Some(Err(e)) => {
                     self.error(&e);
@@ -244,21 +198,59 @@ impl<M: Maker> Relay<M> {
         Ended::Stopped
     }
 
-    fn is_full(&self) -> bool {
-        let state = self.shared.state();
-        state.in_flight >= self.shared.config.max_in_flight || state.bytes >= MAX_BYTES
+    /// Commits a transaction that is old or large enough. Returns how long the next may wait.
+    fn commit_if_due(&self) -> Duration {
+        let (trouble, due) = match self.shared.writer().as_ref() {
+            Some(w) => (w.trouble(), w.due(self.shared.config.max_in_flight)),
+            None => (None, None),
+        };
+        let done = match (trouble, due) {
+            (Some(trouble), _) => Err(trouble),
+            (None, Some(Duration::ZERO)) => group::commit(&self.shared, &self.consumer, PATIENCE),
+            (None, due) => return due.unwrap_or(POLL),
+        };
+        if let Err(trouble) = done {
+            self.recover(trouble);
+        }
+        POLL
     }
 
-    /// Waits for reports, and pauses what is read when they do not come soon.
-    fn wait(&mut self, stop: &AtomicBool) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.is_full() && !stop.load(Ordering::Relaxed) && self.shared.failure().is_none() {
-            if Instant::now() >= deadline {
-                let list = self.assigned();
-                self.paused = list.count() > 0 && self.consumer.pause(&list).is_ok();
-                return;
+    /// What is open is dropped, and reading begins anew where the group stands.
+    fn recover(&self, trouble: Trouble) {
+        let why = match trouble {
+            Trouble::Again(why) => why,
+            Trouble::End(why) => return self.shared.fail(why),
+        };
+        if self.shared.state().anew.is_some() {
+            return;
+        }
+        tracing::warn!(
+            why,
+            "transaction aborted; its records are read and sealed again"
+        );
+        group::give_up(&self.shared);
+        let _ = self.consumer.pause(&self.assigned());
+        let mut state = self.shared.state();
+        state.anew = Some(Instant::now() + PAUSE);
+        state.troubled.get_or_insert_with(Instant::now);
+    }
+
+    fn begin_anew(&self) {
+        if self.consumer.assignment_lost() {
+            return;
+        }
+        let list = self.assigned();
+        if list.count() == 0 {
+            self.shared.state().anew = None;
+            return;
+        }
+        match group::begin(&self.shared, &self.consumer, &list, Instant::now() + ANEW) {
+            Ok(_) => {}
+            Err(Trouble::Again(why)) => {
+                tracing::warn!(why, "cannot begin anew yet");
+                self.shared.state().anew = Some(Instant::now() + PAUSE);
             }
-            std::thread::sleep(Duration::from_millis(2));
+            Err(Trouble::End(why)) => self.shared.fail(why),
         }
     }
 
@@ -270,82 +262,59 @@ impl<M: Maker> Relay<M> {
         list
     }
 
-    /// Everything but records: commit, resume, what the watching thread found.
-    fn look_around(&mut self) {
+    /// Everything but records: what the watching thread found, and beginning anew.
+    fn look_around(&self) {
         self.shared.health.beat("kafka");
         self.tell_slowness();
-        let mut restart = false;
+        let anew = self.shared.state().anew;
+        if let Some(at) = anew {
+            if Instant::now() >= at {
+                self.begin_anew();
+            }
+            return;
+        }
         let mut dead = Vec::new();
-        {
-            let mut state = self.shared.state();
-            let epoch = state.epoch;
-            for p in &mut state.parts {
-                if let Some(low) = p.lost.take().filter(|low| *low > p.next) {
-                    let (lo, hi) = (p.next, low);
-                    p.open(hi - 1);
-                    dead.push((epoch, p.tp.partition, lo, hi, "retention"));
-                    restart = true;
-                }
-                if let Some(at) = p.oversize.take().filter(|at| *at == p.next) {
-                    p.open(at);
-                    dead.push((epoch, p.tp.partition, at, at + 1, "oversize"));
-                    restart = true;
-                }
+        for p in &mut self.shared.state().parts {
+            if let Some(low) = p.lost.take().filter(|low| *low > p.next) {
+                dead.push((p.tp.partition, p.next, low, "retention"));
+            }
+            if let Some(at) = p.oversize.take().filter(|at| *at == p.next) {
+                dead.push((p.tp.partition, at, at + 1, "oversize"));
             }
         }
-        for (epoch, partition, lo, hi, reason) in dead {
-            self.bury(epoch, partition, lo, hi, reason);
+        if dead.is_empty() {
+            return;
         }
-        let refused = std::mem::take(&mut self.shared.state().refused);
-        for r in refused {
-            let d = Dead {
-                reason: "sealed_too_large",
-                path: None,
-                byte: None,
-                bytes: r.bytes as u64,
-            };
-            let at = Time(0);
-            send_dead(
-                &self.shared,
-                &self.producer,
-                r.epoch,
-                r.partition,
-                (r.offset, r.offset + 1),
-                at,
-                &d,
-            );
+        for (partition, lo, hi, reason) in dead {
+            if let Err(trouble) = self.leave_out(partition, lo, hi, reason) {
+                return self.recover(trouble);
+            }
         }
-        if restart {
-            self.restart();
-        }
-        if self.paused && !self.is_full() {
-            let _ = self.consumer.resume(&self.assigned());
-            self.paused = false;
-        }
-        if self.committed.elapsed() >= COMMIT {
-            self.commit(CommitMode::Async);
-        }
+        self.restart();
     }
 
     fn tell_slowness(&self) {
-        let state = self.shared.state();
+        let records = self.shared.writer().as_ref().map_or(0, Writer::records);
         #[expect(clippy::cast_precision_loss, reason = "a gauge of records")]
-        metrics().seal_in_flight.set(&[], state.in_flight as f64);
-        let stuck = state.in_flight > 0 && state.reported.is_some_and(|at| at.elapsed() > SLOW);
-        let detail = if stuck {
-            format!("{} records wait for delivery reports", state.in_flight)
-        } else {
-            "publishing".to_owned()
+        metrics().seal_in_flight.set(&[], records as f64);
+        let troubled = self.shared.state().troubled;
+        let stuck = troubled.is_some_and(|at| at.elapsed() > SLOW);
+        let detail = match troubled {
+            Some(at) => format!("no transaction committed for {} s", at.elapsed().as_secs()),
+            None => "publishing".to_owned(),
         };
-        drop(state);
         self.shared.health.set("publishing", !stuck, detail);
     }
 
     /// Offsets that cannot be read: counted, and a dead letter says so.
-    fn bury(&self, epoch: u64, partition: i32, lo: i64, hi: i64, reason: &'static str) {
+    fn leave_out(
+        &self,
+        partition: i32,
+        lo: i64,
+        hi: i64,
+        reason: &'static str,
+    ) -> Result<(), Trouble> {
         let topic = self.shared.topic();
-        let n = u64::try_from(hi - lo).unwrap_or(0);
-        metrics().gaps.add(&[topic, reason], n);
         tracing::error!(
             topic,
             partition,
@@ -360,19 +329,19 @@ impl<M: Maker> Relay<M> {
             byte: None,
             bytes: 0,
         };
-        send_dead(
-            &self.shared,
-            &self.producer,
-            epoch,
-            partition,
-            (lo, hi),
-            Time(0),
-            &d,
-        );
+        bury(&self.shared, partition, (lo, hi), Time(0), &d)?;
+        if let Some(w) = self.shared.writer().as_mut() {
+            let n = u64::try_from(hi - lo).unwrap_or(0);
+            w.tally()?.gaps.push((reason, n));
+        }
+        if let Some(p) = self.shared.state().part(partition) {
+            p.pass(hi - 1);
+        }
+        Ok(())
     }
 
     /// Starts every partition where it stands: a seek does not reach one whose fetcher stopped.
-    fn restart(&mut self) {
+    fn restart(&self) {
         let mut list = TopicPartitionList::new();
         for p in &self.shared.state().parts {
             let _ = list.add_partition_offset(&p.tp.topic, p.tp.partition, Offset::Offset(p.next));
@@ -381,7 +350,6 @@ impl<M: Maker> Relay<M> {
             self.shared.fail(format!("cannot restart partitions: {e}"));
         }
         let _ = self.consumer.resume(&list);
-        self.paused = false;
     }
 
     fn error(&self, e: &KafkaError) {
@@ -398,45 +366,58 @@ impl<M: Maker> Relay<M> {
         }
     }
 
-    fn commit(&mut self, mode: CommitMode) {
-        self.committed = Instant::now();
-        group::commit(&self.shared, &self.consumer, mode);
+    /// Commits what was read, within the drain's time.
+    fn drain(&self) {
+        if self.shared.state().anew.is_some() {
+            return;
+        }
+        let limit = self.shared.config.drain;
+        if let Err(Trouble::Again(why) | Trouble::End(why)) =
+            group::commit(&self.shared, &self.consumer, limit)
+        {
+            tracing::warn!(why, "the last transaction is aborted; it is read again");
+        }
     }
 
-    /// Waits for the reports about what was read, at most the drain's time, and commits.
-    fn drain(&mut self) {
-        let deadline = Instant::now() + self.shared.config.drain;
-        while self.shared.state().in_flight > 0 && Instant::now() < deadline {
-            self.look_around();
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let left = self.shared.state().in_flight;
-        if left > 0 {
-            tracing::warn!(
-                left,
-                "not everything was acknowledged in time; it is read again"
-            );
-        }
-        self.commit(CommitMode::Sync);
-    }
-
-    /// Leaves the group. Dropping a client can hang, so a thread of its own does it and the process
-    /// may end before that.
+    /// Aborts what is open, so that it holds nobody back, and leaves the group. Dropping a client can
+    /// hang, so a thread of its own does it and the process may end before that.
     fn close(self) {
         let Self {
-            consumer, producer, ..
+            consumer, shared, ..
         } = self;
         let (done, waiting) = std::sync::mpsc::channel();
         let spawned = std::thread::Builder::new()
             .name("close".into())
             .spawn(move || {
+                group::give_up(&shared);
+                let writer = shared.writer().take();
                 consumer.unsubscribe();
                 drop(consumer);
-                drop(producer);
+                drop(writer);
                 let _ = done.send(());
             });
         if spawned.is_ok() && waiting.recv_timeout(Duration::from_secs(3)).is_err() {
             tracing::warn!("the kafka clients did not close in time");
         }
     }
+}
+
+fn hand_over(
+    shared: &Shared,
+    maker: &mut impl Maker,
+    m: &BorrowedMessage<'_>,
+) -> Result<(), Trouble> {
+    let headers: Vec<(&str, &[u8])> = m.headers().map_or_else(Vec::new, |h| {
+        (0..h.count())
+            .filter_map(|i| h.try_get(i))
+            .map(|h| (h.key, h.value.unwrap_or_default()))
+            .collect()
+    });
+    let record = Fetched {
+        offset: m.offset(),
+        ts_ms: m.timestamp().to_millis().unwrap_or(0),
+        key: m.key(),
+        value: m.payload(),
+    };
+    take(shared, maker, m.partition(), &record, &headers)
 }

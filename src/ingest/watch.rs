@@ -24,9 +24,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// Pause between two questions how many partitions the topics have.
 const COUNT: Duration = Duration::from_secs(30);
 /// How long a partition stands still below its end before somebody looks what is there.
-const STILL: Duration = Duration::from_secs(2);
-/// Partitions looked behind in one round.
-const ENDS_AT_ONCE: usize = 4;
+const STILL: Duration = Duration::from_secs(1);
+/// Partitions looked behind in one round: each takes a question and a fetch of one client.
+const ENDS_AT_ONCE: usize = 64;
 /// How long a suspicion lasts. librdkafka tells the same error of a connection once in 30 s.
 const SUSPICION: Duration = Duration::from_secs(60);
 
@@ -192,26 +192,33 @@ pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
 }
 
 /// Looks behind partitions that stand still below their end: a transaction leaves a marker there which is
-/// no record. Few in a round, since each is read with a client of its own.
+/// no record. Where the seal job writes, every partition that falls silent ends so.
 fn find_ends<K: Claims>(shared: &Shared<K>, stop: &AtomicBool) {
-    let list: Vec<(TopicPartition, i64, i64)> = {
-        let slots = shared.slots();
-        let still = slots.iter().filter(|s| {
-            let idle = s.halted.is_none() && !s.paused && !s.is_pending();
-            idle && s.next >= s.floor && !s.is_at_end() && s.progress.elapsed() >= STILL
-        });
-        let places = still.map(|s| (s.tp.clone(), s.next, s.high));
-        places.take(ENDS_AT_ONCE).collect()
-    };
-    for (tp, next, high) in list {
-        if stop.load(Ordering::Relaxed) {
-            return;
+    for topic in &shared.config.topics {
+        let list: Vec<(i32, i64, i64)> = {
+            let slots = shared.slots();
+            let still = slots.iter().filter(|s| {
+                let idle = s.halted.is_none() && !s.paused && !s.is_pending();
+                idle && s.next >= s.floor && !s.is_at_end() && s.progress.elapsed() >= STILL
+            });
+            let places = still
+                .filter(|s| *s.tp.topic == *topic.name)
+                .map(|s| (s.tp.partition, s.next, s.high));
+            places.take(ENDS_AT_ONCE).collect()
+        };
+        if list.is_empty() || stop.load(Ordering::Relaxed) {
+            continue;
         }
-        if ask::is_end(&shared.config, &tp, next) {
+        for partition in ask::at_end(&shared.config, &topic.name, &list) {
+            let Some((_, next, high)) = list.iter().find(|l| l.0 == partition) else {
+                continue;
+            };
             let mut slots = shared.slots();
-            let slot = slots.iter_mut().find(|s| s.tp == tp && s.next == next);
+            let slot = slots.iter_mut().find(|s| {
+                s.tp.partition == partition && *s.tp.topic == *topic.name && s.next == *next
+            });
             if let Some(s) = slot {
-                s.end = s.end.max(high);
+                s.end = s.end.max(*high);
             }
         }
     }

@@ -90,8 +90,9 @@ table! {
     unreadable: Counter "veilwatch_unreadable_rows_total" ["what"] "rows the notifier could not read and left alone: change, incident, group, silence";
 
     published: Counter "veilwatch_published_total" ["outcome"] "events handed to the publisher that have ended: delivered, dropped";
-    seal_records: Counter "veilwatch_seal_records_total" ["outcome"] "records of the seal job by outcome: published, duplicate, dead_letter";
-    seal_in_flight: Gauge "veilwatch_seal_in_flight_records" [] "records of the seal job that wait for their delivery reports";
+    seal_records: Counter "veilwatch_seal_records_total" ["outcome"] "records of the seal job by outcome, counted with their transaction: published, duplicate, dead_letter";
+    seal_in_flight: Gauge "veilwatch_seal_in_flight_records" [] "records in the seal job's open transaction";
+    seal_transactions: Counter "veilwatch_seal_transactions_total" ["outcome"] "transactions of the seal job by outcome: committed, aborted";
     log_drops: Counter "veilwatch_dropped_total" ["what"] "anything else that was discarded, by what it was";
 }
 

@@ -55,10 +55,10 @@ pub struct Args {
     /// Where /livez /readyz /metrics are served.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8687")]
     listen: SocketAddr,
-    /// Records that may wait for their delivery reports.
+    /// Records in one transaction at most; it is committed after a tenth of a second in any case.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_in_flight: u32,
-    /// Seconds that SIGTERM waits for delivery reports.
+    /// Seconds that SIGTERM tries to commit what was read.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     shutdown: u64,
     /// Seconds after which a silent member has left the group.

@@ -5,22 +5,20 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::ProducerContext;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::Shared;
 use super::place::Part;
-use super::{Place, Shared};
+use super::writer::{Trouble, Writer};
 use crate::event::TopicPartition;
 use crate::ingest::ask::watermarks;
 use crate::ingest::said;
 use crate::telemetry::metrics;
 
-/// How long a revocation waits for delivery reports; what is not acknowledged then is made again by
-/// the next owner.
+/// How long a revocation tries to commit; what is not committed then is made again by the next owner.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long one answer about committed offsets may take.
 const ASK: Duration = Duration::from_secs(5);
@@ -55,12 +53,6 @@ impl ConsumerContext for Group {
             let _ = consumer.assign(&TopicPartitionList::new());
         }
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if result.is_err() {
-            metrics().hint_commit_errors.inc(&[]);
-        }
-    }
 }
 
 impl Group {
@@ -71,44 +63,28 @@ impl Group {
     ) -> Result<(), String> {
         metrics().rebalances.inc(&["assign"]);
         let deadline = Instant::now() + self.0.config.from.max_poll_interval / 2;
-        let committed = committed(consumer, tpl, deadline)?;
-        let mut list = TopicPartitionList::new();
-        let mut parts = Vec::new();
-        for (tp, at) in committed {
-            let (low, high) = watermarks(&self.0.asker, &tp, deadline)?;
-            let from = at.unwrap_or(low);
-            // The owner before us may have gone on after the first question.
-            if from > high && from > watermarks(&self.0.asker, &tp, deadline)?.1 {
-                return Err(format!(
-                    "group {} stands at offset {from} of {} partition {}, which ends at {high}: the topic was recreated or cut; reset the group's offsets once you know why",
-                    self.0.config.from.group, tp.topic, tp.partition
-                ));
+        if tpl.count() == 0 {
+            self.0.health.set("kafka", true, "0 partitions");
+            metrics().assigned.set(&[], 0.0);
+            return consumer
+                .assign(tpl)
+                .map_err(|e| format!("cannot take the assigned partitions: {e}"));
+        }
+        loop {
+            match begin(&self.0, consumer, tpl, deadline) {
+                Ok(n) => {
+                    #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
+                    metrics().assigned.set(&[], n as f64);
+                    self.0.health.set("kafka", true, format!("{n} partitions"));
+                    tracing::info!(partitions = n, "assigned");
+                    return Ok(());
+                }
+                Err(Trouble::Again(why)) if Instant::now() < deadline => {
+                    tracing::warn!(why, "cannot begin yet");
+                }
+                Err(Trouble::Again(why) | Trouble::End(why)) => return Err(why),
             }
-            let _ =
-                list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(from.max(low)));
-            let mut part = Part::new(tp, from, high);
-            part.lost = (from < low).then_some(low);
-            parts.push(part);
         }
-        #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
-        metrics().assigned.set(&[], parts.len() as f64);
-        tracing::info!(partitions = parts.len(), "assigned");
-        self.0
-            .health
-            .set("kafka", true, format!("{} partitions", parts.len()));
-        {
-            let mut state = self.0.state();
-            state.epoch += 1;
-            state.refused.clear();
-            state.begun = parts.iter().map(|p| p.tp.partition).collect();
-            state.parts = parts;
-        }
-        consumer
-            .assign(&list)
-            .map_err(|e| format!("cannot take the assigned partitions: {e}"))?;
-        // A pause can survive a new assignment.
-        let _ = consumer.resume(&list);
-        Ok(())
     }
 
     fn revoked(&self, consumer: &BaseConsumer<Self>) -> Result<(), String> {
@@ -116,16 +92,17 @@ impl Group {
         metrics()
             .rebalances
             .inc(&[if lost { "lost" } else { "revoke" }]);
-        if !lost {
-            let deadline = Instant::now() + DRAIN;
-            while self.0.state().in_flight > 0 && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            commit(&self.0, consumer, CommitMode::Sync);
+        if !lost
+            && let Err(Trouble::Again(why) | Trouble::End(why)) = commit(&self.0, consumer, DRAIN)
+        {
+            tracing::warn!(why, "not committed; the next owner makes it again");
         }
+        give_up(&self.0);
         {
             let mut state = self.0.state();
-            state.epoch += 1;
+            state.anew = None;
+            state.troubled = None;
+            state.too_large.clear();
             for p in std::mem::take(&mut state.parts) {
                 metrics()
                     .lag
@@ -138,6 +115,91 @@ impl Group {
             .unassign()
             .map_err(|e| format!("cannot give partitions back: {e}"))
     }
+}
+
+/// Aborts what is open. A producer that cannot is thrown away: the next of its name aborts.
+pub(super) fn give_up(shared: &Shared) {
+    let mut slot = shared.writer();
+    if let Some(mut writer) = slot.take() {
+        let refused = writer.too_large();
+        if writer.abort() {
+            *slot = Some(writer);
+        } else {
+            writer.discard();
+        }
+        let mut state = shared.state();
+        for r in refused {
+            state.too_large.insert((r.partition, r.offset), r.bytes);
+        }
+    }
+}
+
+/// Begins reading these partitions where the group stands, with a producer of their name and nothing
+/// open. Returns how many they are.
+///
+/// The name is that of the lowest partition. In one generation of the group nobody else has it; and a
+/// process that comes back to the partitions it had shuts out and aborts what it was.
+pub(super) fn begin(
+    shared: &Shared,
+    consumer: &BaseConsumer<Group>,
+    tpl: &TopicPartitionList,
+    deadline: Instant,
+) -> Result<usize, Trouble> {
+    give_up(shared);
+    let config = &shared.config;
+    let lowest = tpl
+        .elements()
+        .iter()
+        .map(TopicPartitionListElem::partition)
+        .min();
+    let name = format!(
+        "{}/{}/{}",
+        config.from.group,
+        shared.topic(),
+        lowest.unwrap_or(0)
+    );
+    {
+        let mut slot = shared.writer();
+        if slot.as_ref().is_none_or(|w| w.name() != name) {
+            if let Some(other) = slot.take() {
+                other.discard();
+            }
+            *slot = Some(Writer::new(config, name, deadline)?);
+        }
+    }
+    // Asked behind the producer's start: an offset that a transaction still holds is waited for.
+    let committed = committed(consumer, tpl, deadline).map_err(Trouble::Again)?;
+    let mut list = TopicPartitionList::new();
+    let mut parts = Vec::new();
+    for (tp, at) in committed {
+        let ends = |tp| watermarks(&shared.asker, tp, deadline).map_err(Trouble::Again);
+        let (low, high) = ends(&tp)?;
+        let from = at.unwrap_or(low);
+        // The owner before us may have gone on after the first question.
+        if from > high && from > ends(&tp)?.1 {
+            return Err(Trouble::End(format!(
+                "group {} stands at offset {from} of {} partition {}, which ends at {high}: the topic was recreated or cut; reset the group's offsets once you know why",
+                config.from.group, tp.topic, tp.partition
+            )));
+        }
+        let _ = list.add_partition_offset(&tp.topic, tp.partition, Offset::Offset(from.max(low)));
+        let mut part = Part::new(tp, from, high);
+        part.lost = (from < low).then_some(low);
+        parts.push(part);
+    }
+    let n = parts.len();
+    {
+        let mut state = shared.state();
+        state.begun = parts.iter().map(|p| p.tp.partition).collect();
+        state.parts = parts;
+        state.anew = None;
+    }
+    consumer
+        .assign(&list)
+        .map_err(|e| Trouble::Again(format!("cannot take the assigned partitions: {e}")))?;
+    // A pause can survive a new assignment.
+    let _ = consumer.resume(&list);
+    Ok(n)
 }
 
 /// The group's offsets of these partitions; none: never committed.
@@ -173,40 +235,38 @@ fn committed(
     }
 }
 
-/// Commits what is acknowledged. Errors are counted: what is not committed is made again.
-pub(super) fn commit(shared: &Shared, consumer: &BaseConsumer<Group>, mode: CommitMode) {
+/// Commits the open transaction with the offsets of what it was made of.
+pub(super) fn commit(
+    shared: &Shared,
+    consumer: &BaseConsumer<Group>,
+    limit: Duration,
+) -> Result<(), Trouble> {
     let mut list = TopicPartitionList::new();
-    for p in &mut shared.state().parts {
-        let safe = p.safe();
-        // The last word is said in any case: an earlier one may have been lost.
-        if safe > p.committed || matches!(mode, CommitMode::Sync) {
-            p.committed = safe;
-            let _ = list.add_partition_offset(&p.tp.topic, p.tp.partition, Offset::Offset(safe));
-        }
-    }
-    if list.count() > 0
-        && let Err(error) = consumer.commit(&list, mode)
     {
-        metrics().hint_commit_errors.inc(&[]);
-        tracing::warn!(%error, "offsets not committed; they are tried again with the next");
-    }
-}
-
-/// The producer's callbacks.
-pub(super) struct Reports(pub(super) Arc<Shared>);
-
-impl ClientContext for Reports {
-    fn error(&self, error: KafkaError, reason: &str) {
-        said::error(&self.0.oversize, &error, reason, |why| self.0.fail(why));
-    }
-}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Place>;
-    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
-        match result {
-            Ok(_) => self.0.report(*place, Ok(())),
-            Err((e, _)) => self.0.report(*place, Err(e)),
+        let state = shared.state();
+        for p in state.parts.iter().filter(|p| p.next > p.committed) {
+            let (topic, at) = (&p.tp.topic, Offset::Offset(p.next));
+            let _ = list.add_partition_offset(topic, p.tp.partition, at);
         }
     }
+    let mut slot = shared.writer();
+    let Some(writer) = slot.as_mut().filter(|_| list.count() > 0) else {
+        return Ok(());
+    };
+    let Some(group) = consumer.group_metadata() else {
+        return Err(Trouble::Again("not a member of the group".into()));
+    };
+    writer.commit(&list, &group, limit)?;
+    let mut state = shared.state();
+    state.troubled = None;
+    for e in list.elements() {
+        if let (Some(p), Offset::Offset(at)) = (state.part(e.partition()), e.offset()) {
+            p.committed = at;
+        }
+        if let Offset::Offset(at) = e.offset() {
+            let done = |k: &(i32, i64)| k.0 == e.partition() && k.1 < at;
+            state.too_large.retain(|k, _| !done(k));
+        }
+    }
+    Ok(())
 }

@@ -1,53 +1,49 @@
-//! One record through the maker and out: to its topic, or as a dead letter.
+//! One record through the maker and into the open transaction: to its topic, or as a dead letter.
 
-use std::time::{Duration, Instant};
-
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::BaseRecord;
-
-use super::{Dead, Made, Maker, Place, Producer, Shared};
+use super::writer::{Out, Place, Sent, Trouble};
+use super::{Dead, Made, Maker, Shared};
 use crate::event::Time;
 use crate::ingest::batch::Fetched;
-use crate::telemetry::metrics;
 
 /// One record through the maker.
 pub(super) fn take(
     shared: &Shared,
-    producer: &Producer,
     maker: &mut impl Maker,
     partition: i32,
     r: &Fetched<'_>,
     headers: &[(&str, &[u8])],
-) {
-    let (begun, epoch, expected) = {
+) -> Result<(), Trouble> {
+    let (begun, expected, too_large) = {
         let mut state = shared.state();
+        if state.anew.is_some() {
+            return Ok(());
+        }
         let begun = std::mem::take(&mut state.begun);
-        let epoch = state.epoch;
+        let too_large = state.too_large.get(&(partition, r.offset)).copied();
         // One that lost its place starts anew behind the gap first.
         let part = state.part(partition).filter(|p| p.lost.is_none());
-        let next = part.map(|p| p.next);
-        (begun, epoch, next)
+        (begun, part.map(|p| p.next), too_large)
     };
     for p in begun {
         maker.begin(p);
     }
     // Fetched before a new start: not ours any more, or read already, or to be read again.
     if expected.is_none_or(|next| r.offset < next) {
-        return;
+        return Ok(());
     }
     let at = Time(r.ts_ms);
-    match maker.make(partition, r, headers) {
+    let made = match too_large {
+        Some(bytes) => Made::Dead(oversized(bytes)),
+        None => maker.make(partition, r, headers),
+    };
+    let here = (r.offset, r.offset + 1);
+    match made {
         Made::Record {
             key,
             value,
             signature,
         } => {
-            if let Some(p) = shared.state().part(partition) {
-                p.open(r.offset);
-            }
             let place = Place {
-                epoch,
                 partition,
                 offset: r.offset,
                 bytes: key.len() + value.len(),
@@ -60,44 +56,46 @@ pub(super) fn take(
                 signature: signature.as_deref(),
                 at,
             };
-            send(shared, producer, &out, place);
+            match into_transaction(shared, &out, place)? {
+                Sent::Yes => {
+                    if let Some(w) = shared.writer().as_mut() {
+                        w.tally()?.published += 1;
+                    }
+                }
+                Sent::TooLarge => bury(shared, partition, here, at, &oversized(place.bytes))?,
+            }
         }
         Made::Duplicate => {
-            metrics().seal_records.inc(&["duplicate"]);
-            if let Some(p) = shared.state().part(partition) {
-                p.pass(r.offset);
+            if let Some(w) = shared.writer().as_mut() {
+                w.tally()?.duplicates += 1;
             }
         }
-        Made::Dead(d) => {
-            if let Some(p) = shared.state().part(partition) {
-                p.open(r.offset);
-            }
-            send_dead(
-                shared,
-                producer,
-                epoch,
-                partition,
-                (r.offset, r.offset + 1),
-                at,
-                &d,
-            );
-        }
+        Made::Dead(d) => bury(shared, partition, here, at, &d)?,
+    }
+    if let Some(p) = shared.state().part(partition) {
+        p.pass(r.offset);
+    }
+    Ok(())
+}
+
+fn oversized(bytes: usize) -> Dead {
+    Dead {
+        reason: "sealed_too_large",
+        path: None,
+        byte: None,
+        bytes: bytes as u64,
     }
 }
 
 /// A dead letter to its topic: place and reason. `lo..hi` are the offsets concerned.
-pub(super) fn send_dead(
+pub(super) fn bury(
     shared: &Shared,
-    producer: &Producer,
-    epoch: u64,
     partition: i32,
     (lo, hi): (i64, i64),
     at: Time,
     d: &Dead,
-) {
+) -> Result<(), Trouble> {
     let topic = shared.topic();
-    metrics().dead_letters.inc(&[topic, d.reason]);
-    metrics().seal_records.inc(&["dead_letter"]);
     let mut value = serde_json::json!({
         "v": 1, "topic": topic, "partition": partition, "offset": lo, "reason": d.reason, "bytes": d.bytes,
     });
@@ -115,7 +113,6 @@ pub(super) fn send_dead(
     }
     let (key, value) = (format!("{topic}/{partition}/{lo}"), value.to_string());
     let place = Place {
-        epoch,
         partition,
         offset: hi - 1,
         bytes: key.len() + value.len(),
@@ -128,53 +125,16 @@ pub(super) fn send_dead(
         signature: None,
         at,
     };
-    send(shared, producer, &out, place);
+    into_transaction(shared, &out, place)?;
+    if let Some(w) = shared.writer().as_mut() {
+        w.tally()?.dead.push(d.reason);
+    }
+    Ok(())
 }
 
-/// What is published.
-struct Out<'a> {
-    topic: &'a str,
-    key: &'a str,
-    value: &'a str,
-    signature: Option<&'a str>,
-    at: Time,
-}
-
-fn send(shared: &Shared, producer: &Producer, out: &Out<'_>, place: Place) {
-    {
-        let mut state = shared.state();
-        if state.in_flight == 0 {
-            state.reported = Some(Instant::now());
-        }
-        state.in_flight += 1;
-        state.bytes += place.bytes;
-    }
-    let mut record = BaseRecord::with_opaque_to(out.topic, Box::new(place))
-        .key(out.key)
-        .payload(out.value);
-    if out.at.0 > 0 {
-        record = record.timestamp(out.at.0);
-    }
-    if let Some(signature) = out.signature {
-        let header = Header {
-            key: "vw-sig",
-            value: Some(signature),
-        };
-        record = record.headers(OwnedHeaders::new_with_capacity(1).insert(header));
-    }
-    // The client's queue is larger than what may be in flight, so a full one cannot happen for long.
-    loop {
-        match producer.send(record) {
-            Ok(()) => return,
-            Err((KafkaError::MessageProduction(Code::QueueFull), back)) => {
-                record = back;
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Err((e, back)) => {
-                let place = *back.delivery_opaque;
-                shared.report(place, Err(&e));
-                return;
-            }
-        }
+fn into_transaction(shared: &Shared, out: &Out<'_>, place: Place) -> Result<Sent, Trouble> {
+    match shared.writer().as_mut() {
+        Some(w) => w.send(out, place),
+        None => Err(Trouble::Again("no producer".into())),
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn watch(shared: &Shared, stop: &AtomicBool) {
             if p.next >= high {
                 p.progress = Instant::now();
             }
-            let lag = high.saturating_sub(p.safe()).max(0);
+            let lag = high.saturating_sub(p.committed).max(0);
             #[expect(clippy::cast_precision_loss, reason = "a gauge of records")]
             metrics()
                 .lag
