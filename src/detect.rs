@@ -260,16 +260,20 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Notes the number of a record that was refused: it is here, if not as an event.
+    /// Notes a record that was refused: its gateway's, and its number, which is here if not as an event.
     pub fn refused(&mut self, append: Time, origin: &Origin) {
-        if let Some((boot, lane, seq)) = &origin.place {
+        let gateway = &origin.gateway;
+        let place = origin.place.as_ref().map(|(boot, lane, seq)| {
             let key = part::LaneKey {
-                gateway: origin.gateway.clone(),
+                gateway: gateway.clone(),
                 boot: boot.clone(),
                 lane: *lane,
             };
-            self.parts.refused(append, &key, *seq, &mut self.counters);
-        }
+            (key, *seq)
+        });
+        let place = place.as_ref().map(|(key, seq)| (key, *seq));
+        self.parts
+            .refused(append, gateway, place, &mut self.counters);
     }
 
     /// Ends the batch: encodes the minute parts.

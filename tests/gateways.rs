@@ -231,6 +231,78 @@ fn what_was_refused_is_not_missing() {
     assert_eq!(found, "audit-missing-events");
 }
 
+/// A gateway that sends four events a second for so many minutes, of which some cannot be read, beside one
+/// that is whole. What is told: when, rule, stage.
+fn refusing(minutes: i64, bad: impl Fn(i64) -> bool) -> String {
+    let mut s = Stream::default();
+    for i in 0..minutes * 240 {
+        s.add(i / 4, if bad(i) { "broken" } else { "gw" }, "");
+        s.add(i / 4, "whole", "");
+    }
+    let mut replay = fresh();
+    for (_, line) in &s.0 {
+        if line.contains(r#""gateway":"broken""#) {
+            let line = line.replacen("broken", "gw", 1).replacen(
+                r#""status":200"#,
+                r#""status":"200""#,
+                1,
+            );
+            assert!(replay.line(&line).is_err(), "{line}");
+        } else {
+            replay.line(line).expect("an event");
+        }
+    }
+    replay.finish();
+    let (lines, _) = replay.output();
+    let told = lines.iter().filter(|l| l.kind == "finding").map(|l| {
+        assert!(
+            l.reason
+                .as_deref()
+                .is_some_and(|r| r.contains("gateway gw "))
+        );
+        let rule = l.rule.as_deref().unwrap_or_default();
+        format!("{} {rule} {}", &l.at[11..16], l.stage.unwrap_or_default())
+    });
+    told.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_deployment_that_breaks_a_part_of_the_records_is_a_ticket_within_minutes() {
+    // From 00:35 on two of a hundred.
+    let found = refusing(60, |i| i >= 35 * 240 && i % 50 == 0);
+    assert_eq!(found, "00:38 audit-refused ticket");
+    // And for hours, once an hour.
+    let found = refusing(125, |i| i >= 35 * 240 && i % 50 == 0);
+    assert_eq!(found.lines().count(), 2, "{found}");
+}
+
+#[test]
+fn a_gateway_of_which_nothing_is_read_any_more_is_one_page() {
+    let found = refusing(60, |i| i >= 35 * 240);
+    assert_eq!(found, "00:38 audit-refused page");
+    // It begins with a part of them: a ticket, and a page when it becomes all.
+    let found = refusing(70, |i| i >= 50 * 240 || (i >= 35 * 240 && i % 50 == 0));
+    assert_eq!(
+        found,
+        "00:38 audit-refused ticket\n00:51 audit-refused page"
+    );
+    // One that is being set up wakes nobody.
+    assert_eq!(refusing(60, |_| true), "00:03 audit-refused ticket");
+}
+
+#[test]
+fn single_refused_records_and_bursts_of_them_are_told_to_nobody() {
+    // One in three hundred, for an hour.
+    assert_eq!(refusing(60, |i| i % 300 == 7), "");
+    // A client that sends its broken record again and again for two minutes.
+    assert_eq!(
+        refusing(60, |i| (40 * 240..42 * 240).contains(&i) && i % 2 == 0),
+        ""
+    );
+    // A quarter of an hour without anything else in it.
+    assert_eq!(refusing(60, |i| i % 3_600 == 7), "");
+}
+
 #[test]
 fn usage_with_a_forged_clock_costs_what_it_costs_now() {
     let usage = r#","usage":{"input":1000000,"output":0,"state":"final"}"#;

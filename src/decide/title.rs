@@ -16,7 +16,7 @@ use crate::rule::RuleSet;
 pub struct Titles(Arc<BTreeMap<SmolStr, String>>);
 
 /// What has no rule file. A prefix ending in `-` names all that begin with it.
-const OWN: [(&str, &str); 30] = [
+const OWN: [(&str, &str); 31] = [
     ("access-", "Access outside the rules"),
     (
         "audit-alias-refused",
@@ -48,6 +48,10 @@ const OWN: [(&str, &str); 30] = [
     ),
     ("audit-no-boot", "Sequence numbers that prove nothing"),
     ("audit-partial", "Minutes are judged without a partition"),
+    (
+        "audit-refused",
+        "Records of a gateway are refused, nobody watches them",
+    ),
     ("audit-silent-gateway", "A gateway has gone silent"),
     ("audit-undecodable", "Nothing of a partition can be read"),
     ("audit-unpriced-model", "A model without a price"),

@@ -4,8 +4,8 @@
 //! *late* if events filled it meanwhile, *declared* if the publisher said around that time that it discarded
 //! that many, *restart* if it is the beginning of a new boot, else *unexplained*; only unexplained pages. A
 //! sequence without a boot proves nothing and is not audited. Also: gateways that fall silent, clocks that are
-//! behind or outside the allowed range, losses that are declared, models without a price, and reported cost
-//! unlike computed cost.
+//! behind or outside the allowed range, losses that are declared, records that are refused, models without
+//! a price, and reported cost unlike computed cost.
 
 mod coding;
 mod cost;
@@ -13,6 +13,7 @@ mod gateway;
 mod habit;
 mod hole;
 mod lane;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -91,9 +92,11 @@ struct Place<'a> {
     at: Time,
 }
 
-/// A ticket about a gateway or a model.
+/// What is wrong with a gateway or a model.
 struct Problem {
     rule: &'static str,
+    /// A ticket, if nothing else is said.
+    stage: Stage,
     gateway: Option<SmolStr>,
     model: Option<SmolStr>,
     severity: Severity,
@@ -104,6 +107,7 @@ impl Problem {
     fn gateway(rule: &'static str, name: &SmolStr, severity: Severity, reason: String) -> Self {
         Self {
             rule,
+            stage: Stage::Ticket,
             gateway: Some(name.clone()),
             model: None,
             severity,
@@ -114,6 +118,7 @@ impl Problem {
     fn model(rule: &'static str, name: &SmolStr, severity: Severity, reason: String) -> Self {
         Self {
             rule,
+            stage: Stage::Ticket,
             gateway: None,
             model: Some(name.clone()),
             severity,
@@ -191,8 +196,8 @@ impl Audit {
         std::mem::take(&mut self.noted)
     }
 
-    /// A ticket, at most once in [`AGAIN_MINUTES`] per rule and subject, of at most [`MAX_NAMED`] subjects and one
-    /// for all others.
+    /// A problem, at most once in [`AGAIN_MINUTES`] per rule, stage and subject, of at most [`MAX_NAMED`] subjects
+    /// and one for all others.
     fn again(&mut self, p: &Place<'_>, mut problem: Problem, out: &mut Vec<Finding>) {
         let (what, name) = match (&problem.gateway, &problem.model) {
             (Some(name), _) => ("gateway", name.as_str()),
@@ -205,7 +210,13 @@ impl Audit {
             .told
             .range(of_rule)
             .take_while(|((r, _), _)| *r == rule);
-        if !self.told.contains_key(&(rule.clone(), subject.clone())) && told.count() >= MAX_NAMED {
+        // A page is told though a ticket was.
+        let staged = |subject: &SmolStr| match problem.stage {
+            Stage::Page => smol_str::format_smolstr!("page {subject}"),
+            _ => subject.clone(),
+        };
+        let known = self.told.contains_key(&(rule.clone(), staged(&subject)));
+        if !known && told.count() >= MAX_NAMED {
             // Names are a publisher's to invent.
             subject = smol_str::format_smolstr!("{what}:(others)");
             problem.reason = format!(
@@ -213,7 +224,7 @@ impl Audit {
                 problem.reason
             );
         }
-        let key = (rule, subject.clone());
+        let key = (rule, staged(&subject));
         if self.told.contains_key(&key) {
             return;
         }
@@ -222,7 +233,7 @@ impl Audit {
             problem.rule,
             &subject,
             problem.severity,
-            Stage::Ticket,
+            problem.stage,
             problem.reason,
             problem.gateway,
             problem.model,

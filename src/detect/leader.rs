@@ -26,7 +26,8 @@ use crate::event::{SmolStr, Time, TopicPartition};
 /// Format of the leader's checkpoint. Older ones are still read: format 1 is before campaigns, up to
 /// format 2 spending was judged otherwise, up to format 3 latency and errors were, up to format 4 a
 /// gateway's quiet, and up to format 5 rejections and calls that are not streamed were not judged.
-pub const FORMAT: i32 = 6;
+pub const FORMAT: i32 = 7;
+const FORMAT_BEFORE_REFUSALS: i32 = 6;
 const FORMAT_BEFORE_REJECTIONS: i32 = 5;
 const FORMAT_OLD_QUIET: i32 = 4;
 const FORMAT_OLD_LATENCY: i32 = 3;
@@ -150,7 +151,7 @@ impl Leader {
     fn read(&mut self, fmt: i32, r: &mut Reader<'_>) -> Result<(), super::wire::Damaged> {
         self.merged = r.option(Reader::i64)?;
         self.damaged_parts = r.u64()?;
-        self.audit = Audit::decode(r, fmt <= FORMAT_OLD_QUIET)?;
+        self.audit = Audit::decode(r, fmt <= FORMAT_OLD_QUIET, fmt > FORMAT_BEFORE_REFUSALS)?;
         self.drift = Drift::decode(r)?;
         let old = fmt <= FORMAT_BEFORE_REJECTIONS;
         self.latency = Latency::decode(r, fmt <= FORMAT_OLD_LATENCY, old)?;

@@ -62,6 +62,8 @@ pub struct GatewaySeen {
     /// Minute in which the latest of them was appended: a sign of life, whatever their own time says. 0 in
     /// parts of an older format.
     pub appended: i64,
+    /// Its records that were refused, in the minute of their append. They are no events.
+    pub refused: u64,
 }
 
 /// A model version on a route.
@@ -207,6 +209,7 @@ impl MinutePart {
             g.declared = g.declared.saturating_add(v.declared);
             g.no_boot += v.no_boot;
             g.appended = g.appended.max(v.appended);
+            g.refused = g.refused.saturating_add(v.refused);
         }
         for (k, v) in &o.models {
             let Some(m) = room::entry(&mut self.models, k, MAX_MERGED, &mut self.overflow) else {
@@ -343,6 +346,7 @@ mod tests {
                 })
                 .or_default()
                 .requests += a;
+            p.gateways.entry(name.clone()).or_default().refused += a;
             *p.spend.entry(Spender::Tenant(name)).or_default() += i128::from(*b) - 3;
         }
         p

@@ -2,6 +2,7 @@
 
 use super::gateway::Hour;
 use super::habit::{Habit, Slot};
+use super::refusal::Refusals;
 use super::{Audit, Cost, Gateway, Lane, Missing};
 use crate::detect::part::LaneKey;
 use crate::detect::wire::{Damaged, Reader, Writer};
@@ -59,6 +60,7 @@ impl Audit {
             w.u64(g.hour.declared);
             w.u64(g.hour.restart);
             g.habit.encode(w);
+            g.refusals.encode(w);
         }
         w.len(self.costs.len());
         for (k, c) in &self.costs {
@@ -77,7 +79,12 @@ impl Audit {
     }
 
     /// Reads it back. `old`: before habits, when quiet was judged by the rate alone; they are learnt anew.
-    pub(in crate::detect) fn decode(r: &mut Reader<'_>, old: bool) -> Result<Self, Damaged> {
+    /// `refusals`: whether it knows of records that were refused.
+    pub(in crate::detect) fn decode(
+        r: &mut Reader<'_>,
+        old: bool,
+        refusals: bool,
+    ) -> Result<Self, Damaged> {
         let mut a = Self {
             forgotten: r.u64()?,
             ..Self::default()
@@ -138,6 +145,9 @@ impl Audit {
                     restart: r.u64()?,
                 };
                 g.habit = Habit::decode(r)?;
+            }
+            if refusals {
+                g.refusals = Refusals::decode(r)?;
             }
             a.gateways.insert(key, g);
         }

@@ -6,6 +6,7 @@
 //! a day is quiet most of the time. Events that come late are a sign of life, whatever their own time says.
 
 use super::habit::Habit;
+use super::refusal::Refusals;
 use super::{Audit, Missing, Place, Problem};
 use crate::detect::part::{GatewaySeen, MinutePart};
 use crate::detect::room;
@@ -44,6 +45,8 @@ pub(super) struct Late {
     pub(super) left_out: u64,
     pub(super) clamped: u64,
     pub(super) no_boot: u64,
+    /// Records that were refused, of this minute and of partitions that were left out.
+    pub(super) refused: u64,
 }
 
 /// Losses of an hour.
@@ -76,6 +79,7 @@ pub(super) struct Gateway {
     pub(super) missing: Missing,
     pub(super) hour: Hour,
     pub(super) habit: Habit,
+    pub(super) refusals: Refusals,
 }
 
 impl Gateway {
@@ -206,6 +210,7 @@ impl Audit {
         let late = self.late.entry(name.clone()).or_default();
         late.clamped = late.clamped.saturating_add(seen.clamped);
         late.no_boot = late.no_boot.saturating_add(seen.no_boot);
+        late.refused = late.refused.saturating_add(seen.refused);
         if part.late {
             late.events = late.events.saturating_add(seen.events);
         } else if !in_time {
@@ -261,11 +266,10 @@ impl Audit {
                 ));
             }
             let events = on_time.saturating_add(late.events);
-            g.hour.events = g
-                .hour
-                .events
-                .saturating_add(events)
-                .saturating_add(late.left_out);
+            let all = events.saturating_add(late.left_out);
+            g.hour.events = g.hour.events.saturating_add(all);
+            let before = (p.minute - g.born >= LEARN_MINUTES).then_some(g.rate);
+            problems.extend(g.refusals.judge(name, all, late.refused, before));
             g.habit.move_to(p.minute);
             // Without a partition nobody knows what a gateway sent.
             if !complete {

@@ -300,16 +300,18 @@ fn the_state_comes_back_to_the_bit_and_an_older_one_learns_habits_anew() {
         if part.events > 0 {
             let from = u64::try_from(m).expect("small") * 2;
             lane(&mut part, "b", 0, &[(from, from)], 1);
+            let g = part.gateways.get_mut("g").expect("there");
+            g.refused = u64::from(m % 3 == 0);
         }
         step(&mut audit, &part, true);
     }
     audit.take_noted();
     let mut w = Writer::default();
     audit.encode(&mut w);
-    let back = Audit::decode(&mut Reader::new(&w.0), false).expect("decodes");
+    let back = Audit::decode(&mut Reader::new(&w.0), false, true).expect("decodes");
     assert_eq!(back, audit);
     for cut in 0..w.0.len() {
-        assert!(Audit::decode(&mut Reader::new(&w.0[..cut]), false).is_err());
+        assert!(Audit::decode(&mut Reader::new(&w.0[..cut]), false, true).is_err());
     }
 
     // As format 3 wrote it: no lanes, one gateway, no costs, nothing told.
@@ -328,7 +330,7 @@ fn the_state_comes_back_to_the_bit_and_an_older_one_learns_habits_anew() {
     w.len(0);
     w.len(0);
     let mut r = Reader::new(&w.0);
-    let mut old = Audit::decode(&mut r, true).expect("decodes");
+    let mut old = Audit::decode(&mut r, true, false).expect("decodes");
     assert!(r.is_at_end());
     assert_eq!(
         old.missing().next().map(|(_, m)| m.kinds().map(|k| k.1)),

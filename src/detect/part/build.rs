@@ -103,20 +103,23 @@ impl Builders {
         counters.part_overflow += b.overflow - before;
     }
 
-    /// The number of a record that was refused: seen, if nothing else is known of it.
+    /// A record that was refused, and its number: seen, if nothing else is known of it.
     pub(in crate::detect) fn refused(
         &mut self,
         append: Time,
-        key: &LaneKey,
-        seq: u64,
+        gateway: &SmolStr,
+        place: Option<(&LaneKey, u64)>,
         counters: &mut Counters,
     ) {
         let b = self.0.entry((append.minute(), false)).or_default();
         let before = b.overflow;
-        b.number(key, 0, seq);
-        // Whoever sends what cannot be read is not silent.
-        if let Some(g) = entry(&mut b.gateways, &key.gateway, &mut b.overflow) {
+        if let Some((key, seq)) = place {
+            b.number(key, 0, seq);
+        }
+        if let Some(g) = entry(&mut b.gateways, gateway, &mut b.overflow) {
+            // Whoever sends what cannot be read is not silent.
             g.appended = g.appended.max(append.minute());
+            g.refused += 1;
         }
         counters.part_overflow += b.overflow - before;
     }

@@ -11,12 +11,13 @@ use crate::event::Time;
 /// Format of an encoded part. Older ones are still read, since a minute may be merged after an
 /// upgrade: format 1 knew nothing of attacks, and up to format 2 co-elevation was of another kind (it
 /// is left out); up to format 3 a gateway had no signs of life; up to format 4 rejections were not counted,
-/// nor anything by the model asked for and by tenant.
-const FORMAT: u8 = 5;
+/// nor anything by the model asked for and by tenant; up to format 5 records that were refused were not counted.
+const FORMAT: u8 = 6;
 const FORMAT_BEFORE_ATTACKS: u8 = 1;
 const FORMAT_OF_ELEVATION: u8 = 3;
 const FORMAT_OF_SIGNS: u8 = 4;
 const FORMAT_OF_REJECTIONS: u8 = 5;
+const FORMAT_OF_REFUSALS: u8 = 6;
 
 impl MinutePart {
     /// The part's bytes.
@@ -50,6 +51,7 @@ impl MinutePart {
             w.u64(v.declared);
             w.u64(v.no_boot);
             w.i64(v.appended.wrapping_sub(self.minute));
+            w.u64(v.refused);
         }
         w.len(self.models.len());
         for (k, v) in &self.models {
@@ -146,6 +148,9 @@ impl MinutePart {
                 seen.declared = r.u64()?;
                 seen.no_boot = r.u64()?;
                 seen.appended = r.i64()?.wrapping_add(p.minute);
+            }
+            if format >= FORMAT_OF_REFUSALS {
+                seen.refused = r.u64()?;
             }
             p.gateways.insert(key, seen);
         }
