@@ -349,6 +349,25 @@ pub fn findings(crossings: &[Crossing], stages: &Stages) -> Vec<Finding> {
     crossings.iter().map(|c| finding(c, stages)).collect()
 }
 
+/// Makes a finding about a crossing one about all subjects of the budget that are not told by name.
+pub fn crowd(f: &mut Finding, c: &Crossing) {
+    f.tenant = SmolStr::default();
+    f.subject = subject_of(c, "(many)");
+    f.reason = format!(
+        "one of more subjects than are told of in an hour: {}",
+        f.reason
+    );
+}
+
+fn subject_of(c: &Crossing, whose: &str) -> SmolStr {
+    let scope = c.scope.as_str();
+    if c.period.end().is_some() {
+        smol_str::format_smolstr!("{scope}:{whose} {}", c.period)
+    } else {
+        smol_str::format_smolstr!("{scope}:{whose}")
+    }
+}
+
 /// The period is part of the subject: what late usage says of an hour that is over must not hide what
 /// is to be said of the present one.
 fn finding(c: &Crossing, stages: &Stages) -> Finding {
@@ -358,10 +377,7 @@ fn finding(c: &Crossing, stages: &Stages) -> Finding {
         _ => (Severity::Low, Stage::Ticket),
     };
     let rule = smol_str::format_smolstr!("budget-{}", c.budget_id);
-    let mut subject = smol_str::format_smolstr!("{}:{}", c.scope.as_str(), c.subject);
-    if c.period.end().is_some() {
-        subject = smol_str::format_smolstr!("{subject} {}", c.period);
-    }
+    let subject = subject_of(c, &c.subject);
     let tenant = tenant_of(c.scope, &c.subject);
     let amount = |v: i128| match c.unit {
         Unit::Tokens => format!("{v} tokens"),

@@ -20,7 +20,7 @@ use crate::event::{
     Tool, Usage, UsageState,
 };
 use crate::seal::{Domain, Keys, Scratch, Sealer};
-pub(super) use origin::origin;
+pub(super) use origin::{origin, origin_of_head};
 pub(super) use refusal::parse_error;
 pub(super) use text::string;
 use time::day;

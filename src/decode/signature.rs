@@ -125,6 +125,11 @@ impl Signatures {
         }
     }
 
+    /// Whether a record that nobody signed may speak for a gateway.
+    pub fn hears_unsigned(&self, gateway: &str) -> bool {
+        !self.required && self.speaks_for(Signer::Nobody, gateway)
+    }
+
     /// Checks a record's header.
     ///
     /// # Errors

@@ -194,6 +194,8 @@ pub(super) fn at_end(config: &IngestConfig, topic: &str, places: &[(i32, i64, i6
                 open.retain(|o| *o != p);
             }
             Some(Ok(m)) => open.retain(|o| *o != m.partition()),
+            // Something there cannot be fetched: no end, and others look for it.
+            _ if consumer.context().oversize.load(Ordering::Relaxed) => break,
             _ => {}
         }
     }

@@ -280,7 +280,7 @@ fn client_error(topic: &str, e: &KafkaError) -> ReadError {
     }
 }
 
-fn fetched<'m>(m: &'m BorrowedMessage<'_>) -> Fetched<'m> {
+pub(super) fn fetched<'m>(m: &'m BorrowedMessage<'_>) -> Fetched<'m> {
     Fetched {
         offset: m.offset(),
         ts_ms: m.timestamp().to_millis().unwrap_or(0),
@@ -289,7 +289,7 @@ fn fetched<'m>(m: &'m BorrowedMessage<'_>) -> Fetched<'m> {
     }
 }
 
-fn headers<'m>(m: &'m BorrowedMessage<'_>) -> Vec<(&'m str, &'m [u8])> {
+pub(super) fn headers<'m>(m: &'m BorrowedMessage<'_>) -> Vec<(&'m str, &'m [u8])> {
     m.headers().map_or_else(Vec::new, |h| {
         (0..h.count())
             .filter_map(|i| h.try_get(i))

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use self::group::Group;
@@ -34,6 +34,7 @@ use super::ask;
 use super::batch::Fetched;
 use super::consumer::{Ended, Handle};
 use super::errors::{Class, classify};
+use super::read::{fetched, headers};
 use super::settings::IngestConfig;
 use crate::event::Time;
 use crate::telemetry::{Health, metrics};
@@ -407,17 +408,5 @@ fn hand_over(
     maker: &mut impl Maker,
     m: &BorrowedMessage<'_>,
 ) -> Result<(), Trouble> {
-    let headers: Vec<(&str, &[u8])> = m.headers().map_or_else(Vec::new, |h| {
-        (0..h.count())
-            .filter_map(|i| h.try_get(i))
-            .map(|h| (h.key, h.value.unwrap_or_default()))
-            .collect()
-    });
-    let record = Fetched {
-        offset: m.offset(),
-        ts_ms: m.timestamp().to_millis().unwrap_or(0),
-        key: m.key(),
-        value: m.payload(),
-    };
-    take(shared, maker, m.partition(), &record, &headers)
+    take(shared, maker, m.partition(), &fetched(m), &headers(m))
 }

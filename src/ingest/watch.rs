@@ -174,7 +174,6 @@ pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
         }
         let answering = said::answered(&shared.health, answers, list.len());
         shared.answering.store(answering, Ordering::Relaxed);
-        find_ends(shared, stop);
         if look && answers < list.len() {
             shared.look.store(true, Ordering::Relaxed);
         } else if look && !lost {
@@ -187,6 +186,7 @@ pub(super) fn watch<K: Claims>(shared: &Arc<Shared<K>>, stop: &AtomicBool) {
         if suspicion.until.is_some_and(|u| Instant::now() < u) {
             examine(shared, &mut suspicion, stop);
         }
+        find_ends(shared, stop);
         std::thread::sleep(ROUND);
     }
 }

@@ -13,7 +13,7 @@ use crate::account::Scope;
 use crate::detect::Wanted;
 use crate::event::{Pseudonym, TopicPartition};
 use crate::store::batch::Fence;
-use crate::store::claim::Loaded;
+use crate::store::users::Loaded;
 use crate::store::{Commit, PartitionBatch, Store, StoreError};
 use crate::telemetry::{Health, metrics};
 

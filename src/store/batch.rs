@@ -13,9 +13,8 @@ use sha2::{Digest as _, Sha256};
 use sqlx::{PgConnection, Row as _};
 
 use super::chaos::{self, Point};
-use super::{Counters, Store, StoreError, Uuid, append, incident, ledger, value};
+use super::{Counters, Store, StoreError, Uuid, append, crowd, incident, ledger, value};
 use crate::account::{LedgerDelta, LedgerKey, Scope};
-use crate::decide;
 use crate::detect::{Checkpoint, Effects, ValueDelta, ValueKey};
 use crate::event::{SmolStr, Time, TopicPartition};
 
@@ -295,11 +294,13 @@ impl Store {
         let left = value::merge(&mut tx, &values).await?;
 
         let narrow = ledger::add(&mut tx, &ledger::Columns::of(&usage, false), at).await?;
-        findings.extend(decide::findings(&narrow, self.stages()));
+        let (told, mut crowded) = crowd::findings(&mut tx, &narrow, self.stages()).await?;
+        findings.extend(told);
         let mut summary = incident::apply(&mut tx, findings, false).await?;
 
         let wide = ledger::add(&mut tx, &ledger::Columns::of(&usage, true), at).await?;
-        let crossed = decide::findings(&wide, self.stages());
+        let (crossed, more) = crowd::findings(&mut tx, &wide, self.stages()).await?;
+        crowded += more;
         summary.add(&incident::apply(&mut tx, crossed, true).await?);
 
         let done = Commit {
@@ -319,6 +320,7 @@ impl Store {
         let counters = self.counters();
         Counters::add(&counters.repeated_findings, summary.repeated);
         Counters::add(&counters.repeated_dead_letters, repeated_letters);
+        Counters::add(&counters.crowded_budgets, crowded);
         Counters::add(&counters.value_overflow, left.overflow);
         Counters::add(&counters.unreadable_values, left.unreadable);
         Ok(Outcome::Done(done))
@@ -358,7 +360,9 @@ async fn compare_and_set(
     let parts: Vec<i32> = live.iter().map(|b| b.tp.partition).collect();
     // Two round trips however many partitions: a lock is taken row by row in the order of the sort.
     let rows = sqlx::query(
-        "SELECT p.topic, p.part, p.claim_id, p.next_offset, p.audit_seal, p.watermark
+        // The last column shows that limits will be tested, as `ledger::show` does.
+        "SELECT p.topic, p.part, p.claim_id, p.next_offset, p.audit_seal, p.watermark,
+                pg_advisory_xact_lock_shared(30327, 1)
            FROM unnest($1::text[], $2::int[]) AS u (topic, part)
            JOIN vw.stream_partition p ON p.topic = u.topic COLLATE \"C\" AND p.part = u.part
           ORDER BY p.topic, p.part

@@ -29,6 +29,8 @@ pub struct Counters {
     pub unmerged_parts: AtomicU64,
     /// Candidates of a value beyond the bound of its row, found when batches met in the row.
     pub value_overflow: AtomicU64,
+    /// Findings about subjects of a budget beyond those that are told by name in an hour.
+    pub crowded_budgets: AtomicU64,
     /// Rows of values that cannot be read, each time one was met: leaks of that value are not seen.
     pub unreadable_values: AtomicU64,
     /// Lanes, intervals and gateways that the ledger of sequences had to forget: holes in them are not
@@ -53,12 +55,13 @@ impl Counters {
     }
 
     /// What was discarded, by what it was.
-    pub fn discards(&self) -> [(&'static str, u64); 6] {
+    pub fn discards(&self) -> [(&'static str, u64); 7] {
         let n = |c: &AtomicU64| c.load(Ordering::Relaxed);
         [
             ("unjudged value", n(&self.unjudged_values)),
             ("unmerged minute part", n(&self.unmerged_parts)),
             ("candidate of a value", n(&self.value_overflow)),
+            ("subject of a budget", n(&self.crowded_budgets)),
             ("unreadable row of a value", n(&self.unreadable_values)),
             ("sequence interval", n(&self.forgotten_sequences)),
             (

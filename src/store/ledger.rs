@@ -14,6 +14,25 @@ use super::{StoreError, big};
 use crate::account::{Crossing, LedgerDelta, LedgerKey, Period, Scope, Unit};
 use crate::event::{SmolStr, Time};
 
+/// Shows that this transaction will test limits: a lock that nobody takes against it, so that nobody waits.
+/// It must stand in a statement before the one that reads them; a batch has it in its first.
+const SHOW: &str = "SELECT pg_advisory_xact_lock_shared(30327, 1)";
+
+/// Transactions that have shown it and are not over (see [`SHOW`]).
+pub(super) const OPEN: &str = "
+SELECT virtualtransaction FROM pg_locks
+ WHERE locktype = 'advisory' AND classid = 30327 AND objid = 1 AND objsubid = 2 AND granted
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// Shows that this transaction will test limits.
+pub(super) async fn show(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query(SHOW)
+        .execute(conn)
+        .await
+        .map_err(StoreError::statement("could not show an open batch"))?;
+    Ok(())
+}
+
 /// The usage added and the thresholds that it crossed. The first test is against the plain limit:
 /// raises only lift it, and most rows are far below. `ON CONFLICT` is what decides; `NOT EXISTS`
 /// only spares the attempt. The period's kind is `vw.period_kind` written out: its regular expression
@@ -57,7 +76,7 @@ SELECT b.id, up.subject, up.period, t.pct, b.amount + r.extra, v.used
  CROSS JOIN LATERAL unnest(b.thresholds) AS t (pct)
  CROSS JOIN LATERAL (SELECT coalesce(sum(x.extra), 0) AS extra FROM vw.budget_raise x
                       WHERE x.budget_id = b.id AND x.subject IN (up.subject, '*')
-                        AND x.starts_at <= now() AND x.expires_at > now()) r
+                        AND x.starts_at <= statement_timestamp() AND x.expires_at > statement_timestamp()) r
  WHERE b.amount * t.pct <= v.used * 100
    AND NOT EXISTS (SELECT 1 FROM vw.budget_crossing c WHERE c.budget_id = b.id AND c.subject = up.subject
                       AND c.period = up.period AND c.threshold = t.pct)

@@ -4,24 +4,30 @@
 //! are walked in key order, from one to the next by the index, [`SUBJECTS_AT_ONCE`] a transaction, and of
 //! each only the row of the present period is looked at. Until the walk has ended the budgets stay
 //! marked: a new leader begins anew, and a crossing that was written fires no second time.
+//!
+//! A batch that is open when the limit changes may have tested against the old one, and what it adds is seen
+//! by nobody before it commits: the walk begins when all of those are over. The server ends a transaction
+//! within seconds, so that is never long, and nobody waits for the walk.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row as _};
 
 use super::lease::{self, Lease};
-use super::{Store, StoreError, incident, ledger, time};
+use super::{Counters, Store, StoreError, crowd, incident, ledger, time};
 use crate::account::{Crossing, Scope};
-use crate::decide;
 use crate::event::Time;
 
 /// Subjects in one transaction: some tens of milliseconds, in which batches of these users wait.
 const SUBJECTS_AT_ONCE: i64 = 5_000;
 
+/// Pause between two looks at open batches.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Locks the rows of the present period that stand above a threshold which has not fired, in lock
-/// order, so that a batch that comes later waits and tests against the new limit. What a batch adds that
-/// tested against the old one and commits behind this is tested with the subject's next usage.
+/// order, so that a batch that comes later waits and tests against the new limit.
 const LOCK: &str = r#"
 SELECT l.width, l.subject, l.period
   FROM (SELECT b.*, vw.period_name(b.period, now()) AS now_period FROM vw.budget_limit b
@@ -74,6 +80,8 @@ pub(super) struct Retest {
     budgets: Vec<(String, DateTime<Utc>)>,
     /// What is left, last first.
     left: Vec<Width>,
+    /// Transactions that were open when it began.
+    open: Vec<String>,
 }
 
 /// The subjects of one width.
@@ -119,14 +127,25 @@ impl Store {
                 }
             }
         }
+        // Asked behind the limits: whoever tests later than this sees them.
+        let open = self.open_batches().await?;
         Ok(Some(Retest {
+            open,
             began: first.get(4),
             budgets: rows.iter().map(|r| (r.get(0), r.get(3))).collect(),
             left,
         }))
     }
 
-    /// Tests the next subjects, in one transaction under the lease. `None` at the end.
+    async fn open_batches(&self) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(ledger::OPEN)
+            .fetch_all(self.pool())
+            .await
+            .map_err(StoreError::statement("could not look for open batches"))
+    }
+
+    /// Tests the next subjects, in one transaction under the lease, once no batch is open that was when it
+    /// began. `None` at the end.
     pub(super) async fn go_on_with_retest(
         &self,
         mut retest: Retest,
@@ -134,6 +153,14 @@ impl Store {
     ) -> Result<(Option<Retest>, incident::Applied, BTreeMap<Scope, u64>), StoreError> {
         let what = "could not test the budgets again";
         let sql = StoreError::statement;
+        if !retest.open.is_empty() {
+            let open = self.open_batches().await?;
+            retest.open.retain(|t| open.contains(t));
+            if !retest.open.is_empty() {
+                tokio::time::sleep(LOOK).await;
+                return Ok((Some(retest), Default::default(), BTreeMap::new()));
+            }
+        }
         let mut tx = self.pool().begin().await.map_err(sql(what))?;
         lease::renew(&mut tx, lease).await?;
         let ids: Vec<&str> = retest.budgets.iter().map(|b| b.0.as_str()).collect();
@@ -157,7 +184,8 @@ impl Store {
             let wide = w.width > 0;
             let crossed = test(&mut tx, &ids, w.width, &subjects, time(now)).await?;
             by_scope = ledger::by_scope(&crossed);
-            let findings = decide::findings(&crossed, self.stages());
+            let (findings, crowded) = crowd::findings(&mut tx, &crossed, self.stages()).await?;
+            Counters::add(&self.counters().crowded_budgets, crowded);
             applied = incident::apply(&mut tx, findings, wide).await?;
             let whole = i64::try_from(subjects.len()).unwrap_or(0) == SUBJECTS_AT_ONCE;
             match subjects.last().filter(|_| whole) {

@@ -6,8 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row as _};
 
 use super::batch::PartitionBatch;
-use super::{Store, StoreError, append, clean, day, incident, ledger, uuid};
-use crate::decide;
+use super::{Store, StoreError, append, budget, clean, crowd, day, incident, ledger, uuid};
 use crate::detect::Stages;
 use crate::event::Hash16;
 
@@ -99,12 +98,7 @@ impl Store {
             "topic": b.tp.topic, "partition": b.tp.partition, "offset": b.lo,
             "reason": row.get::<String, _>(0), "kid": b.kid.as_str(), "event": identity.to_string(),
         });
-        sqlx::query("INSERT INTO vw.action_log (author, action, detail) VALUES ($1, 'dead-letters replay', $2)")
-            .bind(author)
-            .bind(detail)
-            .execute(&mut *tx)
-            .await
-            .map_err(sql(what))?;
+        budget::act(&mut tx, author, "dead-letters replay", detail).await?;
         tx.commit().await.map_err(sql(what))?;
         Ok(if known {
             Revival::Duplicate
@@ -121,12 +115,14 @@ async fn apply(
     stages: &Stages,
 ) -> Result<(), StoreError> {
     append::events(conn, &[b]).await?;
+    ledger::show(conn).await?;
     let usage = ledger::sum([&b.ledger].into_iter());
     let narrow = ledger::add(conn, &ledger::Columns::of(&usage, false), b.watermark).await?;
     let mut findings = b.effects.findings.clone();
-    findings.extend(decide::findings(&narrow, stages));
+    findings.extend(crowd::findings(conn, &narrow, stages).await?.0);
     incident::apply(conn, findings, false).await?;
     let wide = ledger::add(conn, &ledger::Columns::of(&usage, true), b.watermark).await?;
-    incident::apply(conn, decide::findings(&wide, stages), true).await?;
+    let (crossed, _) = crowd::findings(conn, &wide, stages).await?;
+    incident::apply(conn, crossed, true).await?;
     Ok(())
 }

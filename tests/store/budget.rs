@@ -132,6 +132,101 @@ async fn a_lowered_limit_is_tested_against_what_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_lowered_while_a_batch_is_open_is_tested_behind_it() {
+    let db = Db::new().await;
+    db.store
+        .sync_budgets(&[budget("each-day", Scope::User, 10_000)])
+        .await
+        .expect("budgets");
+    let mut owner = Owner::claim(&db.store, 0).await;
+    spend(&db, &mut owner, Scope::Tenant, "acme", 1).await;
+    // Somebody holds the tenant's row: the batch has tested the user's and waits.
+    let mut holder = db.pool.begin().await.expect("begun");
+    sqlx::query("SELECT 1 FROM vw.ledger WHERE subject = 'acme' FOR UPDATE")
+        .execute(&mut *holder)
+        .await
+        .expect("held");
+    let at = now(&db).await;
+    let mut b = owner.batch(1);
+    b.watermark = at;
+    let (user, tenant) = (
+        ledger_key(Scope::User, "k7:alice", at),
+        ledger_key(Scope::Tenant, "acme", at),
+    );
+    b.ledger.insert(user, tokens(1_000));
+    b.ledger.insert(tenant, tokens(1));
+    let store = db.store.clone();
+    let batch = tokio::spawn(async move {
+        owner.commit(&store, b).await;
+        owner
+    });
+    let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                  WHERE NOT l.granted AND a.datname = current_database()";
+    while db.number(waits).await == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    db.store
+        .set_budget(&budget("each-day", Scope::User, 1_250), "ops")
+        .await
+        .expect("set");
+    let mut leader = LeaderTask::new(db.store.clone(), Arc::new(DetectConfig::default()));
+    leader.keep_house_now();
+    leader.tick().await.expect("tick");
+    assert_eq!(percents(&db).await, Vec::<u32>::new());
+    holder.rollback().await.expect("let go");
+    batch.await.expect("committed");
+    // It tested against the old limit; nobody uses anything behind it.
+    let mut told = 0;
+    for _ in 0..100 {
+        told += leader.tick().await.expect("tick").findings.new;
+        if !percents(&db).await.is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!((percents(&db).await, told), (vec![50, 80], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invented_users_over_a_budget_open_so_many_incidents_and_one_more() {
+    let db = Db::new().await;
+    let limit = budget("each-day", Scope::User, 100);
+    db.store.sync_budgets(&[limit]).await.expect("budgets");
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let incidents = "SELECT count(*) FROM vw.incident_head WHERE number > 0";
+    let many = "SELECT findings FROM vw.incident_head WHERE subject LIKE 'user:(many) %'";
+    let mut crossed = 0;
+    let mut spend_each = async |users: std::ops::Range<u32>, n: u64| {
+        let at = now(&db).await;
+        let mut b = owner.batch(1);
+        b.watermark = at;
+        for i in users {
+            let key = ledger_key(Scope::User, &format!("k7:{i:022}"), at);
+            b.ledger.insert(key, tokens(n));
+        }
+        let done = owner.commit(&db.store, b).await;
+        crossed += done.crossings.values().sum::<u64>();
+    };
+    // Half of it: 50 % each.
+    spend_each(0..600, 60).await;
+    assert_eq!(db.number(incidents).await, 600);
+    spend_each(600..1_600, 60).await;
+    assert_eq!(db.number(incidents).await, 1_025);
+    assert_eq!(db.number(many).await, 1_600 - 1_024);
+    // Who has an incident keeps it; who has none gets none.
+    spend_each(0..1_600, 40).await;
+    assert_eq!(db.number(incidents).await, 1_025);
+    assert_eq!(db.number(many).await, 3 * (1_600 - 1_024));
+    // Ledgers and crossings know everybody.
+    assert_eq!(crossed, 3 * 1_600);
+    let stored = "SELECT count(DISTINCT subject) FROM vw.budget_crossing";
+    assert_eq!(db.number(stored).await, 1_600);
+    let crowded = &db.store.counters().crowded_budgets;
+    let crowded = crowded.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(crowded, 3 * (1_600 - 1_024));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_raise_lifts_the_limit_until_it_lapses() {
     let db = Db::new().await;
     db.store

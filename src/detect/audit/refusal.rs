@@ -11,13 +11,13 @@ use crate::event::{Severity, SmolStr, Stage};
 
 /// Memory of what came and of what was refused, minutes.
 const MEMORY: f64 = 10.0;
-/// Share of refused records from which it is told: half of what a deployment that breaks two in a hundred
-/// makes, so that chance does not hide it.
-const TOLD: f64 = 0.01;
+/// Share of refused records in memory from which it is told. A deployment that breaks two in a hundred is told
+/// after three minutes, one that breaks one in a hundred after seven.
+const TOLD: f64 = 0.005;
 /// Least number of them in memory: one a minute, for a while.
 const LEAST: f64 = 10.0;
-/// Minutes in a row with refused records: a burst is over by then.
-const MINUTES: u32 = 3;
+/// Minutes with refused records, in memory: three in a row are 2.7. A burst is over by then.
+const MINUTES: f64 = 2.5;
 /// Share from which nothing of the gateway is watched any more.
 const BLIND: f64 = 0.9;
 /// Least number of them for a page.
@@ -32,8 +32,8 @@ pub(super) struct Refusals {
     all: f64,
     /// Those of them that were refused.
     refused: f64,
-    /// Minutes in a row with some.
-    minutes: u32,
+    /// Minutes with some, fading.
+    minutes: f64,
 }
 
 impl Refusals {
@@ -49,12 +49,8 @@ impl Refusals {
         let keep = 1.0 - 1.0 / MEMORY;
         self.all = self.all * keep + events as f64 + refused as f64;
         self.refused = self.refused * keep + refused as f64;
-        if refused > 0 {
-            self.minutes = self.minutes.saturating_add(1);
-        } else if events > 0 {
-            self.minutes = 0;
-        }
-        // A quiet minute says nothing, and nothing is told in one.
+        self.minutes = self.minutes * keep + if refused > 0 { 1.0 } else { 0.0 };
+        // Nothing is told in a minute without any.
         let share = self.refused / self.all.max(1.0);
         if refused == 0 || self.minutes < MINUTES || self.refused < LEAST || share < TOLD {
             return None;
@@ -82,14 +78,14 @@ impl Refusals {
     pub(super) fn encode(&self, w: &mut Writer) {
         w.f64(self.all);
         w.f64(self.refused);
-        w.u64(u64::from(self.minutes));
+        w.f64(self.minutes);
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(Self {
             all: r.f64()?,
             refused: r.f64()?,
-            minutes: r.small()?,
+            minutes: r.f64()?,
         })
     }
 }

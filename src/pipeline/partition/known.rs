@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Decoded, Partition, applied_to};
 use crate::detect::Wanted;
 use crate::event::Pseudonym;
-use crate::store::claim::{Loaded, StoredUser};
+use crate::store::users::{Loaded, StoredUser};
 use crate::telemetry::metrics;
 
 impl Partition {

@@ -9,7 +9,7 @@ use crate::decode::encode;
 use crate::detect::DetectConfig;
 use crate::event::{Pseudonym, Stage};
 use crate::ingest::{Fetched, TopicMode};
-use crate::store::claim::Loaded;
+use crate::store::users::Loaded;
 
 fn tp() -> TopicPartition {
     TopicPartition {
