@@ -244,10 +244,16 @@ fn report<K: Claims>(shared: &Shared<K>, tp: &TopicPartition, high: i64, asked: 
         return;
     };
     let part = tp.partition.to_string();
-    let lag = high.saturating_sub(s.applied).max(0);
+    s.high = high;
+    // Markers of transactions at the end are nobody's work.
+    let done = s.is_at_end() && !s.is_pending();
+    let lag = if done {
+        0
+    } else {
+        high.saturating_sub(s.applied).max(0)
+    };
     #[expect(clippy::cast_precision_loss, reason = "a gauge of records")]
     metrics().lag.set(&[&tp.topic, &part], lag as f64);
-    s.high = high;
     if s.is_at_end() && !s.is_pending() && s.halted.is_none() {
         s.progress = Instant::now();
         // Holes at the end (transaction markers) leave `applied` below `high`; what was delivered

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rustix::process::Signal;
 use veilwatch::ingest::publish::Publisher;
 
 use super::{BUDGET, Job, USERS, ids, raw, seconds};
 use crate::pipeline::judge;
-use crate::rig::{Broker, ended, now, runtime, signal, tail};
+use crate::rig::{Broker, Rig, ended, now, runtime, signal, tail};
 
 const PARTITIONS: u64 = 4;
 /// Events a tenth of a second.
@@ -206,4 +207,59 @@ fn f01_f03_sealed_once_however_often_killed_on_a_real_kafka() {
     eprintln!(
         "seal job: {faults} faults, {all} records sealed once of {written} written, {broken} dead letters"
     );
+}
+
+/// What stands in an open transaction was appended before it can be read: its partition's clock waits for it,
+/// or minutes would close without it.
+#[test]
+fn an_open_transaction_holds_its_partitions_clock_on_a_real_kafka() {
+    let Ok(address) = std::env::var("VEILWATCH_CHAOS_KAFKA") else {
+        return;
+    };
+    let name = format!("open-{}", std::process::id());
+    topic(&name, 1);
+    let rig = Rig::with(Broker::Real(address), name);
+    let limit = seconds(20);
+    let producer: BaseProducer = rig
+        .ingest()
+        .client()
+        .set("transactional.id", &rig.topic)
+        .create()
+        .expect("producer");
+    producer.init_transactions(limit).expect("ready");
+    runtime().block_on(async {
+        let config = rig.write_config("a.toml", &rig.config_text(BUDGET));
+        let mut run = rig.spawn("run", &config, &[]);
+        let pool = rig.pool().await;
+        let clock = async || -> i64 {
+            let found =
+                sqlx::query_scalar("SELECT coalesce(max(watermark), 0) FROM vw.stream_partition");
+            found.fetch_one(&pool).await.unwrap_or(0)
+        };
+        let moves = async |from: i64| {
+            let deadline = Instant::now() + seconds(60);
+            while clock().await <= from {
+                assert!(Instant::now() < deadline, "{}", tail(&rig.logs(), 30));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        // Empty, and at its end.
+        moves(now().0).await;
+        producer.begin_transaction().expect("begun");
+        let record = BaseRecord::to(&rig.topic)
+            .key("k")
+            .payload("{}")
+            .partition(0);
+        producer.send(record).map_err(|(e, _)| e).expect("sent");
+        producer.flush(limit).expect("written");
+        let written = now().0;
+        // Long enough for several looks at the end.
+        tokio::time::sleep(seconds(5)).await;
+        assert!(clock().await < written, "it passed an open transaction");
+        producer.commit_transaction(limit).expect("committed");
+        rig.wait_applied(&pool, 1, seconds(30)).await;
+        moves(written + 5_000).await;
+        signal(&run, Signal::TERM);
+        assert!(ended(&mut run, seconds(45)).success());
+    });
 }

@@ -26,7 +26,7 @@ const QUEUE_KBYTES: &str = "65536";
 /// Age of a transaction at which it is committed: what sealing adds to the way of an event at most. Each
 /// costs a few round trips and a marker on every partition it touched.
 const COMMIT: Duration = Duration::from_millis(100);
-/// Where committing is slow, transactions are longer: committing takes at most a fifth of the time.
+/// Where committing is slow, transactions are longer: four times what the last commit took.
 const SHARE: u32 = 4;
 /// And never longer than this.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -213,7 +213,12 @@ impl Writer {
             Ok(()) => Ok(writer),
             Err(e) => {
                 writer.discard();
-                Err(e)
+                Err(match e {
+                    Trouble::Again(why) => Trouble::Again(format!(
+                        "{why}; if it lasts, transaction.state.log.replication.factor and .min.isr may be more than there are brokers"
+                    )),
+                    end @ Trouble::End(_) => end,
+                })
             }
         }
     }
