@@ -199,11 +199,12 @@ impl Engine {
             }
             called.sort_unstable();
             called.retain(|index| {
-                if !wanted(plan.sights[usize::from(*index)], kind, at, role, side) {
-                    return false;
-                }
-                plan.gates.lets(*index, &scratch.seen, ascii)
-                    && pages.feeds(&plan.rules[usize::from(*index)], kind, at)
+                let rule = usize::from(*index);
+                let (sight, feed) = (plan.sights[rule], &plan.feeds[rule]);
+                wanted(sight, kind, at, role, side)
+                    && pages.has_number(sight, feed, kind, at)
+                    && plan.gates.lets(*index, &scratch.seen, ascii)
+                    && pages.feeds(sight, feed, kind, at)
             });
             self.judge(&called, kind, at, view, &pages, found, tally);
         }

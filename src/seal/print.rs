@@ -10,6 +10,7 @@
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::key::Key;
+use super::swar::{HIGH, ONES, eight, first, within};
 
 /// Words of a shingle.
 pub const SHINGLE: usize = 5;
@@ -174,7 +175,7 @@ impl Words {
             // Texts are bounded far below 4 GiB by the record's size; what is beyond is left out.
             if let (Ok(s), Ok(e)) = (u32::try_from(start), u32::try_from(end)) {
                 self.spans.push((s, e));
-                self.hashes.push(cheap(&bytes[start..end], seed));
+                self.hashes.push(cheap(bytes, start, end, seed));
             }
         });
     }
@@ -222,23 +223,22 @@ pub fn each_word(text: &str, mut f: impl FnMut(usize, usize)) {
 /// UAX #29 for ASCII: letters, digits and `_` join; `'`, `.` and `:` join letters, `'`, `.`, `,` and `;`
 /// join digits, one at a time and only between.
 fn ascii_words(b: &[u8], f: &mut impl FnMut(usize, usize)) {
-    let is_word = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
     let mut i = 0;
     while i < b.len() {
-        if !is_word(b[i]) {
+        let (mut n, mut any) = joined(b, i);
+        if n == 0 {
             i += 1;
             continue;
         }
         let start = i;
-        let mut any = false;
         loop {
-            while i < b.len() && is_word(b[i]) {
-                any |= b[i] != b'_';
-                i += 1;
-            }
+            i += n;
             let (Some(&mid), Some(&next)) = (b.get(i), b.get(i + 1)) else {
                 break;
             };
+            if mid == b' ' {
+                break;
+            }
             let before = b[i - 1];
             let letters = before.is_ascii_alphabetic() && next.is_ascii_alphabetic();
             let digits = before.is_ascii_digit() && next.is_ascii_digit();
@@ -252,6 +252,9 @@ fn ascii_words(b: &[u8], f: &mut impl FnMut(usize, usize)) {
                 break;
             }
             i += 1;
+            let more;
+            (n, more) = joined(b, i);
+            any |= more;
         }
         if any {
             f(start, i);
@@ -259,17 +262,42 @@ fn ascii_words(b: &[u8], f: &mut impl FnMut(usize, usize)) {
     }
 }
 
-/// A cheap seeded hash of a word: eight bytes a step, multiply and fold.
-fn cheap(word: &[u8], seed: u64) -> u64 {
-    const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let (chunks, rest) = word.as_chunks::<8>();
-    let mut h = seed ^ (word.len() as u64).wrapping_mul(K);
-    for c in chunks {
-        h = fold(h ^ u64::from_le_bytes(*c), K);
+/// How many letters, digits and `_` stand in a row from `at`, and whether one is no `_`; eight bytes at
+/// a time.
+#[inline]
+fn joined(text: &[u8], at: usize) -> (usize, bool) {
+    let (mut len, mut any) = (0, false);
+    loop {
+        let w = eight(text, at + len);
+        let (low, beyond) = (w & !HIGH, w & HIGH);
+        let solid = within(low, b'0', b'9') | within(low | (ONES * 0x20), b'a', b'z');
+        let joins = (solid | within(low, b'_', b'_')) & !beyond;
+        let n = first(!joins & HIGH);
+        len += n;
+        any |= solid & !beyond & low_bytes(n) != 0;
+        if n < 8 {
+            return (len, any);
+        }
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    fold(h ^ u64::from_le_bytes(last), K)
+}
+
+/// All bits of the first `n` bytes, at most 8.
+#[inline]
+fn low_bytes(n: usize) -> u64 {
+    if n == 0 { 0 } else { u64::MAX >> (64 - 8 * n) }
+}
+
+/// A cheap seeded hash of the word at `start..end`: eight bytes a step, multiply and fold.
+fn cheap(text: &[u8], start: usize, end: usize, seed: u64) -> u64 {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let len = end - start;
+    let mut h = seed ^ (len as u64).wrapping_mul(K);
+    let mut at = start;
+    while at + 8 <= end {
+        h = fold(h ^ eight(text, at), K);
+        at += 8;
+    }
+    fold(h ^ (eight(text, at) & low_bytes(end - at)), K)
 }
 
 /// Upper and lower half of the product, folded.
@@ -375,6 +403,22 @@ mod tests {
             let (a, b) = (prints(&text), prints(&framed));
             prop_assert!(a.iter().any(|p| b.binary_search(p).is_ok()));
             prop_assert!(!registered.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_word_has_one_hash_wherever_it_stands() {
+        for word in [
+            "a",
+            "sentence",
+            "sentences",
+            "abcdefghijklmnop",
+            "abcdefghijklmnopq",
+        ] {
+            let alone = cheap(word.as_bytes(), 0, word.len(), 7);
+            let among = format!("x {word}.of others");
+            assert_eq!(cheap(among.as_bytes(), 2, 2 + word.len(), 7), alone);
+            assert_ne!(cheap(among.as_bytes(), 2, 1 + word.len(), 7), alone);
         }
     }
 

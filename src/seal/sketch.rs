@@ -8,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 use zeroize::Zeroize as _;
 
 use super::digest;
-use super::engine::{self, Engine, Found, Scan};
+use super::engine::{self, Engine, Found, Reading, Scan};
 use super::key::{Domain, Keys};
 use super::print::{self, Printer, Prints, Words};
+use super::reading::folding::keeps_words;
 use crate::event::{
     Hit, MAX_HITS, MAX_PRINTS, MAX_RESPONSE_PRINTS, MAX_VALUES, Pseudonym, Role, Side, Sketch,
     SmolStr,
@@ -88,7 +89,11 @@ impl Sealer {
             Side::Request => MAX_PRINTS,
             Side::Response => MAX_RESPONSE_PRINTS,
         };
-        self.print(&scan, scratch);
+        let words = self.print(&scan, scratch);
+        // Most texts fold to the same words.
+        let words = words
+            .filter(|_| scan.skipped.text_bytes == 0 && keeps_words(text))
+            .unwrap_or_else(|| print::count_words(text));
         let folded = scan.readings.first().map_or("", |r| &r.text);
         let key = self.keys.active_content();
         let sketch = Sketch {
@@ -96,7 +101,7 @@ impl Sealer {
             digest: Some(digest::digest(key, folded)),
             bytes: text.len() as u64,
             chars: count_chars(text),
-            words: print::count_words(text) as u64,
+            words: words as u64,
             ruleset: Some(self.engine().ruleset_id().clone()),
             hits: self.hits(&scan),
             injection: Some(scan.injection.score),
@@ -107,12 +112,17 @@ impl Sealer {
         sketch
     }
 
-    fn print(&self, scan: &Scan, scratch: &mut Scratch) {
+    /// The prints of all readings; returns the words of the folded one.
+    fn print(&self, scan: &Scan, scratch: &mut Scratch) -> Option<usize> {
         scratch.prints.clear();
-        for reading in &scan.readings {
-            self.printer
-                .add(&reading.text, &mut scratch.words, &mut scratch.prints);
+        let Scratch { words, prints, .. } = scratch;
+        let mut add = |reading: &Reading| self.printer.add(&reading.text, words, prints);
+        let mut readings = scan.readings.iter();
+        let first = readings.next().map(&mut add);
+        for reading in readings {
+            add(reading);
         }
+        first
     }
 
     /// Hits with the keyed hashes of their values: each value once, under the active content key and
@@ -166,11 +176,13 @@ fn count_chars(text: &str) -> u64 {
 
 /// Overwrites what the engine copied of the text.
 fn wipe(scan: &mut Scan) {
-    for r in &mut scan.readings {
-        r.text.zeroize();
-    }
-    for v in &mut scan.values {
-        v.canonical.zeroize();
+    let texts = scan.readings.iter_mut().map(|r| &mut r.text);
+    let values = scan.values.iter_mut().map(|v| &mut v.canonical);
+    for text in texts.chain(values) {
+        let mut bytes = std::mem::take(text).into_bytes();
+        // All of its memory at once: a string's own wiping goes over its text twice.
+        bytes.clear();
+        bytes.spare_capacity_mut().zeroize();
     }
 }
 
@@ -209,6 +221,24 @@ mod tests {
         let shown = format!("{s:?}").to_lowercase();
         for needle in ["zebra", "4111", "thank"] {
             assert!(!shown.contains(needle), "{needle}");
+        }
+    }
+
+    #[test]
+    fn words_are_those_of_the_text_itself() {
+        let texts = [
+            "Can't  we count 1,000.5 WORDS?\n\tYes: e.g. a:b ",
+            "a*b and `c`d",
+            "caf\u{e9} \u{2460}x fi\u{fb01}",
+            "one\u{1f}two\u{7f}three",
+            "",
+        ];
+        for text in texts {
+            assert_eq!(
+                sketch(text).words,
+                print::count_words(text) as u64,
+                "{text:?}"
+            );
         }
     }
 

@@ -8,10 +8,9 @@ use super::check::Check;
 use super::gate::{Gate, Gates};
 use super::letters::Rates;
 use super::matcher::{Plain, Wanted, Wide};
-use super::pages::Sight;
+use super::pages::{Feed, Sight};
 use super::regex::{Place, Regex};
 use crate::rule::anchor::{Anchor, anchors};
-use crate::rule::demand::Demand;
 use crate::rule::need::Literal;
 use crate::rule::pattern::worth;
 use crate::rule::{Area, Keyword, Node, Pattern, ReadingKind, Rule};
@@ -118,8 +117,6 @@ pub(super) struct Compiled {
     pub exceptions: Vec<Regex>,
     /// It reads text before folding (PII, secrets, and injection rules on `raw`).
     pub raw: bool,
-    /// What bytes a raw text must have.
-    pub demand: Demand,
 }
 
 /// Everything the scan walks.
@@ -140,6 +137,8 @@ pub(super) struct Plan {
     pub rules: Vec<Compiled>,
     /// What each rule looks at, close together: it is asked for every rule called.
     pub sights: Vec<Sight>,
+    /// What each rule asks of the bytes of a text.
+    pub feeds: Vec<Feed>,
     /// What a text must have for each rule to be judged at all.
     pub gates: Gates,
     /// Rules without literals that look for numbers.
@@ -298,17 +297,6 @@ impl Builder {
     }
 }
 
-/// What bytes a raw text must have for a condition to hold.
-fn demand(node: &Condition) -> Demand {
-    let own = node
-        .regex
-        .as_ref()
-        .map_or_else(Demand::default, |r| r.pattern.study().demand.clone());
-    node.all
-        .iter()
-        .fold(own, |all, child| all.and(&demand(child)))
-}
-
 /// Which groups matter in a text without digits: those of a rule that does not look for a number in
 /// the text before folding. Such a rule hits nothing there, whatever calls it.
 fn wordy(rules: &[Compiled], groups: usize) -> Vec<bool> {
@@ -368,7 +356,6 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
             .collect();
         compiled.push(Compiled {
             rule: Arc::clone(rule),
-            demand: demand(&condition),
             condition,
             context,
             validators,
@@ -465,6 +452,7 @@ pub(super) fn plan(rules: &[Arc<Rule>]) -> Plan {
         groups,
         calls: called,
         sights: compiled.iter().map(Compiled::sight).collect(),
+        feeds: compiled.iter().map(Compiled::feed).collect(),
         gates,
         rules: compiled,
         numbers,

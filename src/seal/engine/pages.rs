@@ -3,11 +3,13 @@
 use std::cell::{OnceCell, RefCell};
 
 use super::check::Caches;
-use super::compile::Compiled;
-use super::digits::Digits;
+use super::compile::{Compiled, Condition};
+use super::digits::{Digits, Number};
 use super::evaluate::Page;
 use super::regex::Regex;
 use super::walk::Hits;
+use crate::rule::demand::Demand;
+use crate::rule::front::Front;
 use crate::rule::{Area, ReadingKind, Scope};
 use crate::seal::reading::map::Map;
 use crate::seal::reading::scout::{Counts, longest};
@@ -21,16 +23,64 @@ pub(super) struct Sight {
     pub scope: Scope,
     /// Too weak for decoded, reversed and rotated readings.
     pub open_only: bool,
+    /// It looks for injections.
+    injection: bool,
+    /// It asks for bytes that a text must have before folding.
+    fed: bool,
+}
+
+impl Sight {
+    /// Whether the rule sees this reading before folding.
+    fn reads_raw(self, kind: ReadingKind, at: usize) -> bool {
+        let raw = self.readings & ReadingKind::Raw.bit() != 0;
+        if self.injection {
+            at == 0 && raw
+        } else {
+            !(at == 0 && !raw && self.readings & kind.bit() != 0)
+        }
+    }
+}
+
+/// What a rule that reads texts before folding asks of their bytes: apart from the rest of the rule,
+/// since it is asked for many rules in a row of which few are judged.
+#[derive(Debug)]
+pub(super) struct Feed {
+    /// Digits within so many bytes, and what stands before the first of them.
+    number: Option<(usize, usize, Front)>,
+    demand: Demand,
 }
 
 impl Compiled {
     pub(super) fn sight(&self) -> Sight {
+        let injection = self.rule.area == Area::Injection;
         Sight {
             readings: self.rule.readings,
             scope: self.rule.scope,
-            open_only: self.rule.area == Area::Injection && self.rule.weight < super::STRONG,
+            open_only: injection && self.rule.weight < super::STRONG,
+            injection,
+            fed: self.raw,
         }
     }
+
+    /// What it asks of a raw text's bytes.
+    pub(super) fn feed(&self) -> Feed {
+        let number = self.condition.regex.as_ref().and_then(Regex::number);
+        Feed {
+            number: number.map(|number| (number.n, number.len, *number.front)),
+            demand: demand(&self.condition),
+        }
+    }
+}
+
+/// What bytes a raw text must have for a condition to hold.
+fn demand(node: &Condition) -> Demand {
+    let own = node
+        .regex
+        .as_ref()
+        .map_or_else(Demand::default, |r| r.pattern.study().demand.clone());
+    node.all
+        .iter()
+        .fold(own, |all, child| all.and(&demand(child)))
 }
 
 /// Runs without blanks that ordinary words do not reach, bytes.
@@ -92,22 +142,31 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// Whether the text has the bytes that a rule needs which reads it before folding.
-    pub(super) fn feeds(&self, rule: &Compiled, kind: ReadingKind, at: usize) -> bool {
-        let Some(raw) = self
-            .raw
-            .filter(|_| rule.raw && rule_reads_raw(rule, kind, at))
-        else {
+    /// The text before folding, if a rule sees that of this reading and asks for its bytes.
+    fn fed(&self, sight: Sight, kind: ReadingKind, at: usize) -> Option<&'a str> {
+        self.raw.filter(|_| sight.fed && sight.reads_raw(kind, at))
+    }
+
+    /// Whether the text has the digits that a rule needs which reads it before folding.
+    pub(super) fn has_number(
+        &self,
+        sight: Sight,
+        feed: &Feed,
+        kind: ReadingKind,
+        at: usize,
+    ) -> bool {
+        feed.number.as_ref().is_none_or(|(n, len, front)| {
+            let (n, len) = (*n, *len);
+            self.fed(sight, kind, at).is_none() || self.digits.have(&Number { n, len, front })
+        })
+    }
+
+    /// Whether the text has the other bytes that a rule needs which reads it before folding.
+    pub(super) fn feeds(&self, sight: Sight, feed: &Feed, kind: ReadingKind, at: usize) -> bool {
+        let (Some(raw), Some(counts)) = (self.fed(sight, kind, at), self.counts) else {
             return true;
         };
-        let number = rule.condition.regex.as_ref().and_then(Regex::number);
-        if number.is_some_and(|number| !self.digits.have(&number)) {
-            return false;
-        }
-        let Some(counts) = self.counts else {
-            return true;
-        };
-        let demand = &rule.demand;
+        let demand = &feed.demand;
         demand.signs.iter().all(|(sign, n)| counts.n(*sign) >= *n)
             && (demand.run < SHORT_RUN
                 || *self
@@ -117,7 +176,7 @@ impl<'a> Pages<'a> {
     }
 
     pub(super) fn of(&self, rule: &Compiled, kind: ReadingKind, at: usize) -> Page<'_> {
-        match (rule.raw && rule_reads_raw(rule, kind, at), self.raw) {
+        match (rule.raw && rule.sight().reads_raw(kind, at), self.raw) {
             (true, Some(raw)) => Page {
                 text: raw,
                 hits: self.hits,
@@ -137,14 +196,5 @@ impl<'a> Pages<'a> {
                 caches: self.caches,
             },
         }
-    }
-}
-
-/// Whether the rule sees this reading before folding.
-fn rule_reads_raw(rule: &Compiled, kind: ReadingKind, at: usize) -> bool {
-    if rule.rule.area == Area::Injection {
-        at == 0 && rule.rule.reads(ReadingKind::Raw)
-    } else {
-        !(at == 0 && !rule.rule.reads(ReadingKind::Raw) && rule.rule.reads(kind))
     }
 }

@@ -58,6 +58,19 @@ fn plain(stretch: &[u8; STRETCH], blank: bool) -> bool {
     !odd
 }
 
+/// Whether folding changes nothing of a text but its case and blanks, so that it has the same words
+/// then. Many bytes at a time.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "branches would keep it from vector instructions"
+)]
+pub fn keeps_words(text: &str) -> bool {
+    !text.bytes().fold(false, |odd, b| {
+        let control = (b < b'\t') | ((b > b'\r') & (b < 0x1c));
+        odd | control | (b >= 0x7f) | (b == b'*') | (b == b'`')
+    })
+}
+
 /// Folds `text` onto the end of `out`; `map` leads back to `text`.
 pub fn fold_text(text: &str, counts: &Counts, out: &mut String, map: &mut Map) -> Seen {
     out.reserve(text.len() + 8);
@@ -269,6 +282,16 @@ mod tests {
             folded("  **Ignore**\n\tprevious\r\n\r\n`Instructions` \u{7}now ").0,
             "ignore previous instructions now "
         );
+    }
+
+    #[test]
+    fn words_are_kept_where_nothing_is_dropped() {
+        for b in 0..0x80_u8 {
+            let text = String::from(char::from(b));
+            let class = CLASS[usize::from(b)];
+            assert_eq!(keeps_words(&text), class == COPY || class == BLANK, "{b}");
+        }
+        assert!(!keeps_words("caf\u{e9}") && keeps_words("so it is"));
     }
 
     #[test]

@@ -6,9 +6,11 @@
 //! more entry per letter in the table, an extra or wrong letter with one look-up per letter.
 
 mod memo;
+mod near;
 mod slip;
 
 pub use memo::Memo;
+use near::Near;
 use slip::slipped;
 
 /// Shortest word that is repaired; shorter ones are one slip away from too many others.
@@ -84,6 +86,8 @@ pub struct Lexicon {
     ends: [u32; 32],
     /// First three bytes of the words, hashed.
     heads: Vec<u64>,
+    /// What may be a slip of them.
+    near: Near,
     /// Packed words that need no look, open addressing; 0 is empty.
     ordinary: Vec<u64>,
     /// Which words these are, for what is remembered between texts.
@@ -194,6 +198,7 @@ impl Lexicon {
             }
         }
         let mut lexicon = Self {
+            near: Near::new(words.iter().map(String::as_str)),
             words,
             keep,
             entries,
@@ -240,6 +245,12 @@ impl Lexicon {
             table[at] = key;
         }
         table
+    }
+
+    /// Whether a word of at least [`MIN_REPAIR`] bytes is far from all words of the lexicon: there is
+    /// no [kinship](Self::kinship), and no letter that stands too often. False says nothing.
+    pub fn is_far(&self, word: &str) -> bool {
+        self.near.rules_out(word.as_bytes())
     }
 
     /// Whether a word is one of the lexicon or an ordinary one: there is nothing to repair in it.
@@ -349,7 +360,8 @@ impl Lexicon {
         }
     }
 
-    fn keeps(&self, word: &str) -> bool {
+    /// Whether it is a real word that is left alone, whatever it looks like.
+    pub fn keeps(&self, word: &str) -> bool {
         self.keep.binary_search_by(|w| w.as_str().cmp(word)).is_ok()
     }
 
@@ -432,6 +444,47 @@ mod tests {
         assert_eq!(kin("snoitcurtsni").as_deref(), Some("Reversed"));
         assert_eq!(kin("vafgehpgvbaf").as_deref(), Some("Rot13"));
         assert_eq!(kin("аливарп").as_deref(), Some("Reversed"));
+    }
+
+    #[test]
+    fn a_word_that_is_far_has_no_kinship() {
+        let lexicon = lexicon();
+        let known = [
+            "ignore",
+            "previous",
+            "instructions",
+            "forget",
+            "output",
+            "content",
+        ];
+        let letters = (b'a'..=b'z').map(char::from);
+        let mut words: Vec<String> = Vec::new();
+        for word in known {
+            words.push(word.chars().rev().collect());
+            words.push(word.bytes().map(|b| char::from(turn(b))).collect());
+            for at in 0..word.len() {
+                let (before, rest) = word.split_at(at);
+                words.push(format!("{before}{}", &rest[1..]));
+                if at + 1 < word.len() {
+                    let swapped: String = rest[..2].chars().rev().collect();
+                    words.push(format!("{before}{swapped}{}", &rest[2..]));
+                }
+                for c in letters.clone() {
+                    words.push(format!("{before}{c}{rest}"));
+                    words.push(format!("{before}{c}{}", &rest[1..]));
+                    words.push(format!("{word}{c}"));
+                }
+            }
+        }
+        for word in words.iter().filter(|w| w.len() >= MIN_REPAIR) {
+            let (plain, turned) = signatures(word.as_bytes());
+            let kin = lexicon.kinship(word, plain, turned);
+            assert!(!(lexicon.is_far(word) && kin.is_some()), "{word}");
+        }
+        for word in ["ordinary", "weather", "gardens"] {
+            assert!(lexicon.is_far(word), "{word}");
+        }
+        assert!(!lexicon.is_far("weathhher") && !lexicon.is_far("правил"));
     }
 
     #[test]

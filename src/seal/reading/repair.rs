@@ -174,7 +174,14 @@ fn letters_only(
     signs: &mut Signs,
     edits: &mut Vec<Edit>,
 ) -> bool {
-    if token.len() < MIN_REPAIR || lexicon.passes(token) {
+    if token.len() < MIN_REPAIR {
+        return true;
+    }
+    // No slip, too short to be cut, no letter repeated.
+    if token.len() < MIN_GLUED && lexicon.is_far(token) {
+        return true;
+    }
+    if lexicon.passes(token) {
         return true;
     }
     let mut edit = |text: String| {
@@ -205,7 +212,7 @@ fn letters_only(
             None => {}
         }
     }
-    let glued = (token.len() >= MIN_GLUED)
+    let glued = (token.len() >= MIN_GLUED && !lexicon.keeps(token))
         .then(|| unglue(token, lexicon))
         .flatten();
     if let Some(text) = glued.or_else(|| undouble(token, lexicon)) {

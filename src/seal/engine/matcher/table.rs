@@ -98,6 +98,15 @@ impl Table {
         (slot.key != 0) & (other | fits)
     }
 
+    /// Loads what [`Self::of`] gives, and nothing else; no branch.
+    #[inline]
+    pub(super) fn ask(&self, key: u32) -> u16 {
+        let at = (spread(key) >> self.shift) as usize;
+        let slot = self.slots.get(at).copied().unwrap_or_default();
+        let from = if slot.key == key + 1 { slot.from } else { 0 };
+        self.entries.get(from as usize).map_or(0, |entry| entry.len)
+    }
+
     /// The keywords of a group that stands between letters of these classes, and those of the groups
     /// behind it: they end with the [last](Entry::last).
     pub(super) fn of(&self, key: u32, before: u32, behind: u32) -> &[Entry] {
