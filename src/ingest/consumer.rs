@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+pub(super) use handle::close_aside;
 pub use handle::{Ended, Handle};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -366,23 +367,15 @@ impl<K: Claims> Poller<K> {
         self.hint(CommitMode::Async);
     }
 
-    /// Leaves the group. Dropping a consumer can hang, so a thread of its own does it and the
-    /// process may end before that.
+    /// Leaves the group.
     fn close(self) {
         let Self {
             consumer, shared, ..
         } = self;
-        let (done, waiting) = mpsc::channel();
-        let spawned = std::thread::Builder::new()
-            .name("close".into())
-            .spawn(move || {
-                consumer.unsubscribe();
-                drop(consumer);
-                let _ = done.send(());
-            });
-        if spawned.is_ok() && waiting.recv_timeout(Duration::from_secs(3)).is_err() {
-            tracing::warn!("the kafka client did not close in time");
-        }
+        close_aside(move || {
+            consumer.unsubscribe();
+            drop(consumer);
+        });
         for inbox in &shared.inboxes {
             inbox.close();
         }

@@ -32,7 +32,7 @@ use self::shared::Shared;
 use self::writer::{PATIENCE, Trouble, Writer};
 use super::ask;
 use super::batch::Fetched;
-use super::consumer::{Ended, Handle};
+use super::consumer::{Ended, Handle, close_aside};
 use super::errors::{Class, classify};
 use super::read::{fetched, headers};
 use super::settings::IngestConfig;
@@ -380,26 +380,18 @@ impl<M: Maker> Relay<M> {
         }
     }
 
-    /// Aborts what is open, so that it holds nobody back, and leaves the group. Dropping a client can
-    /// hang, so a thread of its own does it and the process may end before that.
+    /// Aborts what is open, so that it holds nobody back, and leaves the group.
     fn close(self) {
         let Self {
             consumer, shared, ..
         } = self;
-        let (done, waiting) = std::sync::mpsc::channel();
-        let spawned = std::thread::Builder::new()
-            .name("close".into())
-            .spawn(move || {
-                group::give_up(&shared);
-                let writer = shared.writer().take();
-                consumer.unsubscribe();
-                drop(consumer);
-                drop(writer);
-                let _ = done.send(());
-            });
-        if spawned.is_ok() && waiting.recv_timeout(Duration::from_secs(3)).is_err() {
-            tracing::warn!("the kafka clients did not close in time");
-        }
+        close_aside(move || {
+            group::give_up(&shared);
+            let writer = shared.writer().take();
+            consumer.unsubscribe();
+            drop(consumer);
+            drop(writer);
+        });
     }
 }
 

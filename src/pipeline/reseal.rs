@@ -82,13 +82,10 @@ pub async fn start(job: Job, seal: Seal, health: Health) -> Result<Running, JobE
         .await
         .map_err(|e| JobError::Ingest(e.to_string()))??;
     health.set("kafka", false, "joining the group");
-    let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let routes = crate::telemetry::http::routes(health.clone());
-    let http = crate::telemetry::http::serve(job.listen, routes, async move {
-        let _ = stopped.wait_for(|s| *s).await;
-    })
-    .await
-    .map_err(|e| JobError::Http(job.listen, e))?;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let http = crate::telemetry::http::serve_until(job.listen, health.clone(), stopped)
+        .await
+        .map_err(|e| JobError::Http(job.listen, e))?;
     let maker = Resealing {
         topic: r
             .from

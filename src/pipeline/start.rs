@@ -104,13 +104,9 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
         stopped.clone(),
     ));
 
-    let mut ended = stopped.clone();
-    let routes = crate::telemetry::http::routes(health.clone());
-    let http = crate::telemetry::http::serve(config.http, routes, async move {
-        let _ = ended.wait_for(|s| *s).await;
-    })
-    .await
-    .map_err(|e| StartError::Http(config.http, e))?;
+    let http = crate::telemetry::http::serve_until(config.http, health.clone(), stopped.clone())
+        .await
+        .map_err(|e| StartError::Http(config.http, e))?;
 
     let claims = PostgresClaims {
         store: store.clone(),

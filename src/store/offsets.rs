@@ -156,10 +156,3 @@ pub struct PartitionRow {
     /// Milliseconds of database time since the row last moved.
     pub idle_ms: i64,
 }
-
-impl PartitionRow {
-    /// Records between `next_offset` and a high watermark.
-    pub fn lag(&self, high: i64) -> u64 {
-        super::count(high.saturating_sub(self.next_offset))
-    }
-}

@@ -181,6 +181,21 @@ pub async fn serve(
     Ok(bound)
 }
 
+/// Serves [`routes`] of a process until it is told to stop. Returns the address that was bound.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn serve_until(
+    listen: SocketAddr,
+    health: Health,
+    mut stop: tokio::sync::watch::Receiver<bool>,
+) -> std::io::Result<SocketAddr> {
+    let stopped = async move {
+        let _ = stop.wait_for(|s| *s).await;
+    };
+    serve(listen, routes(health), stopped).await
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -11,6 +11,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rustix::process::Signal;
+use veilwatch::event::TopicPartition;
+use veilwatch::ingest::ends;
 use veilwatch::ingest::publish::Publisher;
 
 use super::{BUDGET, Job, USERS, ids, raw, seconds};
@@ -48,6 +50,24 @@ fn publish(p: &Publisher, topic: &str, stop: &AtomicBool) -> (u64, usize) {
     }
     p.flush(seconds(60)).expect("flushed");
     (sent, broken)
+}
+
+/// Waits until the sealed topic grows: a fault in a group that waits for its dead strikes nothing.
+fn moves(job: &Job) {
+    let config = job.rig.ingest();
+    let end = || -> i64 {
+        let parts = (0..PARTITIONS).map(|p| TopicPartition {
+            topic: job.rig.topic.as_str().into(),
+            partition: i32::try_from(p).expect("small"),
+        });
+        parts
+            .map(|tp| ends(&config, &tp).expect("answered").1)
+            .sum()
+    };
+    let (before, deadline) = (end(), Instant::now() + seconds(60));
+    while end() == before {
+        assert!(Instant::now() < deadline, "{}", tail(&job.rig.logs(), 30));
+    }
 }
 
 /// Records of the sealed topic as they are written, aborted ones included.
@@ -109,6 +129,7 @@ fn f01_f03_sealed_once_however_often_killed_on_a_real_kafka() {
         let mut members = [job.start_as("a"), job.start_as("b")];
         let mut sealed = job.wait(&rig.topic, 100, seconds(90));
         for n in 0..faults {
+            moves(&job);
             let i = rng.usize(0..members.len());
             if n % 3 == 2 {
                 // Longer than the session: another member goes on, and then this one does, too.

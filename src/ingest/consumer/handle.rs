@@ -1,7 +1,11 @@
 //! A running poll thread, as others hold it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+/// How long closing a client is waited for.
+const CLOSE: Duration = Duration::from_secs(3);
 
 /// How the poll thread ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,5 +43,19 @@ impl Handle {
         self.thread
             .join()
             .unwrap_or_else(|_| Ended::Failed("the poll thread panicked".into()))
+    }
+}
+
+/// Closes clients. Dropping one can hang, so a thread of its own does it and the process may end before that.
+pub(in crate::ingest) fn close_aside(close: impl FnOnce() + Send + 'static) {
+    let (done, waiting) = mpsc::channel();
+    let spawned = std::thread::Builder::new()
+        .name("close".into())
+        .spawn(move || {
+            close();
+            let _ = done.send(());
+        });
+    if spawned.is_ok() && waiting.recv_timeout(CLOSE).is_err() {
+        tracing::warn!("the kafka client did not close in time");
     }
 }
