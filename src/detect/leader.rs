@@ -25,8 +25,9 @@ use crate::event::{SmolStr, Time, TopicPartition};
 
 /// Format of the leader's checkpoint. Older ones are still read: format 1 is before campaigns, up to
 /// format 2 spending was judged otherwise, up to format 3 latency and errors were, up to format 4 a
-/// gateway's quiet, and up to format 5 rejections and calls that are not streamed were not judged.
-pub const FORMAT: i32 = 7;
+/// gateway's quiet, up to format 5 rejections and calls that are not streamed were not judged, and up to
+/// format 7 spending that holds was not.
+pub const FORMAT: i32 = 8;
 const FORMAT_BEFORE_REFUSALS: i32 = 6;
 const FORMAT_BEFORE_REJECTIONS: i32 = 5;
 const FORMAT_OLD_QUIET: i32 = 4;

@@ -7,6 +7,7 @@
 
 mod above;
 mod baseline;
+mod best;
 mod crowd;
 mod daily;
 mod hours;
@@ -234,6 +235,40 @@ mod tests {
         let mut w = Writer::default();
         b.encode(&mut w);
         assert!(Baseline::decode(&mut Reader::new(&w.0)).is_ok());
+    }
+
+    #[test]
+    fn a_row_of_the_second_format_learns_what_holds_anew() {
+        let (config, mut b) = (config::Spend::default(), Baseline::default());
+        for bin in 0..1_000 {
+            #[expect(clippy::cast_possible_truncation, reason = "far below the bound")]
+            let weight = usual(bin) as i64;
+            b.add(Time(bin * BIN_MS + 1), weight, &config);
+        }
+        let mut w = Writer::default();
+        b.encode(&mut w);
+        // What holds stands at the end: a byte and three numbers.
+        w.0.truncate(w.0.len() - 13);
+        let mut r = Reader::new(&w.0);
+        let old = Baseline::decode_v2(&mut r).expect("old row");
+        assert!(r.is_at_end() && old.has_learnt() && old != b);
+        let mut again = Writer::default();
+        old.encode(&mut again);
+        assert_eq!(again.0[..w.0.len()], w.0, "all else is kept");
+        assert_eq!(Baseline::decode(&mut Reader::new(&again.0)), Ok(old));
+    }
+
+    #[test]
+    fn a_mean_that_grows_holds_nothing() {
+        let config = config::Spend::default();
+        let mut b = Baseline::default();
+        // One bin in seven, half as much again each day: nothing is ever held.
+        for bin in 0..8 * 144 {
+            let today = (0..bin / 144).fold(1_000_000_000, |w, _| w * 3 / 2);
+            let weight = if bin % 7 == 0 { today } else { 0 };
+            let step = b.add(Time(bin * BIN_MS + 1), weight, &config);
+            assert_eq!(step.alarm, None, "bin {bin}");
+        }
     }
 
     #[test]

@@ -7,9 +7,9 @@ use crate::event::Time;
 
 /// Largest encoded state: a million users are 700 MB in Postgres.
 pub const MAX_BYTES: usize = 700;
-/// Format of a row. Rows of the format before are read: their bins and attempts stay, what is learnt
-/// by the day begins anew.
-const FORMAT: u8 = 2;
+/// Format of a row. Older ones are read: 2 knew nothing of spending that holds; of 1 the bins and
+/// attempts stay, what is learnt by the day begins anew.
+const FORMAT: u8 = 3;
 /// Attempts remembered.
 pub const ATTEMPTS: usize = 4;
 
@@ -52,7 +52,7 @@ impl UserState {
     pub fn decode(as_of: i64, bytes: &[u8]) -> Result<Self, Damaged> {
         let mut r = Reader::new(bytes);
         let format = r.u8()?;
-        if format != FORMAT && format != FORMAT - 1 {
+        if !(1..=FORMAT).contains(&format) {
             return Err(r.damaged());
         }
         let mut s = Self {
@@ -64,10 +64,10 @@ impl UserState {
         for i in 0..r.len()? {
             *s.attempts.get_mut(i).ok_or(r.damaged())? = Some(Time(r.i64()?));
         }
-        s.spend = if format == FORMAT {
-            spend::Baseline::decode(&mut r)?
-        } else {
-            spend::Baseline::decode_v1(&mut r)?
+        s.spend = match format {
+            1 => spend::Baseline::decode_v1(&mut r)?,
+            2 => spend::Baseline::decode_v2(&mut r)?,
+            _ => spend::Baseline::decode(&mut r)?,
         };
         Ok(s)
     }

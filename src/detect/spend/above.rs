@@ -12,9 +12,10 @@ use crate::event::{Severity, SmolStr, Stage, Time};
 /// Spenders above the user that have a baseline: keys, tenants, models, each with room of their own, so
 /// that many keys blind nobody to their tenant. Beyond it the longest unused is forgotten and counted.
 const MAX_SPENDERS: [usize; 3] = [4_096, 1_024, 1_024];
-/// The leader's checkpoints up to this format hold baselines and co-elevation of the first kind, and up to
-/// this one nothing of what was left out.
+/// The leader's checkpoints up to this format hold baselines and co-elevation of the first kind, up to
+/// this one baselines of the second, and up to this one nothing of what was left out.
 const FIRST_FORMATS: i32 = 2;
+const SECOND_FORMATS: i32 = 7;
 const UNCOUNTED_FORMATS: i32 = 5;
 /// Tenants with co-elevation.
 const MAX_TENANTS: usize = 1_024;
@@ -139,6 +140,8 @@ impl Above {
                 last: r.i64()?,
                 baseline: if old {
                     Baseline::decode_v1(r)?
+                } else if fmt <= SECOND_FORMATS {
+                    Baseline::decode_v2(r)?
                 } else {
                     Baseline::decode(r)?
                 },

@@ -1,21 +1,30 @@
 //! What one spender usually spends, and the tests against it. The series is spending per bin of ten
-//! minutes; four tests are fused, each scaled so that 1.0 is its threshold:
+//! minutes; five tests are fused, each scaled so that 1.0 is its threshold:
 //!
 //! - the least of the last two, and of the last four bins, over the highest such value before (a
-//!   burst that lasts; a single wild bin is none), from fourteen times the mean on;
+//!   burst that lasts; a single wild bin is none), from several times the mean on;
 //! - the least of the last two bins over how high it climbs on a usual day ([`Daily`]);
+//! - the least of the last twenty bins over the highest it was on the days before ([`Best`]): whoever
+//!   spends in bursts hardly ever spends for hours without a pause, so that loops, theft and ramps
+//!   stand out although the sum of a day does not;
 //! - the last four hours over what is the peak of this hour of the day, and that ratio over how high
-//!   it climbs on a usual day (loops, theft at quiet hours, ramps).
+//!   it climbs on a usual day (spending at quiet hours, and a sum far beyond any before).
 //!
 //! Each must also exceed the spender's own highest score of the past weeks.
 
 mod row;
+mod thresholds;
 
+use super::best::Best;
 use super::crowd::{Raise, Steady};
-use super::daily::{Daily, Prior};
+use super::daily::Daily;
 use super::hours::Hours;
 use crate::detect::config;
 use crate::event::Time;
+use thresholds::{
+    HIGHEST_DECAY, HOLD, HOLD_BINS, HOLD_FLOOR, HOLD_MATERIAL, MATERIAL, PEAK, PEAK_FLOOR,
+    PEAK_MATERIAL, PEAK_PRIOR, RECORDS, TOLD_BINS, UNLIKE, UNLIKE_FLOOR, UNLIKE_PRIOR, WORSE,
+};
 
 /// Length of a bin, milliseconds.
 pub const BIN_MS: i64 = 10 * 60_000;
@@ -36,33 +45,6 @@ const RECORD_DECAY: f32 = 0.999_828_1;
 /// Bins between two findings of one ongoing excess: an hour.
 const AGAIN_AFTER: i64 = 6;
 
-/// Per bin, what is left of the highest score of a record: half in 24 days.
-const HIGHEST_DECAY: f32 = 0.999_8;
-/// Bins after an alarm in which only what is worse alarms again: a day.
-const TOLD_BINS: i64 = 144;
-
-/// Thresholds, chosen together on the real users of a public trace at one false alarm per
-/// user-month (`docs/DETECTION.md`): logarithm of the least of two and of four bins over the record,
-const RECORDS: [f32; 2] = [1.2, 0.9];
-/// deviations of the least of two bins above the usual day's peak,
-const PEAK: f32 = 4.2;
-/// and deviations of the four hours' ratio above the usual day's.
-const UNLIKE: f32 = 3.7;
-/// A burst is no less than this many times the mean of a bin, for the records and for the peak.
-const MATERIAL: [f32; 2] = [14.0, 4.0];
-/// What is believed of a peak's spread before it is known: half a power of e for three days.
-const PEAK_PRIOR: Prior = Prior {
-    deviation: 0.5,
-    days: 3.0,
-};
-/// Half the mean is added, so that a change of little is little.
-const PEAK_FLOOR: f32 = 0.5;
-/// The same for the four hours' ratio.
-const UNLIKE_PRIOR: Prior = Prior {
-    deviation: 0.3,
-    days: 4.0,
-};
-const UNLIKE_FLOOR: f32 = 0.15;
 /// Days of the memory of an hour's peak.
 const PROFILE_DAYS: f32 = 8.0;
 /// Smallest value whose logarithm is taken.
@@ -158,6 +140,7 @@ pub struct Baseline {
     records: [f32; 2],
     highest: [f32; 2],
     peak: Daily,
+    hold: Best,
     unlike: Daily,
     /// Usual peak of the four hours' mean, by the hour in which they end; and that of the open hour.
     hours: Hours,
@@ -191,6 +174,7 @@ impl Default for Baseline {
             records: [0.0; 2],
             highest: [0.0; 2],
             peak: Daily::default(),
+            hold: Best::default(),
             unlike: Daily::default(),
             hours: Hours::default(),
             hour_peak: 0.0,
@@ -206,6 +190,7 @@ impl Default for Baseline {
 struct Windows {
     two: f32,
     four: f32,
+    twenty: f32,
     /// Mean of a bin in four hours.
     long: f32,
     hour_sum: f32,
@@ -217,6 +202,8 @@ struct Scores {
     records: [f32; 2],
     peak: f32,
     peak_log: f32,
+    hold: f32,
+    hold_log: f32,
     unlike: f32,
     unlike_log: f32,
     fused: f32,
@@ -320,11 +307,16 @@ impl Baseline {
         (1..=n).map(|i| self.back(i)).sum()
     }
 
+    /// The least of so many closed bins before the open one.
+    fn least_back(&self, n: usize) -> f32 {
+        (1..=n).map(|i| self.back(i)).fold(f32::INFINITY, f32::min)
+    }
+
     fn windows(&self, open: f32) -> Windows {
-        let two = open.min(self.back(1));
         Windows {
-            two,
-            four: two.min(self.back(2)).min(self.back(3)),
+            two: open.min(self.back(1)),
+            four: open.min(self.least_back(3)),
+            twenty: open.min(self.least_back(HOLD_BINS - 1)),
             long: (self.sum_back(RING - 1) + open) / RING as f32,
             hour_sum: self.sum_back(HOUR - 1) + open,
         }
@@ -347,19 +339,24 @@ impl Baseline {
         let peak_log = (w.two + PEAK_FLOOR * self.mean + TINY).ln();
         let floor = UNLIKE_FLOOR * self.mean + TINY;
         let unlike_log = ((w.long + floor) / (self.usual_peak(clock.hour) + floor)).ln();
+        let hold_log = (w.twenty + HOLD_FLOOR * self.mean + TINY).ln();
+        let hold = self.hold.score(hold_log);
         let peak = self.peak.score(peak_log, PEAK_PRIOR);
         let unlike = self.unlike.score(unlike_log, UNLIKE_PRIOR);
         let over = |i: usize| records[i] / RECORDS[i].max(self.highest[i]);
         // What is not material is held below the threshold in the same measure.
         let fused = over(0)
             .min(w.two / (MATERIAL[0] * mean))
-            .max(over(1).min(w.four / (MATERIAL[0] * mean)))
-            .max((peak / self.peak.needed(PEAK)).min(w.two / (MATERIAL[1] * mean)))
+            .max(over(1).min(w.four / (MATERIAL[1] * mean)))
+            .max((peak / self.peak.needed(PEAK)).min(w.two / (PEAK_MATERIAL * mean)))
+            .max((hold / self.hold.needed(HOLD)).min(w.twenty / (HOLD_MATERIAL * mean)))
             .max(unlike / self.unlike.needed(UNLIKE));
         Scores {
             records,
             peak,
             peak_log,
+            hold,
+            hold_log,
             unlike,
             unlike_log,
             fused,
@@ -374,7 +371,7 @@ impl Baseline {
         let (burst, long) = match self.bars.0 {
             Some(bars) => bars,
             None => {
-                let bars = self.bars(pace.clock(bin), pace);
+                let bars = self.bars(bin, pace);
                 self.bars = Bars(Some(bars));
                 bars
             }
@@ -382,22 +379,38 @@ impl Baseline {
         self.open >= burst || self.open >= long
     }
 
+    /// The fused score from which it fires: more within a day of an alarm.
+    fn needed(&self, bin: i64, pace: &Pace) -> f32 {
+        let lately = self.told.is_some_and(|t| bin - t < TOLD_BINS);
+        pace.threshold * if lately { WORSE } else { 1.0 }
+    }
+
     /// The open bin from which a burst, and from which the four hours, may fire.
-    fn bars(&self, clock: Clock, pace: &Pace) -> (f32, f32) {
+    fn bars(&self, bin: i64, pace: &Pace) -> (f32, f32) {
         // A hair below, since the scores round otherwise.
         const HAIR: f32 = 0.999;
-        let by = pace.threshold;
+        let (by, clock) = (self.needed(bin, pace), pace.clock(bin));
         let mean = self.mean.max(TINY);
-        let record = |i: usize| {
+        // Where a bin before was lower, the open one cannot hold it.
+        let held = |bins: usize, bar: f32| {
+            if self.least_back(bins - 1) >= bar * HAIR {
+                bar
+            } else {
+                f32::INFINITY
+            }
+        };
+        let record = |i: usize, bins: usize| {
             let needed = RECORDS[i].max(self.highest[i]) * by;
-            self.records[i].max(mean) * needed.exp()
+            let bar = self.records[i].max(mean) * needed.exp();
+            held(bins, bar.max(MATERIAL[i] * mean * by))
         };
         let peak =
             self.peak.bar(self.peak.needed(PEAK) * by, PEAK_PRIOR).exp() - PEAK_FLOOR * self.mean;
-        let burst = record(0)
-            .min(record(1))
-            .max(MATERIAL[0] * mean * by)
-            .min(peak.max(MATERIAL[1] * mean * by));
+        let hold = self.hold.bar(self.hold.needed(HOLD) * by).exp() - HOLD_FLOOR * self.mean;
+        let burst = record(0, 2)
+            .min(record(1, 4))
+            .min(held(2, peak.max(PEAK_MATERIAL * mean * by)))
+            .min(held(HOLD_BINS, hold.max(HOLD_MATERIAL * mean * by)));
         let floor = UNLIKE_FLOOR * self.mean + TINY;
         let needed = self.unlike.needed(UNLIKE) * by;
         let long = self.unlike.bar(needed, UNLIKE_PRIOR).exp()
@@ -413,12 +426,11 @@ impl Baseline {
             return None;
         }
         let s = self.scores(&windows, pace.clock(bin));
-        if s.fused < pace.threshold {
+        if s.fused < self.needed(bin, pace) {
             return None;
         }
         self.told = Some(bin);
-        self.peak.told(s.peak);
-        self.unlike.told(s.unlike);
+        self.only_worse(&s);
         self.bars = Bars(None);
         Some(Alarm {
             since: Time((bin - 5) * pace.bin_ms),
@@ -426,6 +438,13 @@ impl Baseline {
             hour: windows.hour_sum,
             usual: HOUR as f32 * self.mean,
         })
+    }
+
+    /// After an alarm, for a day: only what is worse is news.
+    fn only_worse(&mut self, s: &Scores) {
+        self.peak.told(s.peak);
+        self.hold.told(s.hold);
+        self.unlike.told(s.unlike);
     }
 
     /// Learns a closed bin.
@@ -439,10 +458,10 @@ impl Baseline {
                 *highest = (*highest * HIGHEST_DECAY).max(score);
             }
             self.peak.see(s.peak_log);
+            self.hold.see(s.hold_log);
             self.unlike.see(s.unlike_log);
             if self.told.is_some_and(|t| bin - t < TOLD_BINS) {
-                self.peak.told(s.peak);
-                self.unlike.told(s.unlike);
+                self.only_worse(&s);
             }
         }
         for (record, value) in self.records.iter_mut().zip([w.two, w.four]) {
@@ -472,6 +491,7 @@ impl Baseline {
             // A day and a half: the first whole day is for the profile.
             let whole = self.closed >= LEARN_BINS + LEARN_BINS / 2;
             self.peak.end_day(whole, PEAK_PRIOR);
+            self.hold.end_day(whole);
             self.unlike.end_day(whole, UNLIKE_PRIOR);
         }
         raise

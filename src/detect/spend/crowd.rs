@@ -14,6 +14,8 @@ use crate::detect::wire::{Damaged, Reader, Writer};
 
 /// Bins of the window: half an hour.
 const WINDOW: u8 = 3;
+/// Active bins in a row until the window is learnt: in the first of them spending began somewhere.
+const SETTLED: u8 = WINDOW + 1;
 /// Active bins in a row until a spender counts.
 const STEADY: u8 = 9;
 /// Memory of the recent residual, bins.
@@ -23,7 +25,7 @@ const MEMORY: f32 = 504.0;
 /// Days of the hourly profile's memory.
 const PROFILE_DAYS: f32 = 7.0;
 /// Part of the mean added before the logarithm, so that little spending is no large change.
-const FLOOR: f32 = 0.1;
+const FLOOR: f32 = 0.13;
 /// Closed bins until a spender's raise is believed: two days.
 const LEARN_BINS: u32 = 288;
 /// A raise (logarithm) beyond this is not a small one.
@@ -106,7 +108,7 @@ impl Steady {
         }
         self.run = self.run.saturating_add(1);
         let mut raise = None;
-        if self.run >= WINDOW {
+        if self.run >= SETTLED {
             let log = (window / f32::from(WINDOW) + FLOOR * mean).ln();
             raise = self.take(clock, log, closed);
             self.sum += log;
@@ -119,11 +121,11 @@ impl Steady {
     fn take(&mut self, clock: Clock, log: f32, closed: u32) -> Option<Raise> {
         let Some(usual) = self.usual(clock) else {
             // An hour never seen: nothing to compare with; begin anew at the next that is known.
-            self.run = WINDOW - 1;
+            self.run = SETTLED - 1;
             return None;
         };
         let residual = log - usual;
-        if self.run == WINDOW {
+        if self.run == SETTLED {
             self.level = residual;
         }
         let d = residual - self.level;
@@ -145,7 +147,7 @@ impl Steady {
             let rate = (1.0 / MEMORY).max(1.0 / (closed as f32 + 1.0));
             self.deviation += rate * (seen - self.deviation);
         }
-        if self.run >= 2 * WINDOW - 1 {
+        if self.run >= SETTLED + WINDOW {
             // The residual of two bins ago: the window itself is no part of what it is compared with.
             self.level += (self.last[1] - self.level) / RECENT;
         }
@@ -217,7 +219,7 @@ impl Steady {
 /// Steady spenders that make a crowd.
 const LEAST_CROWD: u64 = 10;
 /// Deviations of a crowd from which it alarms.
-const THRESHOLD: f64 = 3.0;
+const THRESHOLD: f64 = 3.4;
 /// Bins until a crowd's usual is known: a day.
 const LEARN_CROWD: u32 = 144;
 /// Bins after which what is unusual is cut before it is learnt.

@@ -1,6 +1,7 @@
 //! The bytes of a baseline: part of a user's row and of the leader's checkpoint.
 
 use super::{Baseline, HOUR, LEARN_BINS, RING};
+use crate::detect::spend::best::Best;
 use crate::detect::spend::crowd::Steady;
 use crate::detect::spend::daily::Daily;
 use crate::detect::spend::hours::Hours;
@@ -36,9 +37,19 @@ impl Baseline {
         self.hours.encode(w);
         self.steady.encode(w);
         w.option(self.told, Writer::i64);
+        self.hold.encode(w);
     }
 
     pub(in crate::detect) fn decode(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let mut b = Self::decode_v2(r)?;
+        if b.bin.is_some() {
+            b.hold = Best::decode(r)?;
+        }
+        Ok(b)
+    }
+
+    /// Reads the format before this one, which knew nothing of what holds.
+    pub(in crate::detect) fn decode_v2(r: &mut Reader<'_>) -> Result<Self, Damaged> {
         let mut b = Self {
             bin: r.option(Reader::i64)?,
             ..Self::default()
@@ -67,7 +78,7 @@ impl Baseline {
         Ok(b)
     }
 
-    /// Reads the format before this one: the bins, the mean and the last alarm are kept, what is
+    /// Reads the format before that: the bins, the mean and the last alarm are kept, what is
     /// learnt by the day begins anew.
     pub(in crate::detect) fn decode_v1(r: &mut Reader<'_>) -> Result<Self, Damaged> {
         const OLD_RING: usize = 36;
