@@ -78,6 +78,9 @@ struct Row {
     ship: bool,
     #[serde(default)]
     spans: Option<Vec<Span>>,
+    /// Who said it, where the row knows better than its file's name.
+    #[serde(default)]
+    role: Option<Role>,
 }
 
 #[derive(Deserialize)]
@@ -223,7 +226,7 @@ impl Board {
     }
 
     fn row(&mut self, file: &str, row: &Row) {
-        let role = role(file);
+        let role = row.role.unwrap_or_else(|| role(file));
         let scan = self
             .engine
             .scan(&row.text, role, Side::Request, &mut self.scratch);

@@ -13,6 +13,7 @@ mod crypto;
 mod date;
 mod digits;
 mod europe;
+mod europe_ids;
 mod germany;
 mod net;
 mod oceania_africa;
@@ -20,6 +21,7 @@ mod phone;
 mod plan;
 mod tld;
 mod token;
+mod world_ids;
 
 /// A check of one candidate value; `true` means it may be what the rule says it is.
 pub type Validator = fn(&str) -> bool;
@@ -27,16 +29,28 @@ pub type Validator = fn(&str) -> bool;
 /// Every validator a rule may name, sorted by name, so that `rules check` can suggest the nearest one.
 pub const VALIDATORS: &[(&str, Validator)] = &[
     ("aba-routing", bank::aba_routing),
+    ("ae-eid", world_ids::ae_eid),
+    ("ar-cuit", world_ids::ar_cuit),
+    ("at-svnr", europe_ids::at_svnr),
     ("au-abn", oceania_africa::au_abn),
     ("au-acn", oceania_africa::au_acn),
     ("au-medicare", oceania_africa::au_medicare),
     ("au-tfn", oceania_africa::au_tfn),
     ("aws-key-id", token::aws_key_id),
+    ("baltic-code", europe_ids::baltic_code),
     ("base58check", crypto::base58check),
+    ("be-national", europe_ids::be_national),
     ("bech32", crypto::bech32),
+    ("bg-egn", europe_ids::bg_egn),
+    ("br-cnpj", world_ids::br_cnpj),
+    ("br-cpf", world_ids::br_cpf),
     ("ca-sin", americas::ca_sin),
     ("card-iin", card::issuer),
+    ("ch-ahv", europe_ids::ch_ahv),
+    ("cl-rut", world_ids::cl_rut),
+    ("cn-resident", world_ids::cn_resident),
     ("crypto-address", crypto::address),
+    ("cz-birth-number", europe_ids::cz_birth_number),
     ("date", date::written_date),
     ("de-id-card", germany::id_card),
     ("de-kvnr", germany::health_insurance),
@@ -46,13 +60,22 @@ pub const VALIDATORS: &[(&str, Validator)] = &[
     ("de-tax-id", germany::tax_id),
     ("de-tax-number", germany::tax_number),
     ("de-vat", germany::vat_id),
+    ("dk-cpr", europe_ids::dk_cpr),
     ("email", net::email),
     ("es-nie", europe::es_nie),
     ("es-nif", europe::es_nif),
     ("fi-hetu", europe::fi_hetu),
+    ("fr-nir", europe_ids::fr_nir),
     ("github-checksum", token::github_checksum),
+    ("gr-amka", europe_ids::gr_amka),
     ("header-value", token::header_value),
+    ("hk-id", world_ids::hk_id),
+    ("hr-oib", europe_ids::hr_oib),
+    ("hu-taj", europe_ids::hu_taj),
     ("iban", bank::iban),
+    ("id-nik", world_ids::id_nik),
+    ("ie-pps", europe_ids::ie_pps),
+    ("il-id", world_ids::il_id),
     ("in-aadhaar", asia::in_aadhaar),
     ("in-gstin", asia::in_gstin),
     ("in-pan", asia::in_pan),
@@ -60,6 +83,8 @@ pub const VALIDATORS: &[(&str, Validator)] = &[
     ("ip", net::ip),
     ("it-fiscal-code", europe::it_fiscal_code),
     ("it-vat", europe::it_vat),
+    ("jmbg", europe_ids::jmbg),
+    ("jp-my-number", world_ids::jp_my_number),
     ("jwt", token::jwt),
     ("kr-brn", asia::kr_brn),
     ("kr-driver-license", asia::kr_driver_license),
@@ -67,9 +92,15 @@ pub const VALIDATORS: &[(&str, Validator)] = &[
     ("kr-rrn", asia::kr_rrn),
     ("letters-digits", token::letters_and_digits),
     ("luhn", card::luhn),
+    ("lv-code", europe_ids::lv_code),
     ("mac", net::mac),
     ("mixed-case", token::mixed_case),
+    ("mx-curp", world_ids::mx_curp),
+    ("mx-rfc", world_ids::mx_rfc),
+    ("my-nric", world_ids::my_nric),
     ("ng-nin", oceania_africa::ng_nin),
+    ("nl-bsn", europe_ids::nl_bsn),
+    ("no-fodselsnummer", europe_ids::no_fodselsnummer),
     ("not-placeholder", token::not_placeholder),
     ("npi", americas::us_npi),
     ("password-like", token::password_like),
@@ -79,13 +110,20 @@ pub const VALIDATORS: &[(&str, Validator)] = &[
     ("phone-za-mobile", phone::south_african_mobile),
     ("phone-za-telephone", phone::south_african_telephone),
     ("pl-pesel", europe::pl_pesel),
+    ("pt-nif", europe_ids::pt_nif),
     ("random-token", token::random_looking),
+    ("ro-cnp", europe_ids::ro_cnp),
+    ("ru-inn", europe_ids::ru_inn),
+    ("ru-snils", europe_ids::ru_snils),
+    ("sa-id", world_ids::sa_id),
     ("se-organisationsnummer", europe::se_organisationsnummer),
     ("se-personnummer", europe::se_personnummer),
     ("sg-nric", asia::sg_nric),
     ("sg-uen", asia::sg_uen),
     ("th-tnin", asia::th_tnin),
     ("tr-national-id", asia::tr_national_id),
+    ("tw-id", world_ids::tw_id),
+    ("ua-rnokpp", europe_ids::ua_rnokpp),
     ("uk-driving-licence", europe::uk_driving_licence),
     ("uk-nhs", europe::uk_nhs),
     ("uk-nino", europe::uk_nino),

@@ -35,6 +35,9 @@ const PRIOR: f32 = 0.9;
 const PRIOR_OF_RULES: f32 = 0.3;
 /// An attack that shows only after decoding or repairing was hidden on purpose.
 const HIDDEN: f32 = 0.5;
+/// What content that tools return and documents hold takes from a model that no rule supports: such
+/// texts are long, technical and unlike what people ask, and orders in them mostly have a rule.
+const CONTENT: f32 = 0.8;
 /// A model that repeats an attack was often only asked about it.
 const SAID_BY_MODEL: f32 = -1.0;
 /// What the rules' share is multiplied with where a text mentions attacks: the model then decides.
@@ -120,6 +123,9 @@ pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combi
     if context.hidden && (rules > 0.0 || model > 0.0) {
         shift += HIDDEN;
     }
+    if matches!(context.role, Role::Tool | Role::Document) && rules <= 0.0 {
+        shift -= CONTENT;
+    }
     if context.side == Side::Response || context.role == Role::Assistant {
         shift += SAID_BY_MODEL;
     }
@@ -163,6 +169,16 @@ mod tests {
         assert!(combine(&[hit(0.9, "override")], -3.0, USER).verdict());
         assert!(combine(&[], 4.0, USER).verdict());
         assert!(!combine(&[], 0.5, USER).verdict());
+    }
+
+    #[test]
+    fn in_content_the_model_alone_must_be_surer() {
+        let content = |role| Context { role, ..USER };
+        assert!(combine(&[], 2.0, USER).verdict());
+        for role in [Role::Tool, Role::Document] {
+            assert!(!combine(&[], 2.0, content(role)).verdict());
+            assert!(combine(&[], 3.0, content(role)).verdict());
+        }
     }
 
     #[test]
