@@ -69,6 +69,15 @@ impl Books {
         }
     }
 
+    /// The same ledgers with another price table.
+    #[must_use]
+    pub fn with_prices(&self, prices: Prices) -> Self {
+        Self {
+            prices,
+            ..self.clone()
+        }
+    }
+
     /// The subject of the event's model, `None` for [`OTHER_MODELS`]. A caller may ask for any name, and a
     /// ledger for each would be rows without bound: a name counts by itself once somebody answered to it,
     /// or where it has a price or a limit. The event alone decides, so that a replay decides the same.

@@ -192,3 +192,42 @@ fn is_broken_pipe(e: &anyhow::Error) -> bool {
         kind == Some(std::io::ErrorKind::BrokenPipe)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_on_a_page_is_one_that_the_program_takes() {
+        for (detector, subject) in [
+            ("injection", "user:k7:q83vEjRWeJq83vEjRWeJqw"),
+            ("budget", "team:search d:2026-11-21"),
+            ("latency", "model:a'; exit 7; 'b"),
+        ] {
+            let line = crate::decide::silence_command(detector, "some-rule", subject);
+            let out = std::process::Command::new("sh")
+                .args([
+                    "-c",
+                    &format!("for w in {line}; do printf '%s\\n' \"$w\"; done"),
+                ])
+                .output()
+                .expect("sh");
+            let words = String::from_utf8(out.stdout).expect("text");
+            let words: Vec<&str> = words.lines().collect();
+            assert!(
+                words
+                    .iter()
+                    .any(|w| w.contains(subject.split(' ').next().unwrap_or(subject))),
+                "{words:?}"
+            );
+            let parsed = Cli::try_parse_from(&words);
+            assert!(
+                parsed.is_ok(),
+                "{line}: {:?}",
+                parsed.err().map(|e| e.to_string())
+            );
+        }
+    }
+}

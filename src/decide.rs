@@ -439,7 +439,13 @@ pub fn silence_command(detector: &str, rule: &str, subject: &str) -> String {
         }
         _ => format!("subject={subject}"),
     };
-    format!("veilwatch silence add --for 2h --comment 'why' 'rule={rule}' '{subject}'")
+    // Names come out of records, and this line is made to be pasted into a shell.
+    let quoted = |word: &str| word.replace('\'', "'\\''");
+    format!(
+        "veilwatch silence add --for 2h --comment 'why' 'rule={}' '{}'",
+        quoted(rule),
+        quoted(&subject)
+    )
 }
 
 /// Pico-dollars as dollars, exact to the cent below, for people.

@@ -47,6 +47,8 @@ use crate::telemetry::metrics;
 
 /// How long a worker waits for work before it looks at its clock.
 const TICK: Duration = Duration::from_millis(100);
+/// Pause before the kind of a partition's timestamps is noted again, where that failed.
+const NOTE_AGAIN: Duration = Duration::from_secs(30);
 /// Groups worked out but not committed. One commits while the next is worked out; more would only
 /// hold memory.
 const AHEAD: usize = 1;
@@ -369,8 +371,10 @@ impl Worker {
         }
         let (store, tp, create_time) = (self.store.clone(), b.tp.clone(), b.create_time);
         self.runtime.spawn(async move {
-            if let Err(error) = store.note_timestamps(&tp, create_time).await {
-                tracing::debug!(%error, "not noted");
+            // A claim may last for weeks; the task ends with the runtime.
+            while let Err(error) = store.note_timestamps(&tp, create_time).await {
+                tracing::debug!(%error, "the kind of timestamps is not noted yet");
+                tokio::time::sleep(NOTE_AGAIN).await;
             }
         });
     }
@@ -387,7 +391,8 @@ impl Worker {
             let (feedback, after) = (self.feedback.clone(), self.foreign_wait);
             self.runtime.spawn(async move {
                 if !commit::idle_watermark(&store, &tp, claim, offset, asked).await {
-                    let _ = feedback.send(Feedback::Reclaim { tp, claim, after });
+                    // Not waiting for room on a thread of the runtime: it is asked again in a second.
+                    let _ = feedback.try_send(Feedback::Reclaim { tp, claim, after });
                 }
             });
         }

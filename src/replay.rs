@@ -73,6 +73,13 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// Takes longer lines than a record of Kafka may be.
+    #[must_use]
+    pub fn with_max_bytes(mut self, max: usize) -> Self {
+        self.decoder = self.decoder.with_max_bytes(max);
+        self
+    }
+
     /// Starts a run. `budgets` and `routes` as configured; text is sealed with `sealer`.
     pub fn new(
         config: DetectConfig,

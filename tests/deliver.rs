@@ -50,7 +50,7 @@ fn notification(name: &str, severity: Severity) -> Notification {
         findings: 1,
         reason: "score 0.98".into(),
         runbook: "deploy/runbooks/injection.md".into(),
-        silence_command: "veilwatch silence add rule=x -d 2h -c \"why\"".into(),
+        silence_command: veilwatch::decide::silence_command("injection", "x", "user:u"),
     }
 }
 

@@ -53,7 +53,8 @@ const EVERYONE: &str =
 #[test]
 fn what_can_be_decoded_now_counts_once() {
     let rig = Rig::new(1);
-    let config = rig.write_config("a.toml", &rig.config_text(""));
+    let budget = "[[budget]]\nscope = \"everyone\"\nperiod = \"month\"\ntokens = 1000000000\n";
+    let config = rig.write_config("a.toml", &rig.config_text(budget));
     let key = rig.dir.path().join("seal.key");
     let made = Command::new(env!("CARGO_BIN_EXE_veilwatch"))
         .args(["key", "new", "--key-file"])
@@ -116,6 +117,9 @@ fn what_can_be_decoded_now_counts_once() {
         );
         assert_eq!((of("replayed"), of("duplicate")), (9, 1), "{both:?}");
         assert_eq!(number(&pool, EVERYONE).await, 49, "{both:?}");
+        // The operator's file knows of no budget; the fleet's holds all the same.
+        let in_force = "SELECT count(*) FROM vw.budget_limit WHERE enabled";
+        assert_eq!(number(&pool, in_force).await, 1);
         assert_eq!(
             number(
                 &pool,

@@ -9,7 +9,7 @@ use super::EXIT_FINDINGS;
 use super::database::{Access, Column, block_on, write_rows};
 use super::format::is_json;
 use crate::event::{SmolStr, Time, TopicPartition};
-use crate::pipeline::revive::{Replayed, Wanted, revive};
+use crate::pipeline::revive::{Replayed, revive};
 use crate::store::dead_letter::{DeadLetterFilter, ReasonCount, StoredDeadLetter};
 
 /// Arguments.
@@ -32,7 +32,7 @@ enum Verb {
         #[arg(long)]
         reason: Option<String>,
         /// Only appended since (RFC 3339).
-        #[arg(long, value_parser = parse_time)]
+        #[arg(long, value_parser = super::format::time)]
         since: Option<Time>,
         /// Only those not replayed.
         #[arg(long)]
@@ -73,7 +73,7 @@ enum Verb {
         #[arg(long)]
         reason: Option<String>,
         /// Only appended since (RFC 3339).
-        #[arg(long, value_parser = parse_time)]
+        #[arg(long, value_parser = super::format::time)]
         since: Option<Time>,
         /// At most so many, newest first.
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(i64).range(1..=100_000))]
@@ -82,10 +82,6 @@ enum Verb {
         #[arg(long)]
         author: Option<String>,
     },
-}
-
-fn parse_time(s: &str) -> Result<Time, String> {
-    Time::parse_rfc3339(s).ok_or_else(|| "write a time such as 2026-11-21T07:00:00Z".to_owned())
 }
 
 /// Runs the verb.
@@ -120,6 +116,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 since,
                 open_only: open,
                 limit,
+                ..DeadLetterFilter::default()
             };
             let rows = args
                 .access
@@ -143,16 +140,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 .database
                 .whole("it names the brokers, rules and keys to decode with")?;
             let author = super::database::author(author)?;
-            let wanted = Wanted {
-                filter: DeadLetterFilter {
-                    topic,
-                    reason,
-                    since,
-                    open_only: true,
-                    limit,
-                },
+            let wanted = DeadLetterFilter {
+                topic,
                 partition,
                 offset,
+                reason,
+                since,
+                open_only: true,
+                limit,
             };
             let rows = block_on(async { Ok(revive(&config, &wanted, &author).await?) })?;
             write_rows(&rows, format, REPLAYED)?;

@@ -333,7 +333,7 @@ fn migrations(
                 "partitions reach {} days ahead, {} rows have none",
                 schema.partition_days_ahead, schema.default_rows
             ),
-            "a running `veilwatch run` makes them each hour; see its log for `house`",
+            "a running `veilwatch run` makes them each minute; see its log for `housekeeping`",
         );
     }
     page.ok(check, format!("at version {}", schema.found))

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write};
 
 use crate::deliver::render::inert;
+use crate::event::Time;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -28,6 +29,14 @@ impl Format {
 /// Whether results are JSON lines: as asked for, else by whether anybody reads along.
 pub fn is_json(given: Option<Format>) -> bool {
     Format::or_default(given) == Format::Json
+}
+
+/// A time on the command line.
+///
+/// # Errors
+/// What to write instead.
+pub fn time(s: &str) -> Result<Time, String> {
+    Time::parse_rfc3339(s).ok_or_else(|| "write a time such as 2026-11-21T07:00:00Z".to_owned())
 }
 
 /// `--fail-on`: what makes status 1.

@@ -55,7 +55,7 @@ enum Verb {
         #[arg(long)]
         user: Option<String>,
         /// Only opened since (RFC 3339).
-        #[arg(long, value_parser = parse_time)]
+        #[arg(long, value_parser = super::format::time)]
         since: Option<Time>,
         /// At most so many.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
@@ -101,10 +101,6 @@ pub(super) fn incident_id(s: &str) -> Result<String, String> {
         return Ok(s.to_owned());
     }
     Err("write 32 hexadecimal digits, or at least the first 4 of them".to_owned())
-}
-
-fn parse_time(s: &str) -> Result<Time, String> {
-    Time::parse_rfc3339(s).ok_or_else(|| "write a time such as 2026-11-21T07:00:00Z".to_owned())
 }
 
 const COLUMNS: &[Column<IncidentRow>] = &[

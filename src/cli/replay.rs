@@ -77,7 +77,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     // Opened first: whether there is anything to warn of stands in the file.
     let lines = lines::open(&args.file)?;
-    let mut replay = start(config.as_ref(), keys)?;
+    let mut replay = start(config.as_ref(), keys)?.with_max_bytes(super::lines::MAX_LINE);
     if let Some(warm) = &args.warm {
         replay.silent(true);
         let bad = feed(&mut replay, warm, lines::open(warm)?, &mut published)?;
@@ -124,6 +124,9 @@ fn start(config: Option<&Config>, keys: Keys) -> anyhow::Result<Replay> {
     let budgets = config::core::budgets(&config.budgets);
     let mut routes = config::core::routes(&config.routing, &config.sinks, Titles::of_rules(&rules));
     if config.sinks.is_empty() {
+        eprintln!(
+            "veilwatch: the configuration has no sink: notifications go to one route to stdout, as without --config"
+        );
         routes = Routes::single(vec!["stdout".into()]);
     }
     Ok(Replay::new(

@@ -138,14 +138,12 @@ type Loaded = Result<(RuleSet, Vec<Diagnostic>), Vec<Diagnostic>>;
 /// # Errors
 /// A file or directory cannot be read. What is wrong inside the files is in the value.
 pub fn load(dir: Option<&Path>, overrides: &[PathBuf]) -> anyhow::Result<Loaded> {
+    let mut illegible = Vec::new();
     let sources = match dir {
-        Some(dir) => read_dir(dir)?,
+        Some(dir) => read_dir(dir, &mut illegible)?,
         None => rule::pack::sources(),
     };
-    let overrides = overrides
-        .iter()
-        .map(|path| read_file(path))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let overrides = read_files(overrides, &mut illegible)?;
     let names = known_validators();
     let known = Known {
         validators: Some(&names),
@@ -157,11 +155,20 @@ pub fn load(dir: Option<&Path>, overrides: &[PathBuf]) -> anyhow::Result<Loaded>
         compiled_in: dir.is_none() && overrides.is_empty(),
         untested: false,
     };
-    Ok(rule::load(&sources, &overrides, &known))
+    let loaded = rule::load(&sources, &overrides, &known);
+    if illegible.is_empty() {
+        return Ok(loaded);
+    }
+    // What can be read is checked all the same.
+    illegible.extend(match loaded {
+        Ok((_, warnings)) => warnings,
+        Err(problems) => problems,
+    });
+    Ok(Err(illegible))
 }
 
 /// All `.yml` and `.yaml` files below a directory, or one file, in the order of their paths.
-pub fn read_dir(dir: &Path) -> anyhow::Result<Vec<Arc<Source>>> {
+fn read_dir(dir: &Path, illegible: &mut Vec<Diagnostic>) -> anyhow::Result<Vec<Arc<Source>>> {
     let meta = std::fs::metadata(dir)
         .with_context(|| format!("cannot read {}; name a folder of rule files", dir.display()))?;
     let paths = if meta.is_file() {
@@ -175,10 +182,24 @@ pub fn read_dir(dir: &Path) -> anyhow::Result<Vec<Arc<Source>>> {
             dir.display()
         );
     }
-    paths.iter().map(|p| read_file(p)).collect()
+    read_files(&paths, illegible)
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Arc<Source>> {
+fn read_files(
+    paths: &[PathBuf],
+    illegible: &mut Vec<Diagnostic>,
+) -> anyhow::Result<Vec<Arc<Source>>> {
+    let mut out = Vec::with_capacity(paths.len());
+    for path in paths {
+        match read_file(path)? {
+            Ok(source) => out.push(source),
+            Err(problem) => illegible.push(problem),
+        }
+    }
+    Ok(out)
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Result<Arc<Source>, Diagnostic>> {
     // One beyond the bound is enough to be refused for its size, with its name and the bound.
     let limit = rule::load::MAX_FILE_BYTES as u64 + 1;
     let mut bytes = Vec::new();
@@ -186,17 +207,31 @@ fn read_file(path: &Path) -> anyhow::Result<Arc<Source>> {
         .take(limit)
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        anyhow::anyhow!(
-            "{}: not UTF-8 at byte {}; convert it with iconv",
-            path.display(),
-            e.utf8_error().valid_up_to()
-        )
-    })?;
-    Ok(Arc::new(Source {
-        path: path.display().to_string(),
-        text,
-    }))
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => Ok(Arc::new(Source {
+            path: path.display().to_string(),
+            text,
+        })),
+        Err(e) => Err(not_utf8(path, e.as_bytes(), e.utf8_error().valid_up_to())),
+    })
+}
+
+/// Where a file stops being UTF-8.
+fn not_utf8(path: &Path, bytes: &[u8], at: usize) -> Diagnostic {
+    let good = String::from_utf8_lossy(bytes.get(..at).unwrap_or(bytes));
+    let begun = good.rsplit('\n').next().unwrap_or("");
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Diagnostic {
+        grade: Grade::Error,
+        code: "not-utf-8",
+        file: path.display().to_string(),
+        line: number(good.matches('\n').count() + 1),
+        column: number(begun.chars().count() + 1),
+        width: 1,
+        message: "is not UTF-8".to_owned(),
+        help: Some("convert the file with iconv".to_owned()),
+        excerpt: format!("{begun}\u{fffd}"),
+    }
 }
 
 /// Runs the verb.

@@ -43,6 +43,15 @@ struct Output {
     injection: Injection,
     pii: Vec<Value>,
     secrets: Vec<Value>,
+    /// Work left out because the text would have passed a bound: bytes not read, repairs and matches beyond
+    /// the first.
+    #[serde(skip_serializing_if = "is_zero")]
+    skipped: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 #[derive(Debug, Serialize)]
@@ -187,6 +196,7 @@ impl Scanner {
             },
             pii: part(ValueKind::Pii),
             secrets: part(ValueKind::Secret),
+            skipped: scan.features.skipped,
         }
     }
 }
@@ -210,9 +220,9 @@ impl Sealed {
                 headers: &[],
             })
             .map_err(|d| d.to_string())?;
-        let verdict = event
-            .sketches()
-            .next()
+        let sketch = event.sketches().next();
+        let skipped = sketch.map_or(0, |(_, _, s)| s.features.skipped);
+        let verdict = sketch
             .map(|(_, _, s)| self.judge.judge(s))
             .unwrap_or_default();
         let part = |kind: ValueKind| {
@@ -235,6 +245,7 @@ impl Sealed {
             line: number,
             pii: part(ValueKind::Pii),
             secrets: part(ValueKind::Secret),
+            skipped,
             injection: Injection {
                 verdict: verdict.injection.verdict,
                 score: verdict.injection.score,
@@ -277,6 +288,9 @@ fn print(out: &mut impl std::io::Write, output: &Output) -> std::io::Result<()> 
         if let (Some(start), Some(end)) = (v.start, v.end) {
             write!(out, "@{start}-{end}")?;
         }
+    }
+    if output.skipped > 0 {
+        write!(out, " skipped {}", output.skipped)?;
     }
     Ok(())
 }

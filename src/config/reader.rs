@@ -247,7 +247,7 @@ impl<'r, 'a> Section<'r, 'a> {
                 Some(t.replace('_', ""))
             }
             _ => {
-                self.wrong(key, v, "an amount such as 12.50");
+                self.wrong(key, v, "an amount from 0 up, such as 12.50");
                 None
             }
         }

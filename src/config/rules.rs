@@ -19,8 +19,9 @@ pub struct RuleFiles {
     pub(super) override_paths: Vec<PathBuf>,
     /// Their texts.
     pub overrides: Vec<Arc<Source>>,
-    /// The price table that replaces the shipped one, read once: `[rules] prices`, else `prices.json` in
-    /// `dir`.
+    /// Where the price table stands, if it was named.
+    named_prices: Option<PathBuf>,
+    /// The price table that replaces the shipped one: the one named, else `prices.json` in `dir`.
     pub prices: Option<Prices>,
     /// The state of all of them just before they were read.
     pub stamp: Stamp,
@@ -41,7 +42,7 @@ pub struct Unreadable {
 impl RuleFiles {
     /// Whether there is anything on disk that could change.
     pub fn on_disk(&self) -> bool {
-        self.dir.is_some() || !self.override_paths.is_empty()
+        self.dir.is_some() || !self.override_paths.is_empty() || self.named_prices.is_some()
     }
 
     /// The state of the files now, without reading them.
@@ -49,7 +50,33 @@ impl RuleFiles {
     /// # Errors
     /// A folder or file that cannot be looked at.
     pub fn stamp_now(&self) -> Result<Stamp, Unreadable> {
-        stamp(self.dir.as_deref(), &self.override_paths)
+        let mut stamp = stamp(self.dir.as_deref(), &self.override_paths)?;
+        if let Some(path) = self.price_path() {
+            stamp.0.push(stamp_of(path)?);
+        }
+        Ok(stamp)
+    }
+
+    fn price_path(&self) -> Option<PathBuf> {
+        let beside = || self.dir.as_deref().map(|d| d.join("prices.json"));
+        let beside = || beside().filter(|p| p.exists());
+        self.named_prices.clone().or_else(beside)
+    }
+
+    fn take_prices(&mut self) -> Result<(), Unreadable> {
+        let Some(path) = self.price_path() else {
+            return Ok(());
+        };
+        self.stamp.0.push(stamp_of(path.clone())?);
+        let unreadable = |error| Unreadable {
+            path: path.clone(),
+            error,
+        };
+        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+        let prices = Prices::from_json(&text)
+            .map_err(|e| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, e)))?;
+        self.prices = Some(prices);
+        Ok(())
     }
 
     /// The same places, read again.
@@ -57,10 +84,10 @@ impl RuleFiles {
     /// # Errors
     /// A folder or file that cannot be read.
     pub fn again(&self) -> Result<Self, Unreadable> {
-        Ok(Self {
-            prices: self.prices.clone(),
-            ..Self::load(self.dir.clone(), self.override_paths.clone())?
-        })
+        let mut again = Self::load(self.dir.clone(), self.override_paths.clone())?;
+        again.named_prices.clone_from(&self.named_prices);
+        again.take_prices()?;
+        Ok(again)
     }
 
     fn load(dir: Option<PathBuf>, override_paths: Vec<PathBuf>) -> Result<Self, Unreadable> {
@@ -79,6 +106,7 @@ impl RuleFiles {
                 .map(|p| text(p))
                 .collect::<Result<_, _>>()?,
             override_paths,
+            named_prices: None,
             prices: None,
         })
     }
@@ -116,42 +144,33 @@ pub(super) fn read(s: Section<'_, '_>) -> RuleFiles {
         s.problem("overrides", e.to_string(), "check the path");
         RuleFiles::default()
     });
-    files.prices = prices(&s, files.dir.as_deref());
-    s.finish();
     files.stamp.0.extend(tuned.stamp.0);
     files.override_paths = tuned.override_paths;
     files.overrides = tuned.overrides;
-    files
-}
-
-/// The table that `prices` names, else the one in the rules' directory, if there is one.
-fn prices(s: &Section<'_, '_>, dir: Option<&Path>) -> Option<Prices> {
-    let beside = dir.map(|d| d.join("prices.json")).filter(|p| p.exists());
-    let path = s.path("prices").or(beside)?;
-    let read = std::fs::read_to_string(&path)
-        .map_err(|e| e.to_string())
-        .and_then(|text| Prices::from_json(&text).map_err(|e| e.to_string()));
-    match read {
-        Ok(prices) => Some(prices),
-        Err(e) => {
-            s.problem(
-                "prices",
-                format!("{}: {e}", path.display()),
-                "`veilwatch prices check FILE` tells what a table needs",
-            );
-            None
-        }
+    files.named_prices = s.path("prices");
+    if let Err(e) = files.take_prices() {
+        s.problem(
+            "prices",
+            format!("{}: {}", e.path.display(), e.error),
+            "`veilwatch prices check FILE` tells what a table needs",
+        );
     }
+    s.finish();
+    files
 }
 
 fn stamp(dir: Option<&Path>, overrides: &[PathBuf]) -> Result<Stamp, Unreadable> {
     let mut paths = dir.map(rule_paths).transpose()?.unwrap_or_default();
     paths.extend(overrides.iter().cloned());
-    let stamps = paths.into_iter().map(|path| match path.metadata() {
+    let stamps = paths.into_iter().map(stamp_of);
+    Ok(Stamp(stamps.collect::<Result<_, _>>()?))
+}
+
+fn stamp_of(path: PathBuf) -> Result<(PathBuf, Option<SystemTime>, u64), Unreadable> {
+    match path.metadata() {
         Ok(m) => Ok((path, m.modified().ok(), m.len())),
         Err(error) => Err(Unreadable { path, error }),
-    });
-    Ok(Stamp(stamps.collect::<Result<_, _>>()?))
+    }
 }
 
 /// Below `rules/`, but no rules.
@@ -221,6 +240,26 @@ fn text(path: &Path) -> Result<Arc<Source>, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_changed_price_table_is_seen_and_read_again() {
+        let dir = tempfile::tempdir().expect("folder");
+        std::fs::write(dir.path().join("a.yml"), "").expect("file");
+        let mut files = RuleFiles::load(Some(dir.path().to_owned()), Vec::new()).expect("read");
+        files.take_prices().expect("no table");
+        assert!(files.prices.is_none());
+        assert_eq!(files.stamp_now().expect("stamp"), files.stamp);
+        // A table appears, is broken, is mended.
+        let table = dir.path().join("prices.json");
+        std::fs::write(&table, "{").expect("file");
+        assert_ne!(files.stamp_now().expect("stamp"), files.stamp);
+        let error = files.again().map(|_| ()).expect_err("broken").to_string();
+        assert!(error.contains("prices.json"), "{error}");
+        std::fs::write(&table, include_str!("../../rules/prices.json")).expect("file");
+        let again = files.again().expect("read");
+        assert!(again.prices.is_some());
+        assert_eq!(again.stamp_now().expect("stamp"), again.stamp);
+    }
 
     #[test]
     fn a_link_to_a_folder_above_has_an_end() {

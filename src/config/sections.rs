@@ -21,6 +21,9 @@ use crate::telemetry::{Secret, TelemetryConfig};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+/// Fewest connections that `run` works with: half are the batches', two listen for changes for good, one
+/// renews the leader's lease beside its merge.
+const MIN_CONNECTIONS: i64 = 8;
 
 pub(super) fn ingest(s: Section<'_, '_>) -> Option<(IngestConfig, SignatureSetting)> {
     let brokers = s.strings("brokers").map(|b| b.join(","));
@@ -283,13 +286,13 @@ pub(super) fn store(s: Section<'_, '_>) -> Option<StoreSetting> {
         minutes: days("minutes_days", 3),
     };
     r.finish();
-    let max_connections = s.integer("max_connections", 4, 500);
+    let max_connections = s.integer("max_connections", MIN_CONNECTIONS, 500);
     let migrate = s.bool("migrate").unwrap_or(true);
     s.finish();
     Some(StoreSetting {
         url: url?,
         allow_plaintext,
-        // Writers, leader, notifier, sinks, console, two to spare.
+        // Two writers and two readers of batches, two listeners, the lowest number, and four to spare.
         max_connections: max_connections
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(12),
@@ -427,8 +430,16 @@ pub(super) fn telemetry(s: Section<'_, '_>) -> TelemetryConfig {
             "write http://HOST:4317, and let the collector tell its senders by network or certificate",
         );
     }
+    let log = s.str("log");
+    if let Some(word) = log.as_deref().and_then(no_level) {
+        s.problem(
+            "log",
+            format!("`{word}` is no level"),
+            "write error, warn, info, debug or trace; of one part only: `info,veilwatch::ingest=debug`",
+        );
+    }
     let t = TelemetryConfig {
-        log: s.str("log").unwrap_or(d.log),
+        log: log.unwrap_or(d.log),
         json,
         otlp_endpoint: endpoint,
         otlp_interval_s: s
@@ -437,4 +448,39 @@ pub(super) fn telemetry(s: Section<'_, '_>) -> TelemetryConfig {
     };
     s.finish();
     t
+}
+
+/// The first part of a log filter that is neither a level nor names a part of the program: the logger would
+/// take it for the name of a crate, and be silent.
+fn no_level(filter: &str) -> Option<&str> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let mut parts = filter.split(',').map(str::trim);
+    parts.find(|part| {
+        let (target, level) = part
+            .rsplit_once('=')
+            .map_or((None, *part), |(t, l)| (Some(t), l));
+        let known = levels.iter().any(|l| level.eq_ignore_ascii_case(l));
+        let named = target.is_none() && (level.contains("::") || level == "veilwatch");
+        !known && !named
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_none_is_named() {
+        for good in [
+            "info",
+            "INFO",
+            "info,veilwatch::ingest=debug",
+            "veilwatch=warn, off",
+            "veilwatch::store",
+        ] {
+            assert_eq!(no_level(good), None, "{good}");
+        }
+        assert_eq!(no_level("loud"), Some("loud"));
+        assert_eq!(no_level("info,veilwatch=inof"), Some("veilwatch=inof"));
+    }
 }

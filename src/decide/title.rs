@@ -16,7 +16,7 @@ use crate::rule::RuleSet;
 pub struct Titles(Arc<BTreeMap<SmolStr, String>>);
 
 /// What has no rule file. A prefix ending in `-` names all that begin with it.
-const OWN: [(&str, &str); 31] = [
+const OWN: [(&str, &str); 32] = [
     ("access-", "Access outside the rules"),
     (
         "audit-alias-refused",
@@ -57,6 +57,7 @@ const OWN: [(&str, &str); 31] = [
     ("audit-unpriced-model", "A model without a price"),
     ("budget-", "Budget threshold crossed"),
     ("campaign-", "One attack from many users"),
+    ("crowded", "More findings than can be told one by one"),
     (
         "drift-new-version",
         "A model version seen for the first time",

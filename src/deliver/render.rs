@@ -204,11 +204,16 @@ fn facts(n: &Notification) -> Vec<(&'static str, String)> {
         ("Silence", inert(&n.silence_command, SENTENCE)),
         (
             "Incident",
-            format!(
-                "veilwatch incident show {} (number {})",
-                inert(&n.key, NAME),
-                n.number
-            ),
+            // What cannot be silenced is no incident in Postgres: a notice of ours, a digest.
+            if n.silence_command.is_empty() {
+                String::new()
+            } else {
+                format!(
+                    "veilwatch incident show {} (number {})",
+                    inert(&n.key, NAME),
+                    n.number
+                )
+            },
         ),
     ];
     all.into_iter().filter(|(_, v)| !v.is_empty()).collect()

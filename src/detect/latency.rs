@@ -1,7 +1,7 @@
 //! Latency per model version and route, normalised by prompt length. Home: merged minute.
 //!
-//! Time to first token and time per output token, never the whole duration: a longer answer takes
-//! longer and nothing is wrong. Each sample is divided by what a prompt of its length takes at a load
+//! Time to first token and time per output token: a longer answer takes longer and nothing is wrong. Of calls
+//! that are not streamed only the whole duration is known; it is divided by what an answer of its length takes. Each sample is divided by what a prompt of its length takes at a load
 //! as of now ([`baseline`]); the ratios of the last minutes are compared with those of the last day. A
 //! shift of the median (of one measure, or a smaller one of both), a drift of hours and a fatter tail
 //! are tests of their own; all ask for more evidence where there are few samples, the noise is wide, or

@@ -158,17 +158,17 @@ impl ValueRow {
         let before = self.senders.iter().filter(|(_, (first, last))| {
             *first <= c.end && last.0 >= c.end.0.saturating_sub(SENT_WITHIN_MS)
         });
-        let mut owners = 0;
+        let mut owners = Vec::new();
         let mut since = c.end;
         let earliest = Time(c.end.0.saturating_sub(SENT_WITHIN_MS));
         for (user, (first, _)) in before {
             if *user == c.user {
                 return None;
             }
-            owners += 1;
+            owners.push(user.to_string());
             since = since.min((*first).max(earliest));
         }
-        if !(1..=MAX_OWNERS).contains(&owners) {
+        if !(1..=MAX_OWNERS).contains(&owners.len()) {
             return None;
         }
         let rule = "leak-cross-user";
@@ -197,10 +197,10 @@ impl ValueRow {
             gateway: Some(c.gateway.clone()),
             event: Some(c.event.clone()),
             reason: format!(
-                "a value of type {} (rule {}) that {owners} other user{} sent within {hours} h before stands in this user's response",
+                "a value of type {} (rule {}) that {} sent within {hours} h before stands in this user's response",
                 c.entity,
                 c.rule,
-                if owners == 1 { "" } else { "s" },
+                owners.join(" and "),
             ),
             resolve_after_ms: super::leak::RESOLVE_AFTER_MS,
         })
@@ -364,7 +364,9 @@ mod tests {
         let found = row.judge(&Stages::default(), &key(), Time(31 * DAY), Time(31 * DAY));
         assert_eq!(found.len(), 1);
         assert!(
-            found[0].reason.contains("1 other user sent within 0 h"),
+            found[0]
+                .reason
+                .contains(&format!("that {} sent within 0 h", user(6))),
             "{}",
             found[0].reason
         );

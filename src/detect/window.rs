@@ -2,7 +2,7 @@
 //!
 //! By (gateway, boot, lane, seq) where boot and seq are given, else by (gateway, `id`), against the last [`MAX_ENTRIES`] events
 //! or the last [`MAX_AGE_MS`] of append time, whichever is fewer. A duplicate beyond that, or in
-//! another partition, counts; the leader reports overlaps of sequences.
+//! another partition, counts.
 //!
 //! A resend is the same event: at the same place and with the same `id`. Another event at that place is none:
 //! whoever may publish could else make events vanish by numbering his own ahead of them. It counts, and is told.

@@ -55,9 +55,17 @@ impl<C> Inbox<C> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a message.
+    /// Adds a message. That a partition stands at its end is asked each second, whether or not the worker
+    /// takes anything: a newer answer takes the place of one that waits.
     pub fn push(&self, d: Delivery<C>) {
-        self.lock().items.push_back(d);
+        let mut q = self.lock();
+        if let Delivery::AtEnd { tp, .. } = &d {
+            let same =
+                |d: &Delivery<C>| matches!(d, Delivery::AtEnd { tp: waits, .. } if waits == tp);
+            q.items.retain(|d| !same(d));
+        }
+        q.items.push_back(d);
+        drop(q);
         self.0.filled.notify_one();
     }
 
@@ -122,5 +130,33 @@ impl<C> Inbox<C> {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{SmolStr, TopicPartition};
+
+    #[test]
+    fn what_is_asked_each_second_does_not_pile_up() {
+        let inbox: Inbox<()> = Inbox::default();
+        let at_end = |partition, offset| Delivery::AtEnd {
+            tp: TopicPartition {
+                topic: SmolStr::new("t"),
+                partition,
+            },
+            claim: crate::ingest::Uuid::from_bytes([0; 16]),
+            offset,
+            asked: Instant::now(),
+        };
+        for second in 0..10_000 {
+            for partition in 0..3 {
+                inbox.push(at_end(partition, second));
+            }
+        }
+        let taken = inbox.take(Duration::ZERO).expect("open");
+        let newest = |d: &Delivery<()>| matches!(d, Delivery::AtEnd { offset: 9_999, .. });
+        assert!(taken.len() == 3 && taken.iter().all(newest));
     }
 }

@@ -54,6 +54,7 @@ impl Parts {
         tasks.spawn(notify(
             notifier,
             store.clone(),
+            self.live.clone(),
             fleet.wake.clone(),
             health.clone(),
             stopped.clone(),
@@ -190,6 +191,7 @@ fn forget(gateway: &SmolStr) {
 async fn notify(
     mut notifier: NotifierTask,
     store: Store,
+    live: Arc<Live>,
     wake: Arc<tokio::sync::Notify>,
     health: Health,
     mut stopped: Stopped,
@@ -197,6 +199,7 @@ async fn notify(
     let mut changes = None;
     let mut failing: Option<Instant> = None;
     loop {
+        notifier.configure(live.load().titles.clone());
         let next = tokio::time::Instant::now() + NOTIFIER_GAP;
         let pause = match notifier.tick().await {
             Ok(tick) => {
@@ -232,6 +235,8 @@ async fn notify(
             }
             Err(error) => {
                 fails("notifier", &error, &mut failing, &health);
+                metrics().notifier.set(&[], 0.0);
+                metrics().notifier_failures.inc(&[]);
                 tracing::warn!(%error, "notifier: will retry");
                 changes = None;
                 AWAY
@@ -253,6 +258,7 @@ async fn notify(
             break;
         }
     }
+    metrics().notifier.set(&[], 0.0);
     if let Err(error) = notifier.give_up().await {
         tracing::debug!(%error, "the notifier's lease lapses by itself");
     }

@@ -88,6 +88,7 @@ impl Parts {
                 sealer: sealer.transpose()?,
                 signatures: Arc::new(signatures(&config.signatures)?),
                 books: Arc::new(Books::new(prices(&config.rules), &budgets)),
+                titles: Titles::of_rules(&rules),
             })),
             routes: core::routes(&config.routing, &config.sinks, Titles::of_rules(&rules)),
             sinks: sinks.collect::<Result<_, _>>()?,
@@ -129,7 +130,7 @@ impl Parts {
     }
 
     /// Takes the ledgers that the limits in force need. Between two batches each worker has them.
-    async fn keep_ledgers(&self, store: &Store) -> Result<(), StoreError> {
+    pub(super) async fn keep_ledgers(&self, store: &Store) -> Result<(), StoreError> {
         let budgets = store.enabled_budgets().await?;
         self.live.change(|settings| {
             let prices = settings.books.prices.clone();

@@ -107,8 +107,7 @@ async fn until_answered(
     loop {
         match store.commit(batches.clone()).await {
             Ok(c) => {
-                metrics().postgres_up.set(&[], 1.0);
-                health.set("commits", true, "committing");
+                health.set_at_work("commits", true, "committing");
                 return Ok(c);
             }
             Err(e) if e.is_transient() || e.is_waiting() => {
@@ -117,9 +116,8 @@ async fn until_answered(
                     return Err(e);
                 }
                 metrics().batches.inc(&["retried"]);
-                metrics().postgres_up.set(&[], 0.0);
-                // Not "postgres": it may answer well and yet take nothing, as a standby does.
-                health.set("commits", false, e.to_string());
+                // Not "postgres", nor its gauge: it may answer well and yet take nothing, as a standby does.
+                health.set_at_work("commits", false, e.to_string());
                 tracing::warn!(error = %e, "commit failed, will retry");
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -237,7 +235,6 @@ pub(super) async fn load_users(
                 if refused > MAX_REFUSED {
                     return Err(error);
                 }
-                metrics().postgres_up.set(&[], 0.0);
                 tracing::warn!(%error, "cannot read users' rows, will retry");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

@@ -1,4 +1,5 @@
-//! What may change while the program runs: rules, the detectors' settings, registered texts, ledgers.
+//! What may change while the program runs: rules and their titles, the detectors' settings, registered texts,
+//! prices, ledgers.
 //!
 //! [`Settings`] are exchanged as a whole, so that nobody sees half of a change: a worker takes the new
 //! ones between two batches, the leader between two ticks. A set of rules with a mistake changes
@@ -10,9 +11,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::build::{BuildError, rules};
+use super::build::{BuildError, prices, rules};
 use crate::account::Books;
 use crate::config::rules::{RuleFiles, Stamp};
+use crate::decide::Titles;
 use crate::decode::Decoder;
 use crate::decode::signature::Signatures;
 use crate::detect::{DetectConfig, Facts};
@@ -40,6 +42,8 @@ pub struct Settings {
     pub signatures: Arc<Signatures>,
     /// Prices, and the ledgers that budgets need.
     pub books: Arc<Books>,
+    /// What incidents are called on a page.
+    pub titles: Titles,
 }
 
 impl Settings {
@@ -55,7 +59,7 @@ impl Settings {
         (decoder.with_signatures(self.signatures.clone()), kid)
     }
 
-    /// The same with other rules.
+    /// The same with other rules and prices.
     fn with_rules(&self, files: &RuleFiles) -> Result<Self, BuildError> {
         let rules = rules(files)?;
         let mut detect = DetectConfig::clone(&self.detect);
@@ -68,7 +72,8 @@ impl Settings {
             detect: Arc::new(detect),
             sealer,
             signatures: self.signatures.clone(),
-            books: Arc::clone(&self.books),
+            books: Arc::new(self.books.with_prices(prices(files))),
+            titles: Titles::of_rules(&rules),
         })
     }
 }
@@ -96,7 +101,7 @@ impl Live {
         });
     }
 
-    /// Takes the rules of these files, all or none.
+    /// Takes the rules and prices of these files, all or none.
     fn take(&self, files: &RuleFiles) -> Result<(), BuildError> {
         let new = self.load().with_rules(files)?;
         self.change(|s| {
@@ -109,6 +114,8 @@ impl Live {
                 ..DetectConfig::clone(&new.detect)
             });
             s.sealer.clone_from(&new.sealer);
+            s.books = Arc::new(s.books.with_prices(new.books.prices.clone()));
+            s.titles = new.titles.clone();
         });
         Ok(())
     }
@@ -177,6 +184,7 @@ mod tests {
             sealer: None,
             signatures: Arc::default(),
             books: Arc::new(Books::new(crate::account::Prices::shipped(), &[])),
+            titles: Titles::default(),
         }));
         let (asked, health) = (Arc::new(tokio::sync::Notify::new()), Health::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);

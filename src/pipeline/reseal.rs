@@ -82,6 +82,7 @@ pub async fn start(job: Job, seal: Seal, health: Health) -> Result<Running, JobE
         .await
         .map_err(|e| JobError::Ingest(e.to_string()))??;
     health.set("kafka", false, "joining the group");
+    health.expect_beat_within("kafka", r.from.max_poll_interval);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let http = crate::telemetry::http::serve_until(job.listen, health.clone(), stopped)
         .await

@@ -20,21 +20,10 @@ use crate::event::{Event, Hash16, Position, Pseudonym, SmolStr, Time, TopicParti
 use crate::ingest::read::{Found, ReadError, read_offsets};
 use crate::store::dead_letter::{DeadLetterFilter, StoredDeadLetter};
 use crate::store::revive::Revival;
-use crate::store::{PartitionBatch, StoreError, Uuid};
+use crate::store::{PartitionBatch, Store, StoreError, Uuid};
 
 /// Why a record that makes the program panic stays a dead letter.
 const PANICS: &str = "detector_panic: it panics still; report it";
-
-/// Which dead letters.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// As listed.
-    pub filter: DeadLetterFilter,
-    /// Only of this partition.
-    pub partition: Option<i32>,
-    /// Only at this offset.
-    pub offset: Option<i64>,
-}
 
 /// What became of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -116,20 +105,16 @@ pub enum ReviveError {
 /// stays applied.
 pub async fn revive(
     config: &Config,
-    wanted: &Wanted,
+    wanted: &DeadLetterFilter,
     author: &str,
 ) -> Result<Vec<Replayed>, ReviveError> {
     let parts = Parts::build(config)?;
-    let store = build::connect(config).await?;
-    parts.take_limits(&store).await?;
+    // What is in force stays so: an operator's copy of the file may be an old one.
+    let store = Store::connect(build::store_config(config)).await?;
+    parts.keep_ledgers(&store).await?;
     parts.watch_for(&store).await?;
     let mut by_place: BTreeMap<TopicPartition, Vec<StoredDeadLetter>> = BTreeMap::new();
-    for d in store.dead_letters(&wanted.filter).await? {
-        if wanted.partition.is_some_and(|p| p != d.partition)
-            || wanted.offset.is_some_and(|o| o != d.offset)
-        {
-            continue;
-        }
+    for d in store.dead_letters(wanted).await? {
         let tp = TopicPartition {
             topic: SmolStr::new(&d.topic),
             partition: d.partition,
@@ -391,6 +376,7 @@ mod tests {
             sealer: None,
             signatures: Arc::default(),
             books: Arc::new(Books::new(Prices::shipped(), &[])),
+            titles: crate::decide::Titles::default(),
         };
         let tp = TopicPartition {
             topic: "t".into(),

@@ -86,6 +86,8 @@ pub async fn start(config: &Config, health: Health) -> Result<Running, StartErro
         store.partitions_are(topic, *partitions);
     }
     health.set("kafka", false, "joining the group");
+    // A claim may hold the poll thread for half of this.
+    health.expect_beat_within("kafka", config.ingest.max_poll_interval);
 
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut background = tokio::task::JoinSet::new();
@@ -266,9 +268,10 @@ async fn look_at_halted(
             super::report::show_halted(&r.tp, halted);
         }
         // Every free one, not only those seen halted before: an operator may skip between two looks.
-        // The consumer passes over those that it does not hold halted.
+        // The consumer passes over those that it does not hold halted. Not waiting for room on a thread of
+        // the runtime, which claims need: it is said again at the next look.
         for r in rows.into_iter().filter(|r| r.halted.is_none()) {
-            let _ = feedback.send(Feedback::Resume { tp: r.tp });
+            let _ = feedback.try_send(Feedback::Resume { tp: r.tp });
         }
     }
 }

@@ -7,28 +7,48 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 
 use super::{StoreConfig, StoreError, schema};
 
-/// What `run` does to which table: a missing right fails a batch, a merge or a page at some later hour.
-/// `deploy/sql/roles.sql` grants them.
-const RIGHTS: [(&str, &str); 18] = [
-    ("vw.stream_partition", "INSERT"),
-    ("vw.stream_partition", "UPDATE"),
-    ("vw.ledger", "INSERT"),
-    ("vw.ledger", "UPDATE"),
-    ("vw.finding", "INSERT"),
-    ("vw.dead_letter", "INSERT"),
-    ("vw.audit_batch", "INSERT"),
-    ("vw.event", "INSERT"),
-    ("vw.minute_part", "INSERT"),
-    ("vw.value", "UPDATE"),
-    ("vw.value", "DELETE"),
-    ("vw.incident_head", "INSERT"),
-    ("vw.incident_head", "UPDATE"),
-    ("vw.notify_group", "DELETE"),
-    ("vw.fate", "INSERT"),
-    ("vw.outbox", "INSERT"),
-    ("vw.outbox", "UPDATE"),
-    ("vw.outbox", "DELETE"),
-];
+/// Reading is asked for apart.
+const CHANGES: [&str; 3] = ["INSERT", "UPDATE", "DELETE"];
+
+/// The rights on whole tables that the roles of `run` have, (table, right): a missing one fails a batch, a merge
+/// or a page at some later hour.
+fn rights() -> Vec<(String, String)> {
+    let plain: String = schema::ROLES_SQL
+        .lines()
+        .filter(|l| !l.trim_start().starts_with("--"))
+        .flat_map(|l| [l, " "])
+        .collect();
+    let mut out = Vec::new();
+    for grant in plain.split(';').map(str::trim) {
+        // Rights on columns, functions, sequences and schemas are not asked for.
+        let Some((rights, on)) = grant
+            .strip_prefix("GRANT ")
+            .and_then(|g| g.split_once(" ON "))
+        else {
+            continue;
+        };
+        let Some((tables, to)) = on.split_once(" TO ") else {
+            continue;
+        };
+        if rights.contains('(') || to.trim() == "veilwatch_analyst" {
+            continue;
+        }
+        for table in tables
+            .split(',')
+            .map(str::trim)
+            .filter(|t| t.starts_with("vw."))
+        {
+            let rights = rights
+                .split(',')
+                .map(str::trim)
+                .filter(|r| CHANGES.contains(r));
+            out.extend(rights.map(|r| (table.to_owned(), r.to_owned())));
+        }
+    }
+    out.sort();
+    out.dedup();
+    out
+}
 
 /// What was found.
 #[derive(Debug, Clone)]
@@ -101,7 +121,7 @@ async fn about_us(conn: &mut PgConnection) -> Result<Checkup, sqlx::Error> {
 }
 
 async fn tables(conn: &mut PgConnection, found: &mut Checkup) -> Result<(), sqlx::Error> {
-    let (tables, rights): (Vec<&str>, Vec<&str>) = RIGHTS.iter().copied().unzip();
+    let (tables, rights): (Vec<String>, Vec<String>) = rights().into_iter().unzip();
     // Without the schema's usage every other question is refused, too.
     let usage: bool = sqlx::query_scalar("SELECT has_schema_privilege('vw', 'USAGE')")
         .fetch_one(&mut *conn)
@@ -140,4 +160,19 @@ async fn tables(conn: &mut PgConnection, found: &mut Checkup) -> Result<(), sqlx
     .fetch_all(&mut *conn)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rights_that_are_asked_for_are_those_that_are_granted() {
+        let all = rights();
+        let has = |table: &str, right: &str| all.contains(&(table.to_owned(), right.to_owned()));
+        assert!(has("vw.missing_hour", "INSERT") && has("vw.missing_hour", "DELETE"));
+        assert!(has("vw.outbox", "UPDATE") && has("vw.notify_group", "DELETE"));
+        assert!(!has("vw.finding", "UPDATE") && !has("vw.audit_batch", "DELETE"));
+        assert!(all.len() > 60, "{}", all.len());
+    }
 }

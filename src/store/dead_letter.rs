@@ -14,6 +14,10 @@ const REPLAYED_MS: i64 = 7 * 86_400_000;
 pub struct DeadLetterFilter {
     /// Only of this topic.
     pub topic: Option<String>,
+    /// Only of this partition.
+    pub partition: Option<i32>,
+    /// Only at this offset.
+    pub offset: Option<i64>,
     /// Only with this reason.
     pub reason: Option<String>,
     /// Only appended at or after.
@@ -117,6 +121,7 @@ impl Store {
             "{COLUMNS} WHERE ($1::text IS NULL OR topic = $1) AND ($2::text IS NULL OR reason = $2)
                 AND ($3::timestamptz IS NULL OR (at >= $3 AND day >= ($3 AT TIME ZONE 'UTC')::date))
                 AND (NOT $4 OR replayed_at IS NULL)
+                AND ($6::int IS NULL OR part = $6) AND ($7::bigint IS NULL OR off = $7)
               ORDER BY at DESC, topic, part, off DESC LIMIT $5"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -125,6 +130,8 @@ impl Store {
             .bind(f.since.map(super::stamp))
             .bind(f.open_only)
             .bind(f.limit)
+            .bind(f.partition)
+            .bind(f.offset)
             .fetch_all(self.pool())
             .await
             .map_err(StoreError::statement("could not list dead letters"))?;

@@ -189,7 +189,7 @@ const BY_INDEX: &[(&str, Age, &str)] = &[
         old_rows!(
             "partial_minute",
             "minute",
-            "at < now() - make_interval(days => $1)"
+            "minute < extract(epoch FROM now() - make_interval(days => $1))::bigint / 60"
         ),
     ),
     (

@@ -12,6 +12,9 @@ use crate::event::Time;
 /// The server cancels a statement of housekeeping after this long: moving a day out of DEFAULT, or the
 /// first page of a table that nobody has read for a year, takes longer than any batch.
 const PATIENCE: &str = "5min";
+/// Dropping a partition locks the whole table. While that waits for an analyst's long query, everybody's
+/// inserts wait behind it: so it gives up at once and is tried again a minute later.
+const DROP_WAITS: &str = "100ms";
 /// Tables partitioned by day.
 pub(super) const BY_DAY: [&str; 6] = [
     "dead_letter",
@@ -233,6 +236,11 @@ impl Store {
         let before = self.keep_from(table, today).await?;
         let mut tx = self.patient().await?;
         let unseen = expire::unseen(&mut tx, table, before).await?;
+        sqlx::query("SELECT set_config('lock_timeout', $1, true)")
+            .bind(DROP_WAITS)
+            .execute(&mut *tx)
+            .await
+            .map_err(StoreError::statement("could not drop old partitions"))?;
         let names: Vec<String> = sqlx::query_scalar("SELECT vw.drop_partitions($1, $2)")
             .bind(table)
             .bind(before)

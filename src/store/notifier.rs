@@ -23,7 +23,7 @@ use super::{
     stage_column, stamp, time, uuid,
 };
 use crate::decide::notify::{AWAKE, Board, FateRow, OutboxRow};
-use crate::decide::{self, Change, ChangeKind, Head, NotificationKind, Notified, Routes};
+use crate::decide::{self, Change, ChangeKind, Head, NotificationKind, Notified, Routes, Titles};
 use crate::event::{Hash16, SmolStr, Time};
 
 /// Most changes decided on in one transaction.
@@ -132,6 +132,11 @@ impl NotifierTask {
             claim: None,
             new_groups: 0,
         }
+    }
+
+    /// Takes other titles, between two ticks.
+    pub fn configure(&mut self, titles: Titles) {
+        self.routes.titles = titles;
     }
 
     /// Takes or renews the lease, resolves, decides.

@@ -6,8 +6,8 @@ use super::{Store, StoreError, Uuid, budget};
 use crate::event::{SmolStr, Time, TopicPartition};
 
 impl Store {
-    /// Moves a partition past records that cannot be read: one transaction writes the gap row, the
-    /// audit mark, the action and the new offset, and fences the present owner. Returns false when the
+    /// Moves a partition past records that cannot be read: one transaction writes the gap row,
+    /// the action and the new offset, and fences the present owner. Returns false when the
     /// partition does not stand at `from`.
     pub async fn skip_offsets(
         &self,

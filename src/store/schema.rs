@@ -182,12 +182,18 @@ pub async fn status(config: &StoreConfig) -> Result<SchemaState, StoreError> {
 /// back is supported.
 pub(crate) async fn check(conn: &mut PgConnection) -> Result<(), StoreError> {
     check_version(conn).await?;
-    let found = applied(conn)
-        .await?
-        .iter()
-        .map(|(v, _, _)| *v)
-        .max()
-        .unwrap_or(0);
+    let versions = applied(conn).await.map_err(|e| {
+        if e.is_denied() {
+            StoreError::Refusal(
+                "this role may only read the views of docs/SQL.md: use psql, or a login in veilwatch_writer \
+                 or veilwatch_notify (`veilwatch db migrate --roles` makes them)"
+                    .to_owned(),
+            )
+        } else {
+            e
+        }
+    })?;
+    let found = versions.iter().map(|(v, _, _)| *v).max().unwrap_or(0);
     let needed = needed_version();
     if found < needed {
         return Err(StoreError::NotMigrated { found, needed });
@@ -199,7 +205,11 @@ pub(super) async fn connect_one(
     config: &StoreConfig,
     statement_timeout: &'static str,
 ) -> Result<PgConnection, StoreError> {
-    let options = connect_options(config)?.options([("statement_timeout", statement_timeout)]);
+    // A lock is waited for as long as what it stands before: the others' migration takes its time.
+    let options = connect_options(config)?.options([
+        ("statement_timeout", statement_timeout),
+        ("lock_timeout", statement_timeout),
+    ]);
     PgConnection::connect_with(&options)
         .await
         .map_err(|e| connect_error(super::address(&options), options.get_username(), &e))

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A component that has not reported for so long is not alive. The poll thread reports every
-/// 100 ms and a claim may hold it for at most half of `max.poll.interval.ms` (60 s).
+/// 100 ms and a claim may hold it for at most half of `max.poll.interval.ms` (60 s unless configured).
 const STALE: Duration = Duration::from_secs(90);
 
 /// State of one component.
@@ -16,6 +16,19 @@ pub struct Component {
     /// One line for the reader of `/readyz`.
     pub detail: String,
     beat: Instant,
+    /// For how long its last word holds; `None`: until it says something else.
+    stale: Option<Duration>,
+}
+
+impl Component {
+    fn now(ready: bool, detail: impl Into<String>, stale: Option<Duration>) -> Self {
+        Self {
+            ready,
+            detail: detail.into(),
+            beat: Instant::now(),
+            stale,
+        }
+    }
 }
 
 /// The health of all components, shared.
@@ -23,14 +36,24 @@ pub struct Component {
 pub struct Health(Arc<Mutex<BTreeMap<String, Component>>>);
 
 impl Health {
-    /// Sets a component's state and its heartbeat.
+    /// Sets the state of a component that reports steadily, and its heartbeat.
     pub fn set(&self, name: &str, ready: bool, detail: impl Into<String>) {
-        let c = Component {
-            ready,
-            detail: detail.into(),
-            beat: Instant::now(),
-        };
+        let mut all = self.lock();
+        let stale = all.get(name).map_or(Some(STALE), |c| c.stale);
+        all.insert(name.to_owned(), Component::now(ready, detail, stale));
+    }
+
+    /// Sets the state of a component that reports only when there is work: silence says nothing of it.
+    pub fn set_at_work(&self, name: &str, ready: bool, detail: impl Into<String>) {
+        let c = Component::now(ready, detail, None);
         self.lock().insert(name.to_owned(), c);
+    }
+
+    /// Gives a component more time between two heartbeats than the usual 90 s, never less.
+    pub fn expect_beat_within(&self, name: &str, longest: Duration) {
+        if let Some(c) = self.lock().get_mut(name) {
+            c.stale = c.stale.map(|stale| stale.max(longest));
+        }
     }
 
     /// A component's heartbeat without a change of state.
@@ -50,19 +73,19 @@ impl Health {
         self.lock().get(name).map(|c| c.beat.elapsed())
     }
 
-    /// Forgets a component, such as a halted partition that was skipped.
-    pub fn clear(&self, name: &str) {
-        self.lock().remove(name);
-    }
-
     /// `(ok, lines)` of `/livez`: alive unless a component's heartbeat stopped.
     pub fn live(&self) -> (bool, String) {
+        self.live_at(Instant::now())
+    }
+
+    fn live_at(&self, now: Instant) -> (bool, String) {
         let all = self.lock();
-        let stale: Vec<&str> = all
-            .iter()
-            .filter(|(_, c)| c.beat.elapsed() > STALE && c.ready)
-            .map(|(n, _)| n.as_str())
-            .collect();
+        let stopped = |c: &Component| {
+            let silent = now.saturating_duration_since(c.beat);
+            c.ready && c.stale.is_some_and(|stale| silent > stale)
+        };
+        let stale = all.iter().filter(|(_, c)| stopped(c));
+        let stale: Vec<&str> = stale.map(|(n, _)| n.as_str()).collect();
         if stale.is_empty() {
             (true, "ok\n".into())
         } else {
@@ -137,6 +160,27 @@ mod tests {
             "{text}"
         );
         assert!(h.live().0);
+    }
+
+    #[test]
+    fn only_a_heart_that_stopped_is_dead() {
+        let h = Health::default();
+        h.set_at_work("commits", true, "committing");
+        h.set("kafka", true, "4 partitions");
+        let later = |s| Instant::now() + Duration::from_secs(s);
+        assert!(h.live_at(later(80)).0);
+        let (ok, text) = h.live_at(later(100));
+        assert!(!ok);
+        assert_eq!(
+            text, "no heartbeat: kafka\n",
+            "an idle night commits nothing"
+        );
+        h.expect_beat_within("kafka", Duration::from_mins(30));
+        h.set("kafka", true, "5 partitions");
+        assert!(h.live_at(later(1_700)).0);
+        // What is not ready says so on `/readyz`; a restart would not mend it.
+        h.set("kafka", false, "no broker answers");
+        assert!(h.live_at(later(5_000)).0);
     }
 
     #[test]

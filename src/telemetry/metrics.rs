@@ -73,6 +73,7 @@ table! {
     user_rows: Counter "veilwatch_user_rows_total" ["direction"] "per-user state rows loaded and written";
 
     leader: Gauge "veilwatch_leader" [] "1 in the process that merges closed minutes";
+    notifier_failures: Counter "veilwatch_notifier_failures_total" [] "ticks of the notifier that failed and were tried again";
     notifier: Gauge "veilwatch_notifier" [] "1 in the process that writes the outbox";
     leader_resets: Counter "veilwatch_leader_resets_total" [] "states of the leader that could not be read, so that its baselines learn anew";
     leader_failures: Counter "veilwatch_leader_failures_total" [] "ticks of the leader that failed and were tried again";
@@ -93,7 +94,7 @@ table! {
     seal_records: Counter "veilwatch_seal_records_total" ["outcome"] "records of the seal job by outcome, counted with their transaction: published, duplicate, dead_letter";
     seal_in_flight: Gauge "veilwatch_seal_in_flight_records" [] "records in the seal job's open transaction";
     seal_transactions: Counter "veilwatch_seal_transactions_total" ["outcome"] "transactions of the seal job by outcome: committed, aborted";
-    log_drops: Counter "veilwatch_dropped_total" ["what"] "anything else that was discarded, by what it was";
+    log_drops: Counter "veilwatch_dropped_total" ["what"] "anything else that was discarded, by what it was: evidence (unmerged minute part, unjudged value, minute part, minute part entry, sequence interval, part of a text, value, candidate of a value, unreadable row of a value, user state), names beyond a bound (campaign, spender, subject of its own, subject of a budget, name of an unknown model), what is left out on purpose (informational hit, echoed value, older pseudonym, dead letter at a known place)";
 }
 
 /// The one set of metrics of this process.

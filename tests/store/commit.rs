@@ -6,6 +6,7 @@ use veilwatch::account::Scope;
 use veilwatch::detect::{Checkpoint, UserRow, ValueRow, Wanted};
 use veilwatch::event::{Severity, Time};
 use veilwatch::store::batch::{Fence, GapRow};
+use veilwatch::store::dead_letter::DeadLetterFilter;
 
 use super::*;
 use crate::postgres::Db;
@@ -383,6 +384,15 @@ async fn f42_a_new_owner_knows_which_records_made_a_detector_panic() {
     };
     b.dead_letters = vec![panicked(2), dead_letter(3), panicked(5), panicked(8)];
     a.commit(&db.store, b).await;
+    // Which one is wanted is asked before the newest so many are taken.
+    let one = DeadLetterFilter {
+        partition: Some(0),
+        offset: Some(2),
+        limit: 1,
+        ..DeadLetterFilter::default()
+    };
+    let found = db.store.dead_letters(&one).await.expect("asked");
+    assert_eq!(found.iter().map(|d| d.offset).collect::<Vec<_>>(), [2]);
     let near = a.watermark.plus_ms(3_600_000);
     let found = db.store.panicked(&a.tp, 3, 9, near).await.expect("asked");
     assert_eq!(found, [5, 8]);

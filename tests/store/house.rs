@@ -210,6 +210,36 @@ async fn a_walk_goes_on_where_the_last_leader_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_query_keeps_an_old_day_and_holds_no_batch_up() {
+    let db = Db::new().await;
+    let mut owner = Owner::claim(&db.store, 0).await;
+    let today = five_days_ago(&db).await;
+    let today = chrono::NaiveDate::from_ymd_opt(1970, 1, 1).expect("day")
+        + Days::new(u64::try_from(today / 1_440 + 5).expect("day"));
+    db.run("SELECT vw.ensure_partition('finding', date '2020-01-01')")
+        .await;
+    let mut analyst = PgConnection::connect(&postgres::server().url(&db.name))
+        .await
+        .expect("connect");
+    let mut query = analyst.begin().await.expect("begin");
+    query
+        .execute("SELECT count(*) FROM vw.finding")
+        .await
+        .expect("read");
+    let (store, begun) = (db.store.clone(), Instant::now());
+    let dropping = tokio::spawn(async move { store.drop_old(today).await });
+    until_one_waits(&db).await;
+    super::notifier::find(&db, &mut owner, 1, "e1", NOON, Severity::High).await;
+    let held_up = begun.elapsed();
+    let refused = dropping.await.expect("no panic").expect_err("not dropped");
+    assert!(refused.is_transient(), "{refused}");
+    assert!(held_up < Duration::from_secs(3), "{held_up:?}");
+    query.commit().await.expect("commit");
+    let dropped = db.store.drop_old(today).await.expect("dropped");
+    assert!(dropped.iter().any(|t| t.contains("2020")), "{dropped:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn expiry_waits_for_nobody() {
     let db = Db::new().await;
     db.run(OLD_VALUES).await;

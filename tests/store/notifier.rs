@@ -15,7 +15,14 @@ fn notifier(store: &Store) -> NotifierTask {
     NotifierTask::new(store.clone(), Routes::single(vec![SmolStr::new("mail")]))
 }
 
-async fn find(db: &Db, owner: &mut Owner, who: u32, event: &str, at: Time, severity: Severity) {
+pub(super) async fn find(
+    db: &Db,
+    owner: &mut Owner,
+    who: u32,
+    event: &str,
+    at: Time,
+    severity: Severity,
+) {
     let mut b = owner.batch(1);
     b.watermark = at;
     b.effects.findings.push(finding(who, event, at, severity));
@@ -258,8 +265,12 @@ async fn f47_what_nobody_took_for_a_week_expires_and_is_counted() {
     let mut owner = Owner::claim(&db.store, 0).await;
     let mut n = notifier(&db.store);
     find(&db, &mut owner, 1, "e1", NOON, Severity::High).await;
+    find(&db, &mut owner, 2, "e2", NOON, Severity::High).await;
     n.tick().await.expect("tick");
-    db.run("UPDATE vw.outbox SET created_at = now() - interval '8 days'")
+    // One of them had been claimed by a process that is gone, for a sink that is gone.
+    let claimed = db.store.outbox_claim("mail", 1, Severity::Low).await;
+    assert_eq!(claimed.expect("claimed").len(), 1);
+    db.run("UPDATE vw.outbox SET created_at = now() - interval '8 days', claim_until = claim_until - interval '8 days'")
         .await;
     let mut later = NotifierTask::new(
         db.another().await,
@@ -267,11 +278,11 @@ async fn f47_what_nobody_took_for_a_week_expires_and_is_counted() {
     );
     n.give_up().await.expect("given up");
     let tick = later.tick().await.expect("tick");
-    assert_eq!(tick.expired, [(SmolStr::new("mail"), 1)]);
+    assert_eq!(tick.expired, [(SmolStr::new("mail"), 2)]);
     assert_eq!(
         db.number("SELECT count(*) FROM vw.outbox WHERE state = 4 AND finished_at IS NOT NULL")
             .await,
-        1
+        2
     );
 }
 

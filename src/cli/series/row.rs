@@ -58,9 +58,10 @@ pub(super) fn parse(number: u64, line: &str, keyed: bool) -> Result<Row, &'stati
         return Err("key is longer than 1,024 bytes; shorten it");
     }
     let time = time_of(timestamp)
-        .ok_or("timestamp is not RFC 3339, `YYYY-MM-DD HH:MM:SS` or integer seconds")?;
+        .ok_or("timestamp is not RFC 3339, `YYYY-MM-DD HH:MM:SS`, `YYYY-MM-DD` or integer seconds; write one of these")?;
     let number_of = |s: &str| s.parse::<f64>().ok().filter(|v| v.is_finite());
-    let value = number_of(value).ok_or("value is not a finite number")?;
+    let value = number_of(value)
+        .ok_or("value is not a finite number; write one such as 12.5, or leave the row out")?;
     if value.abs() > MAX_VALUE {
         return Err("value is beyond 1e30; write it in a larger unit");
     }
@@ -124,8 +125,9 @@ fn time_of(s: &str) -> Option<Time> {
     if let Ok(seconds) = s.parse::<i64>() {
         return seconds.checked_mul(1_000).map(Time);
     }
+    // As spreadsheets and Python write it: a blank for the `T`, no zone (UTC is meant), no clock.
     Time::parse_rfc3339(s).or_else(|| {
-        let (day, clock) = s.split_once(' ')?;
+        let (day, clock) = s.split_once([' ', 'T']).unwrap_or((s, "00:00:00"));
         Time::parse_rfc3339(&format!("{day}T{clock}Z"))
     })
 }

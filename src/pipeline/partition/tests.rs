@@ -44,6 +44,7 @@ fn partition(schedule: &mut Schedule) -> Partition {
         sealer: None,
         signatures: Arc::default(),
         books: Arc::new(Books::new(Prices::shipped(), &[])),
+        titles: crate::decide::Titles::default(),
     };
     Partition::new(tp(), TopicMode::Sealed, &settings, claim, schedule)
 }

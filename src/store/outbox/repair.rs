@@ -14,7 +14,7 @@ const UNSENT_DAYS: i32 = 7;
 /// Most rows given up in one transaction.
 const EXPIRE_AT_ONCE: i64 = 1_000;
 
-/// Rows that may be queued again: the last word, and no end of what was never told.
+/// Rows that may be queued again: parked ones of these days.
 const LAST_WORD: &str = "o.state = 3 AND o.created_at > now() - make_interval(days => $2) AND ";
 /// The last word about its incident, and no end of what was never told.
 const LAST: &str = "NOT EXISTS (SELECT 1 FROM vw.outbox l WHERE l.key = o.key AND l.number = o.number AND l.sink = o.sink AND l.seq > o.seq)
@@ -208,7 +208,8 @@ pub(in crate::store) async fn expire_unsent(
            UPDATE vw.outbox SET state = 4, finished_at = now(), claim_id = NULL, claim_until = NULL
             WHERE (key, number, sink, seq) IN
                   (SELECT key, number, sink, seq FROM vw.outbox
-                    WHERE state = 0 AND created_at < now() - make_interval(days => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)
+                    WHERE (state = 0 OR (state = 1 AND claim_until < now())) AND created_at < now() - make_interval(days => $1)
+                    LIMIT $2 FOR UPDATE SKIP LOCKED)
            RETURNING sink)
          SELECT sink, count(*) FROM gone GROUP BY sink ORDER BY sink",
     )
