@@ -89,12 +89,36 @@ fn config(broker: &Broker) -> IngestConfig {
 }
 
 fn publish(broker: &Broker, partition: i32, values: &[Vec<u8>]) {
+    publish_to(broker, TOPIC, partition, values);
+}
+
+fn publish_to(broker: &Broker, topic: &str, partition: i32, values: &[Vec<u8>]) {
     let p = Publisher::new(config(broker).client()).expect("publisher");
     for v in values {
-        p.send_waiting(TOPIC, Some(partition), b"k", v)
+        p.send_waiting(topic, Some(partition), b"k", v)
             .expect("send");
     }
     p.flush(Duration::from_secs(20)).expect("flush");
+}
+
+/// A new topic of the real broker, where one is named: tests share it, each with a topic and a group of its own.
+fn real(topic: &str, partitions: &str, settings: &[&str]) -> Option<Broker> {
+    let address = std::env::var("VEILWATCH_CHAOS_KAFKA").ok()?;
+    let kafka = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dev/kafka");
+    let made = std::process::Command::new(kafka)
+        .args(["topic", topic, partitions])
+        .args(settings)
+        .status();
+    assert!(made.expect("ran").success());
+    Some(Broker::Real(address))
+}
+
+/// Consumes this topic, in a group named after it.
+fn on(topic: &'static str) -> impl FnOnce(&mut IngestConfig) {
+    move |c| {
+        c.topics[0].name = topic.into();
+        c.group = topic.into();
+    }
 }
 
 fn start(broker: Broker, memory: Arc<Memory>, change: impl FnOnce(&mut IngestConfig)) -> Bench {
@@ -359,15 +383,9 @@ fn f37_claims_on_a_breaking_connection_do_not_end_the_process() {
 /// The same on the real broker of `deploy/dev/kafka`, where one is named.
 #[test]
 fn f37_on_a_real_kafka() {
-    let Ok(address) = std::env::var("VEILWATCH_CHAOS_KAFKA") else {
-        return;
-    };
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dev/kafka");
-    let topic = std::process::Command::new(root)
-        .args(["topic", TOPIC, "3", "max.message.bytes=33554432"])
-        .status();
-    assert!(topic.expect("created").success());
-    oversize(Broker::Real(address), |_| {});
+    if let Some(broker) = real(TOPIC, "3", &["max.message.bytes=33554432"]) {
+        oversize(broker, |_| {});
+    }
 }
 
 fn oversize(broker: Broker, change: impl FnOnce(&mut IngestConfig)) {
@@ -441,15 +459,10 @@ fn f14_a_missing_topic_and_a_missing_broker_are_named() {
 #[test]
 fn a_transaction_at_the_end_on_a_real_kafka() {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-    let Ok(address) = std::env::var("VEILWATCH_CHAOS_KAFKA") else {
+    const ENDS: &str = "ends-in-a-marker";
+    let Some(broker) = real(ENDS, "1", &[]) else {
         return;
     };
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dev/kafka");
-    let topic = std::process::Command::new(root)
-        .args(["topic", TOPIC, "1"])
-        .status();
-    assert!(topic.expect("created").success());
-    let broker = Broker::Real(address);
     let producer: BaseProducer = config(&broker)
         .client()
         .set("transactional.id", "test")
@@ -459,11 +472,11 @@ fn a_transaction_at_the_end_on_a_real_kafka() {
     producer.init_transactions(limit).expect("ready");
     producer.begin_transaction().expect("begun");
     for _ in 0..3 {
-        let record = BaseRecord::to(TOPIC).key("k").payload("{}").partition(0);
+        let record = BaseRecord::to(ENDS).key("k").payload("{}").partition(0);
         producer.send(record).map_err(|(e, _)| e).expect("sent");
     }
     producer.commit_transaction(limit).expect("committed");
-    let b = start(broker, Arc::default(), |_| {});
+    let b = start(broker, Arc::default(), on(ENDS));
     b.work(|s| records(s) == 3);
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut at = None;

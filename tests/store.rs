@@ -134,6 +134,7 @@ impl Owner {
             chain_head: *h.finalize().as_bytes(),
             kid: SmolStr::default(),
             dead_letters: Vec::new(),
+            halt: None,
             gaps: Vec::new(),
             effects: veilwatch::detect::Effects::default(),
             ledger: BTreeMap::new(),

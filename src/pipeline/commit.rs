@@ -193,18 +193,10 @@ pub(super) fn found(fates: &crate::decide::FindingFates, changes: u64) {
 
 /// Partitions of the group that stop here, and why.
 fn halts(batches: &[PartitionBatch]) -> Vec<(TopicPartition, Uuid, &'static str)> {
-    let stops = batches.iter().filter_map(|b| {
-        let f = b
-            .effects
-            .findings
-            .iter()
-            .find(|f| f.rule == "audit-halted")?;
-        let why = report::HALTS
-            .into_iter()
-            .find(|w| f.reason.contains(&format!("({w})")));
-        Some((b.tp.clone(), b.claim_id, why.unwrap_or(report::UNKNOWN)))
-    });
-    stops.collect()
+    let stops = batches.iter();
+    stops
+        .filter_map(|b| Some((b.tp.clone(), b.claim_id, b.halt?)))
+        .collect()
 }
 
 async fn mark_halted(store: &Store, halted: Vec<(TopicPartition, Uuid, &'static str)>) {

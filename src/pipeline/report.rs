@@ -33,7 +33,7 @@ pub(super) const HALTS: [&str; 6] = [
     UNKNOWN,
 ];
 /// Another version's reason.
-pub(super) const UNKNOWN: &str = "unknown";
+const UNKNOWN: &str = "unknown";
 
 /// A partition cannot go on without an operator: it stands at the first offset and stopped at the second.
 /// A second halt at one place, under another claim, is told anew.

@@ -304,6 +304,7 @@ impl Judge {
             chain_head: [0; 32],
             kid: self.kid.clone(),
             dead_letters: Vec::new(),
+            halt: None,
             gaps: Vec::new(),
             effects,
             ledger: applied.ledger,

@@ -157,7 +157,7 @@ impl Engine {
                 &mut tally,
             );
         }
-        self.conclude(text, role, side, readings, found, tally)
+        self.conclude(text, role, readings, found, tally)
     }
 
     /// All rules against one reading.
@@ -261,7 +261,6 @@ impl Engine {
         &self,
         text: &str,
         role: Role,
-        side: Side,
         readings: Readings,
         found: overlap::Pool,
         tally: Tally,
@@ -319,7 +318,6 @@ impl Engine {
         };
         let mut context = Context {
             role,
-            side,
             hidden,
             frame: Frame::default(),
         };

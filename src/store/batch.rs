@@ -83,6 +83,8 @@ pub struct PartitionBatch {
     pub kid: SmolStr,
     /// What could not be decoded.
     pub dead_letters: Vec<DeadLetterRow>,
+    /// Why the partition stops here, if it does: one word.
+    pub halt: Option<&'static str>,
     /// What was lost.
     pub gaps: Vec<GapRow>,
     /// What detect wants written, closed. Rows of a checkpoint stand in its `user_rows`.

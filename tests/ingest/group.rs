@@ -31,28 +31,23 @@ fn f07_a_starved_poll_leaves_the_group_rejoins_and_loses_nothing() {
 fn f13_an_added_partition_starts_at_its_earliest_record() {
     use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
     use rdkafka::client::DefaultClientContext;
-    let Ok(address) = std::env::var("VEILWATCH_CHAOS_KAFKA") else {
+    const GROWS: &str = "grows";
+    let Some(broker) = real(GROWS, "1", &[]) else {
         return;
     };
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dev/kafka");
-    let topic = std::process::Command::new(root)
-        .args(["topic", TOPIC, "1"])
-        .status();
-    assert!(topic.expect("created").success());
-    let broker = Broker::Real(address);
-    publish(&broker, 0, &small(5));
-    let b = start(broker, Arc::default(), |_| {});
+    publish_to(&broker, GROWS, 0, &small(5));
+    let b = start(broker, Arc::default(), on(GROWS));
     b.work(|s| records(s) == 5);
     let admin: AdminClient<DefaultClientContext> =
         config(&b.broker).client().create().expect("admin");
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let added = runtime.block_on(admin.create_partitions(
-        &[NewPartitions::new(TOPIC, 2)],
+        &[NewPartitions::new(GROWS, 2)],
         &AdminOptions::new().request_timeout(Some(Duration::from_secs(20))),
     ));
     assert!(added.expect("asked").iter().all(Result::is_ok));
     // At once, before the group has heard of it.
-    publish(&b.broker, 1, &small(7));
+    publish_to(&b.broker, GROWS, 1, &small(7));
     let saw = b.work(|s| s.iter().any(|s| matches!(s, Saw::Records(1, ..))));
     let first = saw.iter().find(|s| matches!(s, Saw::Records(1, ..)));
     assert!(matches!(first, Some(Saw::Records(1, 0, ..))), "{saw:?}");

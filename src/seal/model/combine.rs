@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::frame::Frame;
 use super::train::sigmoid;
-use crate::event::{Role, Side};
+use crate::event::Role;
 
 /// A text whose score is at or above this is judged an attack. The only threshold.
 pub const THRESHOLD: f32 = 0.5;
@@ -65,8 +65,6 @@ pub struct Evidence<'a> {
 pub struct Context {
     /// Who said it.
     pub role: Role,
-    /// Which way it travels.
-    pub side: Side,
     /// The strongest sign came from a decoded or repaired reading.
     pub hidden: bool,
     /// What frames the text; none for what was hidden.
@@ -126,7 +124,7 @@ pub fn combine(evidence: &[Evidence<'_>], logit: f32, context: Context) -> Combi
     if matches!(context.role, Role::Tool | Role::Document) && rules <= 0.0 {
         shift -= CONTENT;
     }
-    if context.side == Side::Response || context.role == Role::Assistant {
+    if context.role == Role::Assistant {
         shift += SAID_BY_MODEL;
     }
     if frame.fiction && best.len() <= 1 && !best.contains_key(TAKEOVER) {
@@ -148,7 +146,6 @@ mod tests {
 
     const USER: Context = Context {
         role: Role::User,
-        side: Side::Request,
         hidden: false,
         frame: Frame {
             mention: false,
@@ -213,7 +210,6 @@ mod tests {
             ..USER
         };
         let said = Context {
-            side: Side::Response,
             role: Role::Assistant,
             ..USER
         };
