@@ -313,11 +313,20 @@ fn check(
         writeln!(std::io::stdout().lock(), "{line}")?;
     }
     match rules {
-        Some(n) => eprintln!("{n} rules, {warnings} warnings"),
-        None => eprintln!("refused: {errors} errors, {warnings} warnings"),
+        Some(n) => eprintln!("{}, {}", of(n, "rule"), of(warnings, "warning")),
+        None => eprintln!(
+            "refused: {}, {}",
+            of(errors, "error"),
+            of(warnings, "warning")
+        ),
     }
     let failed = rules.is_none() || (deny && warnings > 0);
     Ok(ExitCode::from(if failed { EXIT_RULES } else { 0 }))
+}
+
+/// `1 rule`, `2 rules`.
+fn of(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn test(
@@ -332,7 +341,7 @@ fn test(
         Ok((set, _)) => set,
         Err(problems) => {
             let errors = report(&problems, format)?;
-            eprintln!("refused: {errors} errors; nothing was tested");
+            eprintln!("refused: {}; nothing was tested", of(errors, "error"));
             return Ok(ExitCode::from(EXIT_RULES));
         }
     };

@@ -33,6 +33,9 @@ const EARLY: Duration = Duration::from_millis(25);
 /// How long the thread waits for a busy worker before it pauses the partition. Short against the
 /// session timeout; pausing at once would throw fetched records away for a commit's few ms.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a halt takes at most until it stands in Postgres, where it is not away: before that, that nothing
+/// stands there does not say that an operator let the partition go on.
+const TOLD: Duration = Duration::from_secs(15);
 /// Records between two looks at everything else.
 const STRIDE: u32 = 256;
 /// Pause between hints to Kafka's own offsets.
@@ -283,7 +286,10 @@ impl<K: Claims> Poller<K> {
             Feedback::Reclaim { tp, claim, after } => self.reclaim_later(tp, claim, after),
             Feedback::Resume { tp } => {
                 let slots = self.shared.slots();
-                let halted = slots.iter().any(|s| s.tp == tp && s.halted.is_some());
+                let halted = slots.iter().any(|s| {
+                    let told = s.halted_at.is_none_or(|at| at.elapsed() >= TOLD);
+                    s.tp == tp && s.halted.is_some() && told
+                });
                 drop(slots);
                 if halted {
                     self.reclaim(&tp, None);
@@ -295,6 +301,7 @@ impl<K: Claims> Poller<K> {
                 let mut slots = self.shared.slots();
                 if let Some(s) = slots.iter_mut().find(|s| s.tp == tp && s.claim == claim) {
                     s.halted = Some(reason);
+                    s.halted_at = Some(Instant::now());
                     s.pause_wanted = true;
                 }
             }

@@ -45,6 +45,8 @@ pub(super) struct Slot<C> {
     pub(super) inbox: Inbox<C>,
     pub(super) paused: bool,
     pub(super) halted: Option<&'static str>,
+    /// When it halted here; none where it was halted before it was claimed.
+    pub(super) halted_at: Option<Instant>,
     /// First offset that is not committed, as the worker says.
     pub(super) applied: i64,
     /// When something was fetched or committed last.
@@ -103,6 +105,7 @@ impl<C> Slot<C> {
             inbox,
             paused: false,
             halted: None,
+            halted_at: None,
             applied: claim.next_offset,
             progress: Instant::now(),
             moved: false,
@@ -195,6 +198,7 @@ impl<C> Slot<C> {
     pub(super) fn halt(&mut self, reason: &'static str) {
         self.flush();
         self.halted = Some(reason);
+        self.halted_at = Some(Instant::now());
         self.inbox.push(Delivery::Halted {
             tp: self.tp.clone(),
             claim: self.claim,

@@ -287,7 +287,7 @@ impl<'a> Checker<'a> {
                 id.referenced,
                 "file-name",
                 format!("the file of `{text}` should be called `{text}.yml`"),
-                None,
+                Some("rename the file, or change its `id`"),
             );
         }
         Some(area)

@@ -179,7 +179,9 @@ fn without_tests(text: &str) -> Cow<'_, str> {
 
 fn parse<T: DeserializeOwned>(source: &Source, untested: bool) -> Result<T, Diagnostic> {
     if source.text.trim().is_empty() {
-        return Err(whole(source, "empty-file", "file is empty".to_owned()));
+        let mut d = whole(source, "empty-file", "file is empty".to_owned());
+        d.help = Some("write a rule (`veilwatch rules new`), or remove the file".to_owned());
+        return Err(d);
     }
     let options = serde_saphyr::options! {
         with_snippet: false,
@@ -219,7 +221,7 @@ fn yaml(source: &Source, error: &YamlError) -> Diagnostic {
             place,
             "missing-key",
             format!("key `{field}` is missing"),
-            None,
+            Some("`veilwatch rules new` writes a file with every key that is needed".to_owned()),
         ),
         YamlError::DuplicateMappingKey { key, .. } => at(
             source,
@@ -229,7 +231,7 @@ fn yaml(source: &Source, error: &YamlError) -> Diagnostic {
                 Some(key) => format!("key `{key}` stands twice"),
                 None => "a key stands twice".to_owned(),
             },
-            None,
+            Some("keep one of the two".to_owned()),
         ),
         YamlError::SerdeInvalidType {
             unexpected,
@@ -240,9 +242,18 @@ fn yaml(source: &Source, error: &YamlError) -> Diagnostic {
             place,
             "wrong-type",
             format!("expected {expected}, found {unexpected}"),
-            None,
+            Some("`veilwatch rules schema` says what each key takes".to_owned()),
         ),
-        other => at(source, place, "yaml", first_line(&other.to_string()), None),
+        other => at(
+            source,
+            place,
+            "yaml",
+            first_line(&other.to_string()),
+            Some(
+                "check the indentation, and quote values with `:`, `#` or `\\` in single quotes"
+                    .to_owned(),
+            ),
+        ),
     }
 }
 
