@@ -71,6 +71,11 @@ impl Stop {
         Ok(Self(stop))
     }
 
+    /// Whether it was asked to stop.
+    pub(super) fn heard(&self) -> bool {
+        *self.0.borrow() > 0
+    }
+
     /// Waits until it was asked to stop so many times.
     pub(super) async fn asked(&self, times: u32) {
         let mut stop = self.0.clone();

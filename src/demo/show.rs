@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::board::{Phase, Shared};
-use super::closing::{Account, Arrived, Published, account, judged_at};
+use super::closing::{Account, Arrived, Published, account, judged_at, outcomes};
 use super::console::Console;
 use super::live::{Live, Stop, Voice, look, now};
 use super::scene::{Scene, scenes};
@@ -33,6 +33,10 @@ use crate::seal::Sealer;
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for the monitor to apply what was published.
 const DRAIN: Duration = Duration::from_secs(30);
+/// After the last minute was to be judged: the pause in which the last messages arrive.
+const LAST_MESSAGES: Duration = Duration::from_secs(2);
+/// And the longest wait for what is still not found or not sent.
+const LATE: Duration = Duration::from_secs(20);
 /// A minute in which something is judged as a whole must have this much left when it begins.
 const ENOUGH_OF_A_MINUTE_MS: i64 = 16_000;
 
@@ -398,10 +402,30 @@ async fn settle(
         }
         look(live, stage, voice).await;
     }
-    // The last messages are on their way.
-    sleep(Duration::from_secs(2)).await;
-    look(live, stage, voice).await;
-    Ok(())
+    // A busy machine judges and sends later; what comes at once needs no more than the shorter pause.
+    let limit = Instant::now() + LATE;
+    loop {
+        sleep(LAST_MESSAGES).await;
+        look(live, stage, voice).await;
+        if Instant::now() >= limit || stop.heard() || all_told(live, stage).await {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether all that must be found is, and everybody was told.
+async fn all_told(live: &Live, stage: &Stage) -> bool {
+    let (Ok(incidents), Ok(unsent)) = (
+        stage.store.report_incidents().await,
+        stage.store.report_unsent().await,
+    ) else {
+        return false;
+    };
+    let all = outcomes(&live.labels, &incidents);
+    unsent == 0
+        && all
+            .iter()
+            .all(|o| !o.must || !o.injected || o.incident.is_some())
 }
 
 async fn close(live: &Live, stage: &Stage) -> Result<Account, DemoError> {

@@ -126,6 +126,16 @@ impl Store {
         })
     }
 
+    /// Messages that are not sent and not given up.
+    pub async fn report_unsent(&self) -> Result<i64, StoreError> {
+        sqlx::query_scalar(
+            "SELECT count(*) FROM notifications WHERE state IN ('pending', 'claimed')",
+        )
+        .fetch_one(self.pool())
+        .await
+        .map_err(StoreError::statement("could not count what is not sent"))
+    }
+
     /// Budgets of the current periods, at most 100.
     pub async fn report_budgets(&self) -> Result<Vec<SeenBudget>, StoreError> {
         let rows = sqlx::query(

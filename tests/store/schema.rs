@@ -464,3 +464,31 @@ async fn the_login_that_the_demo_shows_reads_the_views_and_nothing_else() {
         assert_eq!(code.as_deref(), Some("42501"), "{refused}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runbooks_ask_has_an_index() {
+    let db = Db::new().await;
+    let mut tx = db.pool.begin().await.expect("begin");
+    // The tables are empty, where reading all of them is best.
+    tx.execute("SET LOCAL enable_seqscan = off")
+        .await
+        .expect("set");
+    for (question, index) in [
+        ("SELECT * FROM findings WHERE incident_id = 'a'", "hex"),
+        ("SELECT * FROM findings WHERE event_id = 'a'", "event_id"),
+        (
+            "SELECT * FROM findings WHERE rule = 'a' AND happened_at > now() - interval '1 day'",
+            "rule",
+        ),
+        ("SELECT * FROM usage_hourly", "ledger_hours"),
+    ] {
+        let plan: Vec<String> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN {question}")))
+                .fetch_all(&mut *tx)
+                .await
+                .expect("plan");
+        let plan = plan.join("\n");
+        assert!(!plan.contains("Seq Scan"), "{question}\n{plan}");
+        assert!(plan.contains(index), "{question}\n{plan}");
+    }
+}
