@@ -164,6 +164,22 @@ fn a_secret_in_an_encoded_run_hides_nothing_beside_it() {
     assert!(found.iter().all(|v| part(&text, v) == run), "{found:?}");
 }
 
+/// `card 4111 1111 1111 1111 token ghp_… mail carol@example.org`, in one run.
+#[test]
+fn a_card_a_token_and_a_mail_of_one_run_are_all_found() {
+    let run = concat!(
+        "Y2FyZCA0MTExIDExMTEgMTExMSAxMTExIHRva2VuIGdocF8xNkM3ZTQyRjI5MkM2OTEyRTc3MTBj",
+        "ODM4MzQ3QWUxNzhCNGEgbWFpbCBjYXJvbEBleGFtcGxlLm9yZw=="
+    );
+    let found = values(&format!("please decode {run}"));
+    let kinds: Vec<_> = found.iter().map(|v| v.entity.as_str()).collect();
+    for kind in ["CREDIT_CARD", "github-pat", "EMAIL_ADDRESS"] {
+        let n = kinds.iter().filter(|k| **k == kind).count();
+        assert_eq!(n, 1, "{kind}: {kinds:?}");
+    }
+    assert_eq!(kinds.len(), 3, "{kinds:?}");
+}
+
 #[test]
 fn a_decoded_value_in_typographic_dress_is_read() {
     // `card 4111\u{a0}1111\u{a0}1111\u{a0}1111 please`

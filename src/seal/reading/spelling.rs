@@ -6,6 +6,7 @@
 
 use super::map::Map;
 use crate::rule::fold;
+use crate::seal::swar::{HIGH, eight, first};
 
 /// A text in its plain spelling.
 #[derive(Debug, Clone, Default)]
@@ -29,14 +30,14 @@ enum Fate {
 /// The plain spelling of `text`, if it is another one where values could stand; `folded` leads from
 /// its folded reading to `text`.
 pub fn spelt(text: &str, folded: &Map) -> Option<Spelt> {
-    if text.is_ascii() || !walk(text).any(|(_, _, fate, counts)| counts && fate != Fate::Keep) {
+    if !matters(text) {
         return None;
     }
     let mut plain = String::with_capacity(text.len());
     let mut map = Map::default();
     // The other way round: the folded text is led to the plain one over it.
     let mut forth = Map::default();
-    for (at, c, fate, _) in walk(text) {
+    for (at, c, fate) in walk(text) {
         let (len, from) = (c.len_utf8(), plain.len());
         match fate {
             Fate::Keep => plain.push(c),
@@ -53,33 +54,68 @@ pub fn spelt(text: &str, folded: &Map) -> Option<Spelt> {
     })
 }
 
-/// Each character with its place, its fate, and whether that could matter to a value.
-fn walk(text: &str) -> impl Iterator<Item = (usize, char, Fate, bool)> + '_ {
+/// Whether a character that has another spelling stands where it could matter to a value. Looks
+/// only at what is not ASCII and beside it: ordinary texts have a few such characters at most.
+fn matters(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let plain = first(eight(bytes, at) & HIGH);
+        at += plain;
+        if plain == 8 {
+            continue;
+        }
+        let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) else {
+            break;
+        };
+        if let Some(low) = spelt_elsewhere(c) {
+            let beside = |c: Option<char>| c.map_or(' ', |c| wide(c).unwrap_or(c));
+            let before = beside(text[..at].chars().next_back());
+            let after = beside(text[at + c.len_utf8()..].chars().next());
+            let counts = match fate(c, before, after) {
+                Fate::Keep => false,
+                Fate::As(plain) if plain.is_ascii_alphanumeric() || plain == '@' => true,
+                // Full-width punctuation is ordinary in Chinese and Japanese.
+                Fate::As(_) if low => before.is_ascii_digit() || after.is_ascii_digit(),
+                Fate::As(_) | Fate::Drop => before.is_ascii_graphic() || after.is_ascii_graphic(),
+            };
+            if counts {
+                return true;
+            }
+        }
+        at += c.len_utf8();
+    }
+    false
+}
+
+/// Whether [`fate`] may change a character, and whether it is a full-width one: most are neither.
+fn spelt_elsewhere(c: char) -> Option<bool> {
+    match c {
+        '\u{ff01}'..='\u{ff5e}' => Some(true),
+        // Latin, Greek, Cyrillic; Han.
+        '\u{ae}'..='\u{34e}' | '\u{350}'..='\u{5ff}' | '\u{3400}'..='\u{d7ff}' => None,
+        _ => Some(false),
+    }
+}
+
+/// Each character with its place and its fate.
+fn walk(text: &str) -> impl Iterator<Item = (usize, char, Fate)> + '_ {
     let mut before = ' ';
     let mut chars = text.char_indices().peekable();
     std::iter::from_fn(move || {
         let (at, c) = chars.next()?;
         if c.is_ascii() {
             before = c;
-            return Some((at, c, Fate::Keep, false));
+            return Some((at, c, Fate::Keep));
         }
         let after = chars.peek().map_or(' ', |(_, c)| wide(*c).unwrap_or(*c));
         let fate = fate(c, before, after);
-        let counts = match fate {
-            Fate::Keep => false,
-            // Full-width punctuation is ordinary in Chinese and Japanese.
-            Fate::As(plain) if wide(c).is_some() && !plain.is_ascii_alphanumeric() => {
-                plain == '@' || before.is_ascii_digit() || after.is_ascii_digit()
-            }
-            Fate::As(plain) if plain.is_ascii_alphanumeric() => true,
-            Fate::As(_) | Fate::Drop => before.is_ascii_graphic() || after.is_ascii_graphic(),
-        };
         match fate {
             Fate::Keep => before = c,
             Fate::As(plain) => before = plain,
             Fate::Drop => {}
         }
-        Some((at, c, fate, counts))
+        Some((at, c, fate))
     })
 }
 
