@@ -31,6 +31,7 @@ mod scenario;
 mod seal;
 mod signed;
 mod simulator;
+mod spans;
 mod spelling;
 mod store;
 mod values;
