@@ -74,6 +74,7 @@ pub mod load;
 pub mod need;
 pub mod pack;
 pub mod pattern;
+mod slip;
 pub mod suggest;
 pub mod tag;
 pub mod window;

@@ -350,7 +350,7 @@ fn mistakes_between_files_are_found() {
             &[good],
             &[(
                 "local.yml",
-                "overrides: [{id: sec-example, reason: noisy, regex: x}]\n",
+                "overrides: [{id: sec-example, reason: noisy, regex: x, stage: ticket}]\n",
             )],
         ),
     ];

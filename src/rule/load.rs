@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::{Error as YamlError, Location};
 
 use super::check::{Checker, List, change, list};
-use super::file::{ListFile, OverridesFile, RuleFile};
-use super::{Area, Diagnostic, Grade, Rule, RuleSet, SmolStr, lint, suggest};
+use super::file::{OverridesFile, RuleFile};
+use super::{Area, Diagnostic, Grade, Rule, RuleSet, SmolStr, lint, slip, suggest};
 
 /// A file's path (for messages) and text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,7 @@ pub fn load(
     let mut rules: Vec<(Option<Area>, RuleFile, Arc<Source>)> = Vec::new();
     let mut lists = BTreeMap::new();
     let mut changes = Vec::new();
+    let mut shifts = Vec::new();
     let mut digest = blake3::Hasher::new();
     for (source, given) in sources
         .iter()
@@ -95,18 +96,20 @@ pub fn load(
         } else {
             kind(&source.path)
         } {
-            Kind::Rule(area) => match parse::<RuleFile>(source, known.untested) {
-                Ok(file) => rules.push((area, file, Arc::clone(source))),
-                Err(problem) => problems.push(problem),
-            },
-            Kind::List => match parse::<ListFile>(source, false) {
-                Ok(file) => list(&file, source, &mut lists, &mut problems),
-                Err(problem) => problems.push(problem),
-            },
-            Kind::Overrides => match parse::<OverridesFile>(source, false) {
-                Ok(file) => changes.push((file, Arc::clone(source))),
-                Err(problem) => problems.push(problem),
-            },
+            Kind::Rule(area) => {
+                let file = Reading::new(source, &mut problems, &mut shifts).parse(known.untested);
+                rules.extend(file.map(|f: RuleFile| (area, f, Arc::clone(source))));
+            }
+            Kind::List => {
+                let file = Reading::new(source, &mut problems, &mut shifts).parse(false);
+                if let Some(file) = file {
+                    list(&file, source, &mut lists, &mut problems);
+                }
+            }
+            Kind::Overrides => {
+                let file = Reading::new(source, &mut problems, &mut shifts).parse(false);
+                changes.extend(file.map(|f: OverridesFile| (f, Arc::clone(source))));
+            }
         }
     }
     if sources.len() + overrides.len() > MAX_FILES
@@ -150,6 +153,10 @@ pub fn load(
     }
     let rules: Vec<Arc<Rule>> = ready.into_values().map(Arc::new).collect();
     lint::across(&rules, &mut problems);
+    for p in &mut problems {
+        let of_file = shifts.iter().rev().filter(|(file, _)| *file == p.file);
+        p.column = of_file.fold(p.column, |column, (_, s)| s.back(p.line, column));
+    }
     problems.sort_by(|a, b| {
         (a.grade, &a.file, a.line, a.column, a.code)
             .cmp(&(b.grade, &b.file, b.line, b.column, b.code))
@@ -177,23 +184,97 @@ fn without_tests(text: &str) -> Cow<'_, str> {
     Cow::Owned([before, "\n", &tests[len..]].concat())
 }
 
-fn parse<T: DeserializeOwned>(source: &Source, untested: bool) -> Result<T, Diagnostic> {
-    if source.text.trim().is_empty() {
-        let mut d = whole(source, "empty-file", "file is empty".to_owned());
-        d.help = Some("write a rule (`veilwatch rules new`), or remove the file".to_owned());
-        return Err(d);
+/// One file on its way from text to keys, and where its mistakes go.
+struct Reading<'a> {
+    source: &'a Source,
+    problems: &'a mut Vec<Diagnostic>,
+    /// File by file: what its columns have to be put back by.
+    shifts: &'a mut Vec<(String, slip::Shift)>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(
+        source: &'a Source,
+        problems: &'a mut Vec<Diagnostic>,
+        shifts: &'a mut Vec<(String, slip::Shift)>,
+    ) -> Self {
+        Self {
+            source,
+            problems,
+            shifts,
+        }
     }
-    let options = serde_saphyr::options! {
-        with_snippet: false,
-        strict_booleans: true,
-        reject_unsupported_tags: true,
-    };
-    let text = if untested {
-        without_tests(&source.text)
-    } else {
-        Cow::Borrowed(source.text.as_str())
-    };
-    serde_saphyr::from_str_with_options::<T>(&text, options).map_err(|e| yaml(source, &e))
+
+    /// The file's keys, if there is enough to check further; unknown ones are read past.
+    fn parse<T: DeserializeOwned>(self, untested: bool) -> Option<T> {
+        let source = self.source;
+        if source.text.trim().is_empty() {
+            let mut d = whole(source, "empty-file", "file is empty".to_owned());
+            d.help = Some("write a rule (`veilwatch rules new`), or remove the file".to_owned());
+            self.problems.push(d);
+            return None;
+        }
+        let options = serde_saphyr::options! {
+            with_snippet: false,
+            strict_booleans: true,
+            reject_unsupported_tags: true,
+        };
+        let mut text = if untested {
+            without_tests(&source.text)
+        } else {
+            Cow::Borrowed(source.text.as_str())
+        };
+        // The text before the last slip was taken for another key, and where, what and for which.
+        let mut before: Option<(String, Location, String, &'static str)> = None;
+        let mut unknown = 0;
+        loop {
+            let error = match serde_saphyr::from_str_with_options::<T>(&text, options.clone()) {
+                Ok(file) => return Some(file),
+                Err(e) => e,
+            };
+            let place = error.location().unwrap_or(Location::UNKNOWN);
+            let next = match error.without_snippet() {
+                YamlError::SerdeUnknownField {
+                    field, expected, ..
+                } => {
+                    self.problems.push(yaml(source, &error));
+                    unknown += 1;
+                    let meant = suggest::nearest(field, expected.iter().copied());
+                    let meant = meant.and_then(|m| expected.iter().find(|e| **e == m));
+                    before = None;
+                    match meant.and_then(|to| Some((slip::renamed(&text, place, field, to)?, *to)))
+                    {
+                        Some(((next, shift), to)) => {
+                            before = Some((text.into_owned(), place, field.clone(), to));
+                            self.shifts.push((source.path.clone(), shift));
+                            Some(next)
+                        }
+                        None => slip::without(&text, place, field),
+                    }
+                }
+                // What was meant stands there as well.
+                YamlError::DuplicateMappingKey { key, .. }
+                    if before
+                        .as_ref()
+                        .is_some_and(|(.., to)| key.as_deref() == Some(*to)) =>
+                {
+                    self.shifts.pop();
+                    before
+                        .take()
+                        .and_then(|(text, place, key, _)| slip::without(&text, place, &key))
+                }
+                _ => {
+                    let d = yaml(source, &error);
+                    // What YAML itself does not take after a key was left out may be of our making.
+                    if unknown == 0 || d.code != "yaml" {
+                        self.problems.push(d);
+                    }
+                    None
+                }
+            };
+            text = Cow::Owned(next.filter(|_| unknown < slip::MAX_UNKNOWN)?);
+        }
+    }
 }
 
 /// A YAML or serde error as a diagnostic.
@@ -379,6 +460,49 @@ tests:
         assert_eq!(
             problems[0].line(),
             "rules/secret/x.yml:12:1: error[unknown-key]: unknown key `min_entropie`, did you mean `min_entropy`?"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_hides_no_other_mistake() {
+        let text = GOOD
+            .replace("title: GitHub", "titel: GitHub")
+            .replace(
+                "level: high",
+                "levl: hgh\nowner:\n  - somebody\n  # not a key here\n- nobody",
+            )
+            .replace("{count: 3,", "{count: 0, colour: [red, '}'],")
+            .replace("ghp_[A-Za-z0-9]{36}", "ghp_[A-Za-z0-9")
+            .replace(
+                "min_entropy: 3.0",
+                "min_entropy: 3.0\nmin_entropie: 3.0\nversion: 0",
+            );
+        let file = source("rules/secret/sec-github-pat.yml", &text);
+        let problems = load(&[file], &[], &Known::default()).expect_err("refused");
+        let said: Vec<String> = problems.iter().map(Diagnostic::line).collect();
+        let places: Vec<(u32, u32, &str)> = problems
+            .iter()
+            .map(|p| (p.line, p.column, p.code))
+            .collect();
+        let expected = [
+            (2, 1, "unknown-key"),
+            (4, 1, "unknown-key"),
+            // In the file's columns, though the key has a letter more by now.
+            (4, 7, "unknown-value"),
+            (5, 1, "unknown-key"),
+            (13, 17, "regex"),
+            (17, 1, "unknown-key"),
+            (18, 10, "version"),
+            (19, 20, "unknown-key"),
+        ];
+        for e in expected {
+            assert!(places.contains(&e), "{e:?} in {said:#?}");
+        }
+        assert!(
+            places
+                .iter()
+                .all(|p| !["yaml", "missing-key", "duplicate-key"].contains(&p.2)),
+            "{said:#?}"
         );
     }
 
