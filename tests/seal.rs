@@ -294,7 +294,7 @@ fn seal_files() {
         (
             json!("file"),
             json!("line-1"),
-            json!("1970-01-01T00:00:00.000Z"),
+            json!("1970-01-01T00:00:00Z"),
             json!("chat"),
             json!("unknown"),
             json!(200)

@@ -23,7 +23,8 @@ use crate::seal::{Keys, Sealer};
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Events, one JSON object a line, ordered by `at`; `-` for standard input.
+    /// Events, one JSON object a line, ordered by `at`; `-` for standard input. Text is sealed on the way;
+    /// an identity that is a pseudonym already (`kid:` and 22 characters) stays as it is, as in `seal`.
     file: PathBuf,
     /// Rules, prices, budgets, routes and detectors from this configuration.
     #[arg(long)]

@@ -22,7 +22,8 @@ use crate::seal::{Keys, Scratch, Sealer};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Lines with text (`{"text": "…", "role": "user", "side": "request"}`) or full events with `text`
-    /// in `request`, `context` or `response`; `-` for standard input.
+    /// in `request`, `context` or `response`, bare or as CloudEvents; `-` for standard input. An identity
+    /// that is a pseudonym already (`kid:` and 22 characters) stays as it is, here and in `replay`.
     #[arg(required_unless_present = "kafka", conflicts_with = "kafka")]
     file: Option<PathBuf>,
     /// Keys to seal with (`veilwatch key new`); without it a random key that nobody keeps.
@@ -60,7 +61,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let judge = args.fail_on.map(|FailOn::Finding| Judge::new(&engine));
     let sealer = Arc::new(Sealer::new(keys, engine));
     let mut file = File {
-        decoder: Decoder::trusted(Arc::clone(&sealer)).with_max_bytes(lines::MAX_LINE),
+        // As `replay` does, so that `seal F | replay -` and `replay F` are about the same users.
+        decoder: Decoder::trusted(Arc::clone(&sealer))
+            .taking_pseudonyms()
+            .with_max_bytes(lines::MAX_LINE),
         sealer,
         scratch: Scratch::default(),
     };

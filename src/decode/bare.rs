@@ -22,6 +22,14 @@ pub struct Bare {
 #[derive(Deserialize)]
 struct Line<'a> {
     v: Option<Content>,
+    /// Of a CloudEvent around an event.
+    specversion: Option<Content>,
+    /// Of an event whose version was forgotten, as are the next ones.
+    gateway: Option<Content>,
+    model: Option<Content>,
+    request: Option<Content>,
+    context: Option<Content>,
+    response: Option<Content>,
     #[serde(borrow, default)]
     text: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -73,13 +81,22 @@ pub fn text(line: &str) -> Result<Bare, Refused> {
     Ok(bare(line, read)?)
 }
 
-/// Parses a line. `Ok(None)` if it is an event (it has a `v`) rather than a bare text.
+/// Parses a line. `Ok(None)` if it is an event rather than a bare text: it has a `v`, is a CloudEvent, or
+/// has no `text` but a part of an event, so that the decoder can say what it lacks.
 ///
 /// # Errors
 /// The line is neither.
 pub fn parse(line: &str) -> Result<Option<Bare>, Refused> {
     let read = read(line)?;
-    if read.v.is_some() {
+    let parts = [
+        &read.gateway,
+        &read.model,
+        &read.request,
+        &read.context,
+        &read.response,
+    ];
+    let event = read.text.is_none() && parts.iter().any(|p| p.is_some());
+    if read.v.is_some() || read.specversion.is_some() || event {
         return Ok(None);
     }
     Ok(Some(bare(line, read)?))
@@ -225,11 +242,17 @@ mod tests {
         // No role is the usual one; a version is another field to who asks for a text.
         let b = text(r#"{"v":1,"text":"zebra","role":null}"#).expect("a text");
         assert_eq!(b.role, Role::User);
-        assert!(
-            parse(r#"{"v":1,"request":{"text":"zebra"}}"#)
-                .expect("parses")
-                .is_none()
-        );
+        for event in [
+            r#"{"v":1,"request":{"text":"zebra"}}"#,
+            r#"{"specversion":"1.0","data":{"v":1,"request":{"text":"zebra"}}}"#,
+            r#"{"gateway":"g","request":{"text":"zebra"}}"#,
+            r#"{"context":[]}"#,
+        ] {
+            assert!(parse(event).expect("parses").is_none(), "{event}");
+        }
+        // Other fields of a bare line mean nothing, whatever they are called.
+        let b = parse(r#"{"text":"zebra","id":7,"model":"m","gateway":"g","request":1}"#);
+        assert!(b.expect("parses").is_some());
     }
 
     #[test]

@@ -9,7 +9,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::money;
-use crate::event::{Decision, Event, Features, KeyClass, Part, Pseudonym, Sketch, UsageState};
+use crate::event::{
+    Decision, Event, Features, KeyClass, Part, Pseudonym, Sketch, Time, UsageState,
+};
+
+/// `at` of what has no time, such as a bare line of `seal`.
+const EPOCH: Time = Time(0);
 
 /// The event as one line of JSON, without a newline. Absent fields are left out.
 pub fn to_json(e: &Event) -> String {
@@ -126,9 +131,14 @@ impl Writer {
                 w.int("dropped", e.dropped);
             }
             w.key("at");
-            w.out.push(b'"');
-            w.display(e.at);
-            w.out.push(b'"');
+            if e.at == EPOCH {
+                // Fixed to the letter, without milliseconds.
+                w.raw("\"1970-01-01T00:00:00Z\"");
+            } else {
+                w.out.push(b'"');
+                w.display(e.at);
+                w.out.push(b'"');
+            }
             w.maybe_name("tenant", e.tenant.as_deref());
             w.maybe_name("team", e.team.as_deref());
             w.maybe_pseudonym("user", e.user.as_ref());

@@ -9,6 +9,9 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub i64);
 
+/// The last moment of the year 9999: RFC 3339 has four digits for the year.
+const LAST: Time = Time(253_402_300_799_999);
+
 impl Time {
     /// Later by `ms`, saturating.
     pub fn plus_ms(self, ms: i64) -> Self {
@@ -117,16 +120,16 @@ impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
             Ok(t) => write!(f, "{t:.3}"),
-            // The last hours of the year 9999, which no zone's clock could show, and what is added to them.
-            Err(_) => write!(
-                f,
-                "{:.3}",
-                if self.0 < 0 {
-                    jiff::Timestamp::MIN
-                } else {
-                    jiff::Timestamp::MAX
-                }
-            ),
+            Err(_) if self.0 < 0 => write!(f, "{:.3}", jiff::Timestamp::MIN),
+            // The last 26 hours of the year 9999, which not every zone's clock could show; what is added to
+            // them stays at their end.
+            Err(_) => {
+                let left = LAST.0 - self.0.min(LAST.0);
+                let (day, ms) = (left / 86_400_000, 86_399_999 - left % 86_400_000);
+                let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
+                let (day, ms) = (31 - day, ms % 1_000);
+                write!(f, "9999-12-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+            }
         }
     }
 }
@@ -170,5 +173,20 @@ mod tests {
     #[test]
     fn prints_rfc3339() {
         assert_eq!(Time(0).to_string(), "1970-01-01T00:00:00.000Z");
+        // To the end of the calendar, also where jiff's clock ends before it.
+        for at in [
+            "9999-12-30T21:59:59.999Z",
+            "9999-12-30T22:00:00.999Z",
+            "9999-12-30T22:00:01.000Z",
+            "9999-12-30T23:59:59.999Z",
+            "9999-12-31T00:00:00.000Z",
+            "9999-12-31T12:34:56.789Z",
+            "9999-12-31T23:59:59.999Z",
+        ] {
+            assert_eq!(Time::parse_rfc3339(at).expect(at).to_string(), at);
+        }
+        let last = Time::parse_rfc3339("9999-12-31T23:59:59.999Z").expect("a time");
+        assert_eq!(last, LAST);
+        assert_eq!(Time(i64::MAX).to_string(), last.to_string());
     }
 }
