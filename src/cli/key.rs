@@ -83,7 +83,7 @@ fn create(file: Option<&Path>, purpose: Option<&str>) -> anyhow::Result<()> {
         return Ok(());
     };
     let old = if file.exists() {
-        keyfile::read_text(file).map_err(anyhow::Error::msg)?
+        read_text(file)?
     } else {
         Zeroizing::new(String::new())
     };
@@ -110,9 +110,13 @@ fn list(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn read_text(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    keyfile::read_text(file).map_err(|(what, remedy)| anyhow::anyhow!("{what}; {remedy}"))
+}
+
 fn destroy(kid: &str, file: &Path) -> anyhow::Result<()> {
     let wanted = Kid::parse(kid).context("a key id has 2 to 16 characters of [a-z0-9]")?;
-    let text = keyfile::read_text(file).map_err(anyhow::Error::msg)?;
+    let text = read_text(file)?;
     let mut kept = Zeroizing::new(String::with_capacity(text.len()));
     let mut purposes = Vec::new();
     for line in text.lines() {

@@ -14,34 +14,43 @@ const MOUNTED: &str = "/run/secrets/";
 
 /// Reads and parses a key file. The error says what to do, and never quotes the file.
 pub fn read(path: &Path) -> Result<Keys, String> {
-    let text = read_text(path)?;
+    let text = read_text(path).map_err(|(what, remedy)| format!("{what}; {remedy}"))?;
     Keys::parse(&text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// Reads a key file's text after checking its mode.
-pub fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
+///
+/// # Errors
+/// What is wrong, and what to do; never what stands in the file.
+pub fn read_text(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
     let shown = path.display();
-    let file = File::open(path).map_err(|e| {
-        format!("cannot read key file {shown}: {e}; make one with `veilwatch key new --key-file {shown}`")
-    })?;
+    let unread = |e: std::io::Error| {
+        let remedy = if e.kind() == std::io::ErrorKind::NotFound {
+            format!("make one with `veilwatch key new --key-file {shown}`")
+        } else {
+            "check the path and its permissions".to_owned()
+        };
+        (format!("cannot read key file {shown}: {e}"), remedy)
+    };
+    let file = File::open(path).map_err(unread)?;
     // Of the file that is open: the name may mean another one a moment later.
-    let meta = file
-        .metadata()
-        .map_err(|e| format!("cannot read key file {shown}: {e}"))?;
+    let meta = file.metadata().map_err(unread)?;
     /// A file of 64 keys has 8 KiB; more is not a key file.
     const MAX_BYTES: u64 = 64 * 1024;
     if !meta.is_file() || meta.len() > MAX_BYTES {
-        return Err(format!(
-            "{shown} is not a key file; name the file that `veilwatch key new --key-file F` made"
+        return Err((
+            format!("{shown} is not a key file"),
+            "name the file that `veilwatch key new --key-file F` made".to_owned(),
         ));
     }
     let mode = mode(&meta);
     if mode & 0o077 != 0 {
-        return Err(format!(
-            "key file {shown} has mode {mode:04o}, so others may read it; run `chmod 600 {shown}`"
+        return Err((
+            format!("key file {shown} has mode {mode:04o}, so others may read it"),
+            format!("run `chmod 600 {shown}`"),
         ));
     }
-    text(file).map_err(|e| format!("cannot read key file {shown}: {e}"))
+    text(file).map_err(unread)
 }
 
 /// Reads a file with another secret: a password, an address with one, gateways' keys. The group may
@@ -112,6 +121,32 @@ mod tests {
             read(&dir.path().join("none"))
                 .expect_err("absent")
                 .contains("key new")
+        );
+    }
+    #[test]
+    #[cfg(unix)]
+    fn a_mistake_has_one_remedy() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("seal.key");
+        let (what, remedy) = read_text(&path).expect_err("absent");
+        assert!(what.starts_with("cannot read key file") && remedy.contains("key new"));
+        fs::write(&path, "k").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        let (what, remedy) = read_text(&path).expect_err("open to all");
+        assert!(!what.contains("chmod") && remedy.starts_with("run `chmod 600"));
+        let text = "[ingest]\nbrokers = \"127.0.0.1:9092\"\ntopics = [{ name = \"t\", mode = \"trusted\" }]\n\
+                    [store]\nurl = \"postgres://u@127.0.0.1/x\"\n[seal]\nkey_file = \"seal.key\"\n";
+        let source = crate::config::Source {
+            text,
+            dir: dir.path(),
+            env: &crate::config::no_env(),
+        };
+        let problems = crate::config::Config::parse(&source).expect_err("open to all");
+        let said = problems[0].to_string();
+        assert!(
+            said.contains("run `chmod 600") && !said.contains("key new"),
+            "{said}"
         );
     }
     #[test]

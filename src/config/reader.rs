@@ -3,6 +3,8 @@
 //! Serde stops at the first mistake; an operator wants all of them at once. A [`Section`] notes
 //! which keys were asked for, so that the rest can be reported with the nearest known name.
 
+mod secrets;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,6 @@ use toml::de::{DeTable, DeValue};
 
 use super::duration::{parse_duration, show_duration};
 use crate::rule::suggest::nearest;
-use crate::telemetry::Secret;
 
 /// One mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +90,11 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// Whether something was said about a key.
+    pub fn has_problem(&self, key: &str) -> bool {
+        self.problems.borrow().iter().any(|p| p.key == key)
+    }
+
     /// The line of a byte position.
     pub fn line(&self, at: usize) -> usize {
         let head = self.source.text.as_bytes().get(..at).unwrap_or_default();
@@ -103,6 +109,7 @@ impl<'a> Reader<'a> {
             line: 0,
             table: Some(table),
             asked: RefCell::default(),
+            variables: RefCell::default(),
         }
     }
 
@@ -119,6 +126,8 @@ pub struct Section<'r, 'a> {
     line: usize,
     table: Option<&'r DeTable<'a>>,
     asked: RefCell<Vec<String>>,
+    /// Keys whose value came from a variable instead of the file, and which.
+    variables: RefCell<BTreeMap<String, String>>,
 }
 
 impl<'r, 'a> Section<'r, 'a> {
@@ -136,6 +145,11 @@ impl<'r, 'a> Section<'r, 'a> {
     }
     /// Reports a problem with one key.
     pub fn problem(&self, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
+        if let Some(variable) = self.variables.borrow().get(key) {
+            let key = key.strip_suffix("_file").unwrap_or(key);
+            let place = format!("{variable} (for {})", self.key(key));
+            return self.reader.problem(0, &place, what, remedy);
+        }
         let line = self
             .find(key)
             .map_or(self.line, |v| self.reader.line(v.span().start));
@@ -371,60 +385,6 @@ impl<'r, 'a> Section<'r, 'a> {
         }
     }
 
-    /// The content of a file that nobody but its owner may read: a key file.
-    pub fn key_file(&self, key: &str) -> Option<Secret> {
-        match super::keyfile::read_text(&self.path(key)?) {
-            Ok(text) => Some(Secret::new(text.as_str())),
-            Err(what) => {
-                self.problem(key, what, "make one with `veilwatch key new`");
-                None
-            }
-        }
-    }
-
-    /// The content of a file that strangers may not read.
-    fn secret_file(&self, key: &str) -> Option<String> {
-        match super::keyfile::read_secret(&self.path(key)?) {
-            Ok(text) => Some(text.to_string()),
-            Err((what, remedy)) => {
-                self.problem(key, what, remedy);
-                None
-            }
-        }
-    }
-
-    /// A secret: from the environment variable `env`, else the file `<key>_file`, else `key`.
-    pub fn secret(&self, key: &str, env: &str) -> Option<Secret> {
-        let file_key = format!("{key}_file");
-        let plain = self.str(key);
-        if plain.is_some() && self.has(&file_key) {
-            self.problem(
-                key,
-                format!("both {key} and {file_key} are given"),
-                format!("keep {file_key}"),
-            );
-        }
-        let file = self.secret_file(&file_key);
-        let found = self
-            .reader
-            .source
-            .env
-            .get(env)
-            .cloned()
-            .or(file)
-            .or(plain)?;
-        let found = found.trim_end_matches(['\r', '\n']);
-        if found.is_empty() {
-            self.problem(
-                key,
-                "is empty",
-                format!("write it to a file and name it in {file_key}, or set {env}"),
-            );
-            return None;
-        }
-        Some(Secret::new(found))
-    }
-
     /// A sub-table, present or not.
     pub fn section(&self, key: &str) -> Section<'r, 'a> {
         let found = self.ask(key);
@@ -441,6 +401,7 @@ impl<'r, 'a> Section<'r, 'a> {
             line: found.map_or(self.line, |v| self.reader.line(v.span().start)),
             table,
             asked: RefCell::default(),
+            variables: RefCell::default(),
         }
     }
 
@@ -462,6 +423,7 @@ impl<'r, 'a> Section<'r, 'a> {
                     line: self.reader.line(item.span().start),
                     table: Some(t),
                     asked: RefCell::default(),
+                    variables: RefCell::default(),
                 }),
                 None => self.wrong(key, item.get_ref(), "a list of tables"),
             }

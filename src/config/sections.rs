@@ -176,12 +176,22 @@ fn security(s: &Section<'_, '_>, brokers: &str) -> Security {
             "set username, and password_file or VEILWATCH_INGEST_PASSWORD",
         );
     }
-    if !sasl && (username.is_some() || password.is_some()) {
-        s.problem(
-            "username",
-            "has no effect without SASL",
-            "set security = \"sasl_ssl\", or remove username and password",
-        );
+    let written = if s.has("password") {
+        "password"
+    } else {
+        "password_file"
+    };
+    for (key, given) in [
+        ("username", username.is_some()),
+        (written, password.is_some()),
+    ] {
+        if given && !sasl {
+            s.problem(
+                key,
+                "has no effect without SASL",
+                "set security = \"sasl_ssl\", or remove it",
+            );
+        }
     }
     if cfg!(not(any(feature = "tls", feature = "tls-vendored"))) && protocol != Protocol::Plaintext
     {

@@ -13,7 +13,7 @@ use rdkafka::Message as _;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::IngestConfig;
@@ -45,8 +45,11 @@ impl ClientContext for Listener {
     fn error(&self, error: KafkaError, reason: &str) {
         note_oversize(&self.oversize, reason);
         let denied = error.rdkafka_error_code().is_some_and(is_denied);
+        // How many brokers are down is librdkafka's count of its own tries, and no reason.
+        let counted = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
         if let Ok(mut said) = self.said.lock()
             && (denied || !said.1)
+            && !counted
         {
             *said = (reason.to_owned(), denied);
         }
@@ -248,6 +251,20 @@ mod tests {
     use crate::ingest::broker::EmbeddedBroker;
     use crate::ingest::publish::Publisher;
     use crate::ingest::{TopicConfig, TopicMode};
+
+    #[test]
+    fn how_many_brokers_are_down_is_no_reason() {
+        let listener = Listener::default();
+        let said = || listener.said.lock().expect("said").0.clone();
+        let down = KafkaError::Global(RDKafkaErrorCode::AllBrokersDown);
+        let refused = "connect to 127.0.0.1:1 failed: connection refused";
+        let transport = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
+        listener.error(down.clone(), "1/1 brokers are down");
+        assert_eq!(said(), "");
+        listener.error(transport, refused);
+        listener.error(down, "1/1 brokers are down");
+        assert_eq!(said(), refused);
+    }
 
     #[test]
     fn the_end_is_where_nothing_comes() {

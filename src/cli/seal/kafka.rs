@@ -16,6 +16,7 @@ use crate::decode::signature::Signatures;
 use crate::event::Kid;
 use crate::ingest::relay::RelayConfig;
 use crate::ingest::{Ended, IngestConfig, Protocol, Security, TopicConfig, TopicMode};
+use crate::pipeline::build::BuildError;
 use crate::pipeline::reseal::{self, Job, Running, Seal};
 use crate::rule::diagnostic::Diagnostic;
 use crate::seal::engine::Engine;
@@ -159,11 +160,11 @@ fn sealer(args: &Args, keys: Keys) -> anyhow::Result<Sealer> {
             keys,
             Arc::new(Engine::new(&set, Model::shipped().ok())),
         )),
-        Err(problems) => bail!(
-            "the rules in {} have errors, see `veilwatch rules check`: {}",
-            dir.display(),
-            problems.first().map_or_else(String::new, Diagnostic::line)
-        ),
+        Err(problems) => Err(BuildError::Rules {
+            place: dir.display().to_string(),
+            first: problems.first().map_or_else(String::new, Diagnostic::line),
+        }
+        .into()),
     }
 }
 
