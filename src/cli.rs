@@ -17,6 +17,7 @@ pub mod db;
 pub mod dead_letters;
 pub mod demo;
 pub mod doctor;
+mod ending;
 pub mod explain;
 pub mod format;
 mod guard;
@@ -126,7 +127,7 @@ enum Verb {
     Broker(broker::Args),
 }
 
-/// Parses the command line and runs the verb. Errors go to stderr, one line of causes.
+/// Parses the command line and runs the verb.
 pub fn main() -> ExitCode {
     guard::leave_nothing_behind();
     let cli = match Cli::try_parse() {
@@ -170,27 +171,7 @@ pub fn main() -> ExitCode {
         Verb::Man => completions::man(),
         Verb::Broker(args) => broker::run(args),
     };
-    result.unwrap_or_else(|e| {
-        if is_broken_pipe(&e) {
-            // Whoever reads along has seen enough: `veilwatch scan F | head -1`.
-            return ExitCode::SUCCESS;
-        }
-        eprintln!("veilwatch: {e:#}");
-        ExitCode::from(EXIT_USAGE)
-    })
-}
-
-/// Whether the reader of standard output has gone.
-fn is_broken_pipe(e: &anyhow::Error) -> bool {
-    e.chain().any(|cause| {
-        let kind = match cause.downcast_ref::<std::io::Error>() {
-            Some(e) => Some(e.kind()),
-            None => cause
-                .downcast_ref::<serde_json::Error>()
-                .and_then(serde_json::Error::io_error_kind),
-        };
-        kind == Some(std::io::ErrorKind::BrokenPipe)
-    })
+    result.unwrap_or_else(|e| ending::tell(&e))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 mod architecture;
 mod bench;
 mod chaos;
+mod cli;
 mod console;
 mod cut;
 mod decode;
@@ -31,8 +32,6 @@ mod scenario;
 mod seal;
 mod signed;
 mod simulator;
-mod spans;
-mod spelling;
 mod store;
 mod values;
 mod watch;

@@ -93,6 +93,11 @@ pub struct RuleArgs {
     pub model: Option<PathBuf>,
 }
 
+/// Rule files that were named instead of the compiled-in ones have errors: the status says so.
+#[derive(Debug, thiserror::Error)]
+#[error("rules are refused\n{0}")]
+pub struct RulesRefused(pub(super) String);
+
 impl RuleArgs {
     /// The engine of these rules and weights.
     ///
@@ -125,7 +130,7 @@ impl RuleArgs {
                     .filter(|p| p.grade == Grade::Error)
                     .map(Diagnostic::to_string)
                     .collect();
-                anyhow::bail!("rules are refused\n{}", errors.join("\n"))
+                Err(RulesRefused(errors.join("\n")).into())
             }
         }
     }
@@ -400,9 +405,11 @@ fn test(
         writeln!(out, "{line}")?;
     }
     eprintln!(
-        "{} tests of {rules} rules, {} failed; tests hit {covered} rules ({percent} %)",
-        report.outcomes.len(),
+        "{} of {}, {} failed; tests hit {} ({percent} %)",
+        of(report.outcomes.len(), "test"),
+        of(rules, "rule"),
         report.failures(),
+        of(covered, "rule"),
     );
     let low = threshold.is_some_and(|t| percent < usize::from(t));
     let failed = report.failures() > 0 || low;

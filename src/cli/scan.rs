@@ -272,6 +272,8 @@ fn print(out: &mut impl std::io::Write, output: &Output) -> std::io::Result<()> 
         output.line,
         if output.injection.verdict {
             "INJECTION"
+        } else if output.found() {
+            "FOUND    "
         } else {
             "ok       "
         },
