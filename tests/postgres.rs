@@ -1,5 +1,6 @@
 //! One private Postgres for the whole test binary, a database of its own for each test.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -97,6 +98,16 @@ impl Db {
             .fetch_one(&self.pool)
             .await
             .unwrap_or_else(|e| panic!("{query}: {e}"))
+    }
+
+    /// Numbers by name.
+    pub async fn counts(&self, query: &str) -> BTreeMap<String, u64> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(query.to_owned()))
+            .fetch_all(&self.pool)
+            .await
+            .unwrap_or_else(|e| panic!("{query}: {e}"));
+        let count = |n: i64| u64::try_from(n).expect("a count");
+        rows.into_iter().map(|(k, n)| (k, count(n))).collect()
     }
 
     /// Runs a statement.

@@ -255,16 +255,4 @@ impl Store {
             .map_err(StoreError::statement("could not read an incident"))?;
         row.as_ref().map(head::head).transpose()
     }
-
-    /// Findings by fate and in all: the conservation that is exported.
-    pub async fn finding_fates(&self) -> Result<BTreeMap<String, u64>, StoreError> {
-        let rows = sqlx::query("SELECT fate, count(*) FROM vw.finding GROUP BY fate ORDER BY fate")
-            .fetch_all(self.pool())
-            .await
-            .map_err(StoreError::statement("could not count findings"))?;
-        Ok(rows
-            .iter()
-            .map(|r| (r.get(0), super::count(r.get(1))))
-            .collect())
-    }
 }

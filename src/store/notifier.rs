@@ -290,19 +290,6 @@ impl Store {
             .map_err(StoreError::statement(what))?;
         Ok(Waker { listener })
     }
-
-    /// What became of the candidates: (change, sink) by fate. With the outbox's states these are the
-    /// conservation that is exported.
-    pub async fn notification_fates(&self) -> Result<BTreeMap<String, u64>, StoreError> {
-        let rows = sqlx::query("SELECT fate, count(*) FROM vw.fate GROUP BY fate ORDER BY fate")
-            .fetch_all(self.pool())
-            .await
-            .map_err(StoreError::statement("could not count fates"))?;
-        Ok(rows
-            .iter()
-            .map(|r| (r.get(0), super::count(r.get(1))))
-            .collect())
-    }
 }
 
 /// Wakes a task when another transaction has work for it.

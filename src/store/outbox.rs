@@ -261,19 +261,6 @@ impl Store {
         .await
     }
 
-    /// Milliseconds until the next row of a sink is due; `None`: nothing waits.
-    pub async fn outbox_next_due(&self, sink: &str) -> Result<Option<i64>, StoreError> {
-        let row = sqlx::query(
-            "SELECT (extract(epoch FROM min(CASE WHEN state = 1 THEN greatest(claim_until, next_at) ELSE next_at END) - now()) * 1000)::bigint
-               FROM vw.outbox WHERE sink = $1 AND state IN (0, 1)",
-        )
-        .bind(sink)
-        .fetch_one(self.pool())
-        .await
-        .map_err(StoreError::statement("could not look at the outbox"))?;
-        Ok(row.get::<Option<i64>, _>(0).map(|ms| ms.max(0)))
-    }
-
     /// What waits and what is parked, by sink. What is finished is not counted: it may be millions.
     pub async fn outbox_backlog(&self) -> Result<Vec<SinkBacklog>, StoreError> {
         // Two queries, so that each has its partial index.

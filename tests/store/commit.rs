@@ -343,7 +343,9 @@ async fn incidents_open_fold_reopen_and_count_on() {
     // The first was high once; it reopened low and ended so.
     assert_eq!(db.text(past).await, "1:3:1:2 2:1:1:2");
     assert_eq!(db.number("SELECT count(*) FROM incidents").await, 3);
-    let fates = db.store.finding_fates().await.expect("fates");
+    let fates = db
+        .counts("SELECT fate, count(*) FROM vw.finding GROUP BY fate")
+        .await;
     assert_eq!((fates["new"], fates["folded"]), (3, 2));
     assert_eq!(
         db.store

@@ -424,6 +424,73 @@ async fn every_documented_query_runs() {
     }
 }
 
+/// The ledger keeps a row per user and day for 400 days, and two years of months: no documented question may
+/// read all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn documented_questions_about_usage_read_a_part_of_the_ledger() {
+    let db = Db::new().await;
+    db.run(
+        "INSERT INTO vw.budget_limit (id, width, subject, period, unit, amount)
+         VALUES ('each', 0, '*', 'd', 'tokens', 1000), ('acme', 3, 'tenant-1', 'm', 'usd', 1000)",
+    )
+    .await;
+    let row = "1, 1, 1, 1, 0, 0, 0, 0";
+    for rows in [
+        "0, 'user-' || u, to_char(now() - d * interval '1 day', '\"d:\"YYYY-MM-DD') FROM generate_series(1, 100) u, generate_series(0, 399) d",
+        "3, 'tenant-' || u, to_char((now() - d * interval '1 hour') AT TIME ZONE 'UTC', '\"h:\"YYYY-MM-DD\"T\"HH24') FROM generate_series(1, 4) u, generate_series(0, 9599) d",
+        "3, 'tenant-' || u, to_char(now() - d * interval '1 month', '\"m:\"YYYY-MM') FROM generate_series(1, 4) u, generate_series(0, 23) d",
+    ] {
+        let (values, from) = rows.split_once(" FROM ").expect("a source");
+        db.run(&format!(
+            "INSERT INTO vw.ledger SELECT {values}, {row} FROM {from} ON CONFLICT DO NOTHING"
+        ))
+        .await;
+    }
+    db.run("ANALYZE vw.ledger").await;
+    let text = include_str!("../../docs/SQL.md");
+    let mut queries = Vec::new();
+    for section in ["budgets", "usage_hourly"] {
+        let section = text.split(&format!("\n## {section}\n")).nth(1);
+        let section = section.expect("there").split("\n## ").next();
+        let blocks = section.expect("section").split("```sql\n").skip(1);
+        queries.extend(blocks.filter_map(|rest| rest.split("```").next()));
+    }
+    assert!(queries.len() >= 5, "{} questions", queries.len());
+    let reads_all = async || {
+        let mut all = Vec::new();
+        for query in &queries {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN {query}"));
+            let plan: Vec<String> = sqlx::query_scalar(explain)
+                .fetch_all(&db.pool)
+                .await
+                .expect("a plan");
+            if plan.iter().any(|l| l.contains("Seq Scan on ledger")) {
+                all.push(format!("{query}\n{}", plan.join("\n")));
+            }
+        }
+        all
+    };
+    assert_eq!(reads_all().await, Vec::<String>::new());
+    // The same hours, in whatever zone the session is.
+    for zone in ["UTC", "Europe/Berlin"] {
+        let mut conn = db.pool.acquire().await.expect("connection");
+        sqlx::query(sqlx::AssertSqlSafe(format!("SET timezone = '{zone}'")))
+            .execute(&mut *conn)
+            .await
+            .expect("zone");
+        let newest: bool = sqlx::query_scalar(
+            "SELECT max(hour) = date_trunc('hour', now(), 'UTC') AND min(hour) = max(hour) - interval '9599 hours' FROM usage_hourly",
+        )
+        .fetch_one(&mut *conn)
+        .await
+        .expect("hours");
+        assert!(newest, "{zone}");
+    }
+    // There is enough in it for the plans to differ.
+    db.run("DROP INDEX vw.ledger_period, vw.ledger_hours").await;
+    assert_eq!(reads_all().await.len(), queries.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_login_that_the_demo_shows_reads_the_views_and_nothing_else() {
     let db = Db::new().await;
