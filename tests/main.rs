@@ -32,6 +32,8 @@ mod scenario;
 mod seal;
 mod signed;
 mod simulator;
+mod spans;
+mod spelling;
 mod store;
 mod values;
 mod watch;

@@ -294,6 +294,18 @@ fn placeholders_are_no_secrets() {
         "The secret is to keep practising every day, token by token.",
         "secret_name = \"prod-database-credentials-2024\"",
         "commit 9fceb02d0ae598e95dc970b74767f19372d61af8",
+        // Keys that everybody has: of emulators, standards and guides.
+        concat!(
+            "AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6",
+            "IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
+        ),
+        concat!(
+            "AccountEndpoint=https://localhost:8081/;AccountKey=C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM",
+            "+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw=="
+        ),
+        "Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+        "Authorization: Bearer mF_9.B5f-4.1JqM",
+        "stripe.api_key = \"sk_test_BQokikJOvBiI2HlWgH4olfQ2\"",
     ] {
         let mut scratch = Scratch::default();
         let scan = ENGINE.scan(text, Role::User, Side::Request, &mut scratch);

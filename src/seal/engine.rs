@@ -186,11 +186,10 @@ impl Engine {
             .as_ref()
             .filter(|_| at == 0 && readings.ascii);
         let digits = readings.counts.as_ref().is_none_or(|c| c.digits() > 0);
-        let wordy = at == 0 && !digits;
+        let wordy = at == 0 && !digits && view.spelt.is_none();
         walk(plan, &view.text, ascii, counts, wordy, scratch);
         let mut called = std::mem::take(&mut scratch.called);
-        {
-            let pages = Pages::new(input, readings, at, view, (&scratch.hits, &scratch.caches));
+        let choose = |called: &mut Vec<u16>, pages: &Pages<'_>| {
             if pages.raw.is_some() {
                 called.extend_from_slice(&plan.bare);
             }
@@ -202,10 +201,23 @@ impl Engine {
                 let rule = usize::from(*index);
                 let (sight, feed) = (plan.sights[rule], &plan.feeds[rule]);
                 wanted(sight, kind, at, role, side)
+                    && pages.serves(sight, kind, at)
                     && pages.has_number(sight, feed, kind, at)
                     && plan.gates.lets(*index, &scratch.seen, ascii)
                     && pages.feeds(sight, feed, kind, at)
             });
+        };
+        {
+            let memory = (&scratch.hits, &scratch.caches);
+            // The plain spelling first: of the same value found in both it is the one that counts.
+            if let Some(spelt) = &view.spelt {
+                let mut called = called.clone();
+                let pages = Pages::spelt(view, spelt, memory);
+                choose(&mut called, &pages);
+                self.judge(&called, kind, at, view, &pages, found, tally);
+            }
+            let pages = Pages::new(input, readings, at, view, memory);
+            choose(&mut called, &pages);
             self.judge(&called, kind, at, view, &pages, found, tally);
         }
         scratch.called = called;

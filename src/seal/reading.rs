@@ -7,6 +7,7 @@
 //!    └─ decode ─► decoded ─ decode once more ─► decoded
 //! ```
 //!
+//! Values are also looked for in the plain spelling of a text before folding ([`spelling`]).
 //! Only the folded reading is made for every text; each other one needs a sign that it could hold
 //! something. The work is bounded: all further readings of a text together stay below
 //! [`budget`], what is left out is counted in [`Skipped`].
@@ -17,11 +18,13 @@ pub mod lexicon;
 pub mod map;
 pub mod repair;
 pub mod scout;
+pub mod spelling;
 
 use folding::Seen;
 use lexicon::{Lexicon, Memo};
 use map::Map;
 use scout::Counts;
+use spelling::Spelt;
 
 pub use crate::rule::ReadingKind;
 
@@ -55,6 +58,8 @@ pub struct View {
     pub plain: Option<(String, Map)>,
     /// Offsets of `text` → bytes of `plain` (or of the input, where there is none).
     pub inner: Map,
+    /// The text before folding in its plain spelling, where that is another one.
+    pub spelt: Option<Spelt>,
 }
 
 /// Work that was left out.
@@ -183,8 +188,21 @@ pub fn read_with(text: &str, lexicon: &Lexicon, memo: &mut Memo) -> Readings {
             all.views.push(second);
         }
     }
+    spell(&mut all, text);
     all.counts = Some(counts);
     all
+}
+
+/// Adds the plain spelling of each text before folding: of the input and of what was decoded.
+fn spell(all: &mut Readings, text: &str) {
+    let ascii = all.ascii;
+    for (at, view) in all.views.iter_mut().enumerate() {
+        view.spelt = match &view.plain {
+            Some((plain, _)) => spelling::spelt(plain, &view.inner),
+            None if at == 0 && !ascii => spelling::spelt(text, &view.map),
+            None => None,
+        };
+    }
 }
 
 /// The words looked for, and what is remembered of other texts.

@@ -66,6 +66,9 @@ pub(super) struct Page<'a> {
     pub hits: &'a Hits,
     /// Folded offsets → offsets of `text`; `None` if they are the same.
     pub map: Option<&'a Map>,
+    /// Offsets of `text` → offsets of the reading's text before folding, if `text` is its plain
+    /// spelling.
+    pub spelt: Option<&'a Map>,
     /// Whether `text` is ASCII (bytes are characters).
     pub ascii: bool,
     /// Whether no run without a blank in it is long; asked for once.

@@ -1,11 +1,12 @@
 //! Why a rule did or did not hit: each reading, each rule, and the step at which it stopped.
 
-use super::evaluate::Stop;
+use super::compile::Compiled;
+use super::evaluate::{Page, Span, Stop};
 use super::{Engine, Pages, Scan, Scratch, evaluate, walk, wanted};
 use crate::event::{Role, Side, SmolStr};
 use crate::rule::ReadingKind;
 use crate::seal::model::Memo;
-use crate::seal::reading::{self, Readings, View};
+use crate::seal::reading::{self, Readings};
 
 /// One rule against one reading.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +30,28 @@ pub struct Explanation {
     pub scan: Scan,
 }
 
+/// The plain spelling of a reading, if there is one, and the reading as it is.
+type Both<'p> = (Option<Pages<'p>>, Pages<'p>);
+
+/// A rule against the plain spelling, if it holds there, else against the reading as it is.
+fn either<'p>(
+    rule: &Compiled,
+    kind: ReadingKind,
+    at: usize,
+    (spelt, pages): &'p Both<'_>,
+) -> (Page<'p>, Result<Vec<Span>, Stop>) {
+    if let Some(spelt) = spelt
+        && spelt.serves(rule.sight(), kind, at)
+    {
+        let page = spelt.of(rule, kind, at);
+        if let Ok(spans) = evaluate::judge(rule, &page) {
+            return (page, Ok(spans));
+        }
+    }
+    let page = pages.of(rule, kind, at);
+    (page, evaluate::judge(rule, &page))
+}
+
 impl Engine {
     /// One rule alone against all readings of a text, whatever other rules say: how often it holds
     /// in the reading where it holds most, and the values it cuts out.
@@ -46,12 +69,11 @@ impl Engine {
         let Some(rule) = self.plan.rules.iter().find(|r| r.rule.id == id) else {
             return (0, values);
         };
-        self.each_reading(text, &all, scratch, |_, kind, at, pages| {
+        self.each_reading(text, &all, scratch, |kind, at, pages| {
             if !wanted(rule.sight(), kind, at, role, side) {
                 return;
             }
-            let page = pages.of(rule, kind, at);
-            if let Ok(spans) = evaluate::judge(rule, &page) {
+            if let (page, Ok(spans)) = either(rule, kind, at, pages) {
                 most = most.max(u32::try_from(spans.len()).unwrap_or(u32::MAX));
                 for span in spans {
                     values.extend(page.text.get(span.from..span.to).map(str::to_owned));
@@ -67,7 +89,7 @@ impl Engine {
         text: &str,
         all: &Readings,
         scratch: &mut Scratch,
-        mut see: impl FnMut(&View, ReadingKind, usize, &Pages<'_>),
+        mut see: impl FnMut(ReadingKind, usize, &Both<'_>),
     ) {
         for (at, view) in all.views.iter().enumerate() {
             let kind = view.kind.unwrap_or(ReadingKind::Folded);
@@ -80,8 +102,11 @@ impl Engine {
                 false,
                 scratch,
             );
-            let pages = Pages::new(text, all, at, view, (&scratch.hits, &scratch.caches));
-            see(view, kind, at, &pages);
+            let memory = (&scratch.hits, &scratch.caches);
+            let spelt = view.spelt.as_ref();
+            let spelt = spelt.map(|spelt| Pages::spelt(view, spelt, memory));
+            let pages = (spelt, Pages::new(text, all, at, view, memory));
+            see(kind, at, &pages);
         }
     }
 
@@ -91,14 +116,14 @@ impl Engine {
         let scan = self.scan(text, role, side, &mut scratch);
         let all = reading::read(text, &self.lexicon);
         let mut steps = Vec::new();
-        self.each_reading(text, &all, &mut scratch, |_, kind, at, pages| {
+        self.each_reading(text, &all, &mut scratch, |kind, at, pages| {
             for rule in &self.plan.rules {
                 let outcome = if !rule.rule.scope.holds(role, side) {
                     Err(Stop::Scope)
                 } else if !wanted(rule.sight(), kind, at, role, side) {
                     Err(Stop::Reading)
                 } else {
-                    evaluate::judge(rule, &pages.of(rule, kind, at)).map(|spans| spans.len())
+                    either(rule, kind, at, pages).1.map(|spans| spans.len())
                 };
                 let counted = scan.hits.iter().any(|h| h.rule == rule.rule.id);
                 let outcome = match outcome {

@@ -1,4 +1,7 @@
 //! Which rule names a value that several found: one value, one name.
+//!
+//! Values of one decoded reading are told apart by their places in what was decoded: all of an
+//! encoded run stand at the same place of the input.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +11,7 @@ use super::{Found, MAX_FOUND, ValueKind};
 use crate::event::{Severity, Stage};
 use crate::rule::{Area, Rule};
 use crate::seal::reading::View;
+use crate::seal::reading::map::Map;
 use crate::seal::value;
 
 /// A value before it is known whether another rule names it.
@@ -16,6 +20,8 @@ struct Candidate {
     /// Bytes of the input.
     start: usize,
     end: usize,
+    /// Bytes of the reading's text before folding; those of the input where it has none.
+    own: (usize, usize),
     context: bool,
     /// Index of the reading: the text itself first.
     view: usize,
@@ -44,18 +50,27 @@ impl Pool {
                 self.dropped += 1;
                 continue;
             }
-            let (start, end) = match (&view.plain, page.map) {
-                // The text before folding: decoded, or the input itself.
-                (Some((_, plain_map)), Some(_)) => {
-                    (plain_map.start(span.from), plain_map.end(span.to))
+            let through = |map: &Map, (from, to): (usize, usize)| (map.start(from), map.end(to));
+            let span_here = (span.from, span.to);
+            // The text before folding: decoded, or the input itself.
+            let before = page.spelt.map_or(span_here, |map| through(map, span_here));
+            let ((start, end), own) = match (&view.plain, page.map) {
+                (Some((_, plain_map)), Some(_)) => (through(plain_map, before), before),
+                (Some(_), None) => (
+                    through(&view.map, span_here),
+                    through(&view.inner, span_here),
+                ),
+                (None, Some(_)) if at == 0 => (before, before),
+                (None, _) => {
+                    let source = through(&view.map, span_here);
+                    (source, source)
                 }
-                (None, Some(_)) if at == 0 => (span.from, span.to),
-                _ => (view.map.start(span.from), view.map.end(span.to)),
             };
             self.candidates.push(Candidate {
                 rule: index,
                 start,
                 end: end.max(start),
+                own,
                 context: span.context,
                 view: at,
                 text: page.text.get(span.from..span.to).unwrap_or("").to_owned(),
@@ -77,9 +92,8 @@ impl Pool {
         }
         let mut order: Vec<&Candidate> = self.candidates.iter().collect();
         order.sort_by_cached_key(|c| rank(c, &rules[usize::from(c.rule)].rule));
-        // Accepted spans by start, per area; they never overlap within one map. What only counts in
-        // the shadow must not push aside what counts.
-        let mut taken: [BTreeMap<usize, usize>; 4] = Default::default();
+        // Accepted spans, per area. What only counts in the shadow must not push aside what counts.
+        let mut taken: [Taken; 4] = Default::default();
         let mut kept: Vec<&Candidate> = Vec::new();
         for candidate in order {
             let rule = &rules[usize::from(candidate.rule)].rule;
@@ -87,9 +101,10 @@ impl Pool {
             let secret = rule.area == Area::Secret;
             let own = usize::from(shadow) * 2 + usize::from(secret);
             let other = usize::from(shadow) * 2 + usize::from(!secret);
-            let span = (candidate.start, candidate.end);
-            if covering(&taken[own], span).is_some()
-                || covering(&taken[other], span).is_some_and(|by| explains(by, !secret, span))
+            if taken[own].covering(candidate).is_some()
+                || taken[other]
+                    .covering(candidate)
+                    .is_some_and(|(by, span)| explains(by, !secret, span))
             {
                 continue;
             }
@@ -97,10 +112,10 @@ impl Pool {
                 dropped += 1;
                 continue;
             }
-            taken[own].insert(candidate.start, candidate.end);
+            taken[own].insert(candidate);
             kept.push(candidate);
         }
-        kept.sort_by_key(|c| (c.start, c.end, c.rule));
+        kept.sort_by_key(|c| (c.start, c.end, c.view, c.own, c.rule));
         let mut chars = Chars::new(text, ascii);
         let mut values = Vec::with_capacity(kept.len());
         for candidate in kept {
@@ -152,16 +167,60 @@ fn rank(c: &Candidate, rule: &Rule) -> impl Ord + use<> {
     )
 }
 
-/// The accepted span that overlaps this one, if any.
-fn covering(
-    taken: &BTreeMap<usize, usize>,
-    (start, end): (usize, usize),
-) -> Option<(usize, usize)> {
-    taken
-        .range(..end.max(start + 1))
-        .next_back()
-        .filter(|(_, other_end)| **other_end > start)
-        .map(|(a, b)| (*a, *b))
+/// First and last-but-one byte of a value.
+type Place = (usize, usize);
+
+/// Accepted spans. Those of one reading never overlap in its own text; in the input they may, if
+/// they were decoded from the same run.
+#[derive(Default)]
+struct Taken {
+    /// By start in the input; where spans of one reading overlap, their union. With the reading.
+    input: BTreeMap<usize, (usize, usize)>,
+    /// By reading and start in its own text.
+    own: BTreeMap<(usize, usize), usize>,
+}
+
+impl Taken {
+    /// The accepted span that overlaps this one, if any, and this one's, in the same text.
+    fn covering(&self, c: &Candidate) -> Option<(Place, Place)> {
+        let (start, end) = c.own;
+        let own = self
+            .own
+            .range((c.view, 0)..(c.view, end.max(start + 1)))
+            .next_back()
+            .filter(|(_, taken)| **taken > start)
+            .map(|((_, a), b)| ((*a, *b), c.own));
+        own.or_else(|| {
+            let (start, end) = (c.start, c.end);
+            self.overlapping(start, end)
+                .find(|(_, (_, view))| *view != c.view)
+                .map(|(a, (b, _))| ((a, b), (start, end)))
+        })
+    }
+
+    /// Spans of the input that overlap this one, the last first.
+    fn overlapping(
+        &self,
+        start: usize,
+        end: usize,
+    ) -> impl Iterator<Item = (usize, (usize, usize))> + '_ {
+        self.input
+            .range(..end.max(start + 1))
+            .rev()
+            .take_while(move |(_, (taken, _))| *taken > start)
+            .map(|(a, b)| (*a, *b))
+    }
+
+    fn insert(&mut self, c: &Candidate) {
+        self.own.insert((c.view, c.own.0), c.own.1);
+        let (mut start, mut end) = (c.start, c.end);
+        let last = |taken: &Self, start, end| taken.overlapping(start, end).next();
+        while let Some((a, (b, _))) = last(self, start, end) {
+            self.input.remove(&a);
+            (start, end) = (start.min(a), end.max(b));
+        }
+        self.input.insert(start, (end, c.view));
+    }
 }
 
 /// Whether an accepted value of the other area says what this one is. A phone number inside a token

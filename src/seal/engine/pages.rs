@@ -13,6 +13,7 @@ use crate::rule::front::Front;
 use crate::rule::{Area, ReadingKind, Scope};
 use crate::seal::reading::map::Map;
 use crate::seal::reading::scout::{Counts, longest};
+use crate::seal::reading::spelling::Spelt;
 use crate::seal::reading::{Readings, View};
 
 /// Where a rule looks.
@@ -91,6 +92,8 @@ pub(super) struct Pages<'a> {
     /// The input itself, or what was decoded; repaired readings have only their folded text.
     pub raw: Option<&'a str>,
     raw_map: Option<&'a Map>,
+    /// Plain spelling → the text before folding, if that is what `raw` is.
+    spelt: Option<&'a Map>,
     raw_ascii: bool,
     pub digits: Digits,
     counts: Option<&'a Counts>,
@@ -130,6 +133,7 @@ impl<'a> Pages<'a> {
         Self {
             raw,
             raw_map,
+            spelt: None,
             raw_ascii: raw.is_some_and(ascii),
             digits,
             counts,
@@ -140,6 +144,33 @@ impl<'a> Pages<'a> {
             hits,
             caches,
         }
+    }
+
+    /// The same reading with the plain spelling of its text before folding in that one's place.
+    pub(super) fn spelt(
+        view: &'a View,
+        spelt: &'a Spelt,
+        (hits, caches): (&'a Hits, &'a RefCell<Caches>),
+    ) -> Self {
+        Self {
+            raw: Some(&spelt.text),
+            raw_map: Some(&spelt.inner),
+            spelt: Some(&spelt.map),
+            raw_ascii: spelt.text.is_ascii(),
+            digits: Digits::of(&spelt.text),
+            counts: None,
+            longest: OnceCell::new(),
+            folded: &view.text,
+            folded_ascii: view.text.is_ascii(),
+            short: Default::default(),
+            hits,
+            caches,
+        }
+    }
+
+    /// Whether a rule has to look: in a plain spelling only those that look for values there.
+    pub(super) fn serves(&self, sight: Sight, kind: ReadingKind, at: usize) -> bool {
+        self.spelt.is_none() || (sight.fed && !sight.injection && sight.reads_raw(kind, at))
     }
 
     /// The text before folding, if a rule sees that of this reading and asks for its bytes.
@@ -181,6 +212,7 @@ impl<'a> Pages<'a> {
                 text: raw,
                 hits: self.hits,
                 map: self.raw_map,
+                spelt: self.spelt,
                 ascii: self.raw_ascii,
                 short: &self.short[0],
                 digits: Some(&self.digits),
@@ -190,6 +222,7 @@ impl<'a> Pages<'a> {
                 text: self.folded,
                 hits: self.hits,
                 map: None,
+                spelt: None,
                 ascii: self.folded_ascii,
                 short: &self.short[1],
                 digits: None,

@@ -64,14 +64,19 @@ pub(super) fn issuer(text: &str) -> bool {
     }
 }
 
-/// Cards are written in one run, or in groups of 3 to 7 digits with one kind of separator.
+/// Cards are written in one run, or in groups of 3 to 7 digits with one kind of separator; blanks may
+/// be three.
 fn grouping(text: &str) -> bool {
     let mut separator = None;
-    let mut run = 0;
+    let (mut run, mut gap) = (0, 0);
     for c in text.chars() {
         if c.is_ascii_digit() {
             run += 1;
+            gap = 0;
+        } else if c == ' ' && (1..3).contains(&gap) {
+            gap += 1;
         } else {
+            gap = 1;
             if run < 3 || separator.is_some_and(|known| known != c) {
                 return false;
             }

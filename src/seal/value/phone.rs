@@ -139,7 +139,7 @@ fn national_variants<'a>(plan: &Plan, digits: &'a str) -> [Option<&'a str>; 2] {
     ]
 }
 
-/// `2021-03-04`, `04.03.2021`, `2001-2005`.
+/// `2021-03-04`, `04.03.2021`, `2001-2005`, `1870-1930`.
 fn looks_like_date(text: &str) -> bool {
     let mut parts = text
         .split(['-', '.', '/', ' '])
@@ -164,8 +164,14 @@ fn looks_like_date(text: &str) -> bool {
                     .get(4..)
                     .is_some_and(|rest| year(rest) || (rest < "1232" && rest > "0100"))
         }
-        None => year(first) && year(second),
+        None => (year(first) && year(second)) || is_period(first, second),
     }
+}
+
+/// Two years of the last millennium or this one, the earlier first: `1870-1930`.
+fn is_period(first: &str, second: &str) -> bool {
+    let years = |part: &str| part.len() == 4 && ("1000"..="2099").contains(&part);
+    years(first) && years(second) && first < second
 }
 
 /// A South African mobile number, national or with +27.
@@ -250,6 +256,7 @@ mod tests {
             "2021-03-04",
             "04.03.2021",
             "2001-2005",
+            "1870-1930",
             "19992000",
             "19990312",
             "12345",

@@ -239,7 +239,7 @@ fn sequence(text: &str) -> bool {
 }
 
 /// Beginnings of credentials that providers print in their own documentation or ship inside public programs.
-const PUBLISHED: [&str; 22] = [
+const PUBLISHED: [&str; 35] = [
     "IOSFODNN7",
     "wJalrXUtnFEMI",
     "SyAnLA7NfeLqu",
@@ -262,6 +262,22 @@ const PUBLISHED: [&str; 22] = [
     "TYooMQauvdEDq",
     "9Cnzj4p4WGeKL",
     "eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9l",
+    // RFC 7519, RFC 6750, RFC 7617 in both spellings, `user:pass` and `username:password`.
+    "eyJpc3MiOiJqb2UiLA0K",
+    "mF_9.B5f-4.1JqM",
+    "QWxhZGRpbjp",
+    "dXNlcjpwYXNz",
+    "dXNlcm5hbWU6cGFzc3dvcmQ",
+    // The storage and database emulators of Azure have one key everywhere.
+    "Eby8vdM02xNOcqFl",
+    "C2y6yDjf5/R+ob0N",
+    // AWS, Stripe, Slack, Telegram and SendGrid in their guides.
+    "je7MtGbClwBF/2Zp",
+    "BQokikJOvBiI2Hl",
+    "17653672481-19874698323",
+    "AAHdqTcvCH1vGWJxf",
+    "ABC-DEF1234ghIkl",
+    "ngeVfQFYQlKU0ufo8x5d1A",
 ];
 
 /// Looks drawn at random: letters and digits mixed, high entropy, no placeholder, no words joined by separators.
