@@ -260,6 +260,14 @@ impl<'r, 'a> Section<'r, 'a> {
             {
                 Some(t.replace('_', ""))
             }
+            Some(t) if t.parse::<f64>().is_ok_and(|f| f < 0.0) => {
+                self.problem(
+                    key,
+                    "is below 0",
+                    "write an amount from 0 up, such as 12.50",
+                );
+                None
+            }
             _ => {
                 self.wrong(key, v, "an amount from 0 up, such as 12.50");
                 None

@@ -60,3 +60,53 @@ impl Section<'_, '_> {
         Some(Secret::new(found))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use crate::config::{Config, Source};
+
+    const SMALLEST: &str = "[ingest]\nbrokers = \"127.0.0.1:9092\"\ntopics = [{ name = \"e\", mode = \"sealed\" }]\n\
+                            [store]\nurl = \"postgres://u:hunter2@127.0.0.1/v\"\n";
+
+    #[test]
+    fn a_wrong_variable_is_named_and_no_line_of_the_file() {
+        let said = |variable: &str, value: &str| {
+            let env = BTreeMap::from([(variable.to_owned(), value.to_owned())]);
+            let dir = Path::new(".");
+            let text = SMALLEST;
+            let problems = Config::parse(&Source {
+                text,
+                dir,
+                env: &env,
+            })
+            .expect_err("wrong");
+            let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let said = said.join("\n");
+            assert!(
+                !said.contains("line 4") && !said.contains("hunter3"),
+                "{said}"
+            );
+            said
+        };
+        let url = said("VEILWATCH_STORE_URL", "mysql://u:hunter3@127.0.0.1/v");
+        let expected = "VEILWATCH_STORE_URL (for store.url): is not a Postgres address; write ";
+        assert!(url.starts_with(expected), "{url}");
+        let empty = said("VEILWATCH_STORE_URL", "");
+        assert!(
+            empty.contains("(for store.url): is empty; write the value"),
+            "{empty}"
+        );
+        assert_eq!(
+            said("VEILWATCH_INGEST_PASSWORD", "hunter3"),
+            "VEILWATCH_INGEST_PASSWORD (for ingest.password): has no effect without SASL; set security = \"sasl_ssl\", or remove it"
+        );
+        let keys = said("VEILWATCH_INGEST_GATEWAY_KEYS", "hunter3");
+        assert!(
+            keys.starts_with("VEILWATCH_INGEST_GATEWAY_KEYS (for ingest.gateway_keys): "),
+            "{keys}"
+        );
+    }
+}
