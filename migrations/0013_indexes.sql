@@ -4,8 +4,6 @@
 CREATE INDEX finding_incident_id ON vw.finding (vw.hex(incident), number);
 CREATE INDEX finding_event ON vw.finding (event_id) WHERE event_id IS NOT NULL;
 CREATE INDEX finding_rule ON vw.finding (rule, happened_at);
--- `usage_hourly`: the hours of teams and tenants among the days of every user.
-CREATE INDEX ledger_hours ON vw.ledger (period) WHERE period LIKE 'h:%' AND length(period) = 15;
 CREATE INDEX stream_hour_hour ON vw.stream_hour (hour);
 
 -- The roles file grants it to new databases, this to those that were upgraded without it.

@@ -14,7 +14,6 @@ SELECT CASE WHEN period LIKE 'h:%' AND length(period) = 15
   FROM vw.ledger WHERE period LIKE 'h:%' AND length(period) = 15;
 
 -- By time instead of by name: a question about the last days reads these and not the hours of 400 days.
-DROP INDEX IF EXISTS vw.ledger_hours;
 CREATE INDEX ledger_hours ON vw.ledger (
   (CASE WHEN period LIKE 'h:%' AND length(period) = 15
         THEN make_timestamp(substr(period, 3, 4)::int, substr(period, 8, 2)::int, substr(period, 11, 2)::int,
