@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use regex_automata::hybrid::dfa;
+use regex_automata::nfa::thompson::{self, WhichCaptures};
 use regex_syntax::hir::{Class, Hir, HirKind};
 
 use super::{Pattern, Study};
@@ -16,6 +18,10 @@ pub(super) const MAX_CLASS: usize = 6;
 const MIN_LITERAL: usize = 3;
 /// Largest compiled size of one regex, in bytes: bounds memory and the time of a step.
 pub const SIZE_LIMIT: usize = 2 << 20;
+/// Memory that a regex may use for the states of its automaton that it has met, in bytes, in each thread.
+pub const CACHE: usize = 256 << 10;
+/// The same for the few large ones, whose automaton does not begin in less.
+pub const LARGE_CACHE: usize = 1 << 20;
 
 /// Parses and studies a regex.
 ///
@@ -78,6 +84,34 @@ pub fn compiles(source: &str) -> Result<(), String> {
             ),
             other => other.to_string(),
         })
+}
+
+/// Whether the automaton that takes a step a byte works within so much memory. Without it a search takes hundreds
+/// of instructions a byte.
+pub fn is_fast(hir: &Hir, cache: usize) -> bool {
+    [false, true].into_iter().all(|reverse| {
+        let captures = if reverse {
+            WhichCaptures::None
+        } else {
+            WhichCaptures::All
+        };
+        let nfa = thompson::Compiler::new()
+            .configure(
+                thompson::Config::new()
+                    .reverse(reverse)
+                    .nfa_size_limit(Some(SIZE_LIMIT))
+                    .which_captures(captures),
+            )
+            .build_from_hir(hir);
+        let config = dfa::Config::new()
+            .unicode_word_boundary(true)
+            .starts_for_each_pattern(true)
+            .cache_capacity(cache);
+        nfa.is_ok_and(|nfa| {
+            let built = dfa::Builder::new().configure(config).build_from_nfa(nfa);
+            built.is_ok()
+        })
+    })
 }
 
 /// A syntax error in a regex and where it stands, in characters of the source.

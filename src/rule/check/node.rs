@@ -284,6 +284,19 @@ impl Checker<'_> {
                 Some("bound it: `.{0,40}` instead of `.*`"),
             );
         }
+        if !pattern::is_fast(hir, pattern::LARGE_CACHE) {
+            self.warn(
+                text.referenced,
+                "slow-regex",
+                format!(
+                    "the fast automaton of this regex does not fit {} KiB: each search is some ten times slower",
+                    pattern::LARGE_CACHE >> 10
+                ),
+                Some(
+                    "shorten its bounded repeats, or name the ASCII characters of a class instead of all others: `[!-~]{0,64}` is small, `[^\\s]{0,64}` is not",
+                ),
+            );
+        }
         if lint::literal_free(&found, keywords) {
             self.warn(
                 text.referenced,

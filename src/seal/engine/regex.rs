@@ -9,10 +9,11 @@ use super::check::Check;
 use super::compile::GroupId;
 use super::digits::Number;
 use crate::rule::Pattern;
-use crate::rule::pattern::SIZE_LIMIT;
+use crate::rule::pattern::{CACHE, LARGE_CACHE, SIZE_LIMIT, is_fast};
 
-/// Memory that one regex may use for the states it has seen, in bytes.
-const REGEX_CACHE: usize = 256 << 10;
+/// A regex that takes less than this compiled has its fast automaton within [`CACHE`]: most do.
+const SMALL: usize = 256 << 10;
+
 /// A regex of bounded length with at least this many digits is looked for where digits are.
 const DIGITS: u32 = 2;
 /// The same for one of unbounded length.
@@ -139,17 +140,22 @@ pub(super) fn is_plain(text: &str, from: usize, to: usize) -> bool {
 }
 
 fn build(hir: &Hir) -> Option<meta::Regex> {
-    meta::Regex::builder()
-        .configure(config())
-        .build_from_hir(hir)
-        .ok()
-}
-
-fn config() -> meta::Config {
-    meta::Config::new()
-        .nfa_size_limit(Some(SIZE_LIMIT))
-        .hybrid_cache_capacity(REGEX_CACHE)
-        .onepass(false)
+    let within = |cache| {
+        meta::Regex::builder()
+            .configure(
+                meta::Config::new()
+                    .nfa_size_limit(Some(SIZE_LIMIT))
+                    .hybrid_cache_capacity(cache)
+                    .onepass(false),
+            )
+            .build_from_hir(hir)
+            .ok()
+    };
+    let regex = within(CACHE)?;
+    if regex.memory_usage() < SMALL || is_fast(hir, CACHE) {
+        return Some(regex);
+    }
+    within(LARGE_CACHE)
 }
 
 /// The start of the character at a byte.
