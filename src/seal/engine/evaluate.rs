@@ -5,7 +5,7 @@ use std::cell::{OnceCell, RefCell};
 use super::check::Caches;
 use super::compile::{Compiled, Condition, GroupId};
 use super::digits::Digits;
-use super::regex::{REACH, is_plain};
+use super::regex::{Letters, REACH};
 use super::search::matches;
 use super::walk::Hits;
 use crate::seal::reading::map::Map;
@@ -176,7 +176,7 @@ fn check(
     }
     for exception in &rule.exceptions {
         if exception
-            .get(is_plain(value, 0, value.len()))
+            .get(Letters::of(value, 0, value.len()))
             .is_some_and(|re| re.is_match(value))
         {
             return Err(Stop::Exception);

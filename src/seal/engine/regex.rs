@@ -3,7 +3,10 @@
 use std::sync::OnceLock;
 
 use regex_automata::meta;
-use regex_syntax::hir::{Capture, Hir, HirKind, Look, Repetition};
+use regex_syntax::hir::{
+    Capture, Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange, Hir, HirKind,
+    Look, Repetition,
+};
 
 use super::check::Check;
 use super::compile::GroupId;
@@ -31,6 +34,8 @@ pub(super) struct Regex {
     built: OnceLock<Option<meta::Regex>>,
     /// The same for text in which only ASCII letters make words; `None` if that is no other.
     plain: OnceLock<Option<meta::Regex>>,
+    /// The same for ASCII text; `None` if nothing in such text matches.
+    ascii: OnceLock<Option<meta::Regex>>,
     pub pattern: Pattern,
     /// Where its literals are: one of them stands in every match. Empty if there are none.
     pub places: Vec<Place>,
@@ -48,6 +53,7 @@ impl Regex {
         Self {
             built: OnceLock::new(),
             plain: OnceLock::new(),
+            ascii: OnceLock::new(),
             pattern,
             places,
         }
@@ -78,26 +84,33 @@ impl Regex {
         })
     }
 
-    /// The compiled regex; `None` if it does not compile, which loading excludes. `plain`: no letter
-    /// beyond ASCII stands in the text that it is run on, nor next to it.
+    /// The compiled regex for text of this kind; `None` if nothing in it can match (or the regex does not
+    /// compile, which loading excludes).
     ///
     /// Where Unicode says what a word is, the fast automata give up at the first byte beyond ASCII,
     /// and a search falls back to one that takes some hundred instructions a byte. In text whose
     /// only strangers are typographic quotes and the like, ASCII says the same.
-    pub(super) fn get(&self, plain: bool) -> Option<&meta::Regex> {
-        if plain && self.asks_for_words() {
-            let build = || ascii_edges(&self.pattern.study().hir).and_then(|hir| build(&hir));
+    pub(super) fn get(&self, letters: Letters) -> Option<&meta::Regex> {
+        let hir = || &self.pattern.study().hir;
+        if letters == Letters::Ascii {
+            let build = || {
+                Some(ascii_only(hir()))
+                    .filter(|h| !fails(h))
+                    .and_then(|h| build(&h))
+            };
+            return self.ascii.get_or_init(build).as_ref();
+        }
+        if letters == Letters::Plain && self.asks_for_words() {
+            let build = || ascii_edges(hir()).and_then(|hir| build(&hir));
             if let Some(regex) = self.plain.get_or_init(build) {
                 return Some(regex);
             }
         }
-        self.built
-            .get_or_init(|| build(&self.pattern.study().hir))
-            .as_ref()
+        self.built.get_or_init(|| build(hir())).as_ref()
     }
 
     /// Whether where Unicode's words begin and end matters to it.
-    pub(super) fn asks_for_words(&self) -> bool {
+    fn asks_for_words(&self) -> bool {
         let looks = self.pattern.study().hir.properties().look_set();
         looks.contains_word_unicode()
     }
@@ -131,14 +144,99 @@ fn ascii_edges(hir: &Hir) -> Option<Hir> {
     })
 }
 
-/// Whether no letter beyond ASCII stands in `from..to` of a text, nor next to it.
-pub(super) fn is_plain(text: &str, from: usize, to: usize) -> bool {
-    let from = floor(text, from.saturating_sub(1));
-    let to = ceil(text, to.saturating_add(1));
-    let is_word = |c: char| regex_syntax::try_is_word_character(c).unwrap_or(true);
-    text[from..to].is_ascii() || !text[from..to].chars().any(|c| !c.is_ascii() && is_word(c))
+/// The expression where all text is ASCII: what asks for more is left out. Most text is, and classes of
+/// Unicode are what makes automata large and slow to build.
+fn ascii_only(hir: &Hir) -> Hir {
+    match hir.kind() {
+        HirKind::Empty => Hir::empty(),
+        HirKind::Literal(l) if l.0.is_ascii() => hir.clone(),
+        HirKind::Literal(_) => Hir::fail(),
+        HirKind::Class(Class::Unicode(class)) => {
+            let mut class = class.clone();
+            class.intersect(&ClassUnicode::new([ClassUnicodeRange::new('\0', '\x7f')]));
+            Hir::class(Class::Unicode(class))
+        }
+        HirKind::Class(Class::Bytes(class)) => {
+            let mut class = class.clone();
+            class.intersect(&ClassBytes::new([ClassBytesRange::new(0, 0x7f)]));
+            Hir::class(Class::Bytes(class))
+        }
+        HirKind::Look(look) => Hir::look(match look {
+            Look::WordUnicode => Look::WordAscii,
+            Look::WordUnicodeNegate => Look::WordAsciiNegate,
+            Look::WordStartUnicode => Look::WordStartAscii,
+            Look::WordEndUnicode => Look::WordEndAscii,
+            Look::WordStartHalfUnicode => Look::WordStartHalfAscii,
+            Look::WordEndHalfUnicode => Look::WordEndHalfAscii,
+            other => *other,
+        }),
+        HirKind::Repetition(r) => match ascii_only(&r.sub) {
+            sub if !fails(&sub) => Hir::repetition(Repetition {
+                sub: Box::new(sub),
+                ..r.clone()
+            }),
+            _ if r.min == 0 => Hir::empty(),
+            fail => fail,
+        },
+        HirKind::Capture(c) => match ascii_only(&c.sub) {
+            sub if !fails(&sub) => Hir::capture(Capture {
+                sub: Box::new(sub),
+                ..c.clone()
+            }),
+            fail => fail,
+        },
+        HirKind::Concat(parts) => {
+            let parts: Vec<Hir> = parts.iter().map(ascii_only).collect();
+            if parts.iter().any(fails) {
+                return Hir::fail();
+            }
+            Hir::concat(parts)
+        }
+        HirKind::Alternation(parts) => {
+            let parts = parts.iter().map(ascii_only);
+            Hir::alternation(parts.filter(|p| !fails(p)).collect())
+        }
+    }
 }
 
+/// Whether an expression is the one that matches nothing.
+fn fails(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Class(Class::Unicode(class)) => class.ranges().is_empty(),
+        HirKind::Class(Class::Bytes(class)) => class.ranges().is_empty(),
+        _ => false,
+    }
+}
+
+/// Which letters stand in a stretch of text that a regex is run on, and next to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Letters {
+    /// Nothing beyond ASCII.
+    Ascii,
+    /// No letters beyond ASCII.
+    Plain,
+    Any,
+}
+
+impl Letters {
+    /// Those of `from..to`, and of the characters before and behind it.
+    pub(super) fn of(text: &str, from: usize, to: usize) -> Self {
+        let from = floor(text, from.saturating_sub(1));
+        let to = ceil(text, to.saturating_add(1));
+        let part = &text[from..to];
+        let is_word = |c: char| regex_syntax::try_is_word_character(c).unwrap_or(true);
+        if part.is_ascii() {
+            Self::Ascii
+        } else if part.chars().any(|c| !c.is_ascii() && is_word(c)) {
+            Self::Any
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+/// Without a search for literals of its own ahead: it is run where the engine has seen one. What such a search
+/// takes for rare (`@`, `://`, short words) is often everywhere, at four times the cost of the automaton.
 fn build(hir: &Hir) -> Option<meta::Regex> {
     let within = |cache| {
         meta::Regex::builder()
@@ -146,6 +244,7 @@ fn build(hir: &Hir) -> Option<meta::Regex> {
                 meta::Config::new()
                     .nfa_size_limit(Some(SIZE_LIMIT))
                     .hybrid_cache_capacity(cache)
+                    .auto_prefilter(false)
                     .onepass(false),
             )
             .build_from_hir(hir)
@@ -181,6 +280,19 @@ mod tests {
     use super::*;
     use crate::rule::pattern::study;
 
+    fn all(regex: &Regex, letters: Letters, text: &str) -> Vec<[Option<(usize, usize)>; 2]> {
+        let Some(regex) = regex.get(letters) else {
+            return Vec::new();
+        };
+        let group = |c: &regex_automata::util::captures::Captures, name: &str| {
+            c.get_group_by_name(name).map(|s| (s.start, s.end))
+        };
+        regex
+            .captures_iter(text)
+            .map(|c| [c.get_group(0).map(|s| (s.start, s.end)), group(&c, "value")])
+            .collect()
+    }
+
     #[test]
     fn edges_of_ascii_words_are_those_of_unicode_where_no_stranger_is_a_letter() {
         let sources = [
@@ -199,18 +311,77 @@ mod tests {
         for source in sources {
             let regex = Regex::new(study(source).expect("parses"), Vec::new());
             for text in texts {
-                if !is_plain(text, 0, text.len()) {
-                    assert!(text.contains('\u{e9}'));
-                    continue;
-                }
-                let all = |plain| -> Vec<_> {
-                    let regex = regex.get(plain).expect("compiles");
-                    regex.find_iter(text).map(|m| m.range()).collect()
-                };
-                assert_eq!(all(true), all(false), "{source} {text}");
+                let letters = Letters::of(text, 0, text.len());
+                assert_eq!(letters == Letters::Any, text.contains('\u{e9}'), "{text}");
+                let same = all(&regex, Letters::Any, text);
+                assert_eq!(all(&regex, letters, text), same, "{source} {text}");
             }
         }
         // A letter right behind the stretch counts.
-        assert!(!is_plain("id caf\u{e9}", 0, 6) && is_plain("id caf\u{e9}", 0, 5));
+        let cafe = "id caf\u{e9}";
+        assert_eq!(Letters::of(cafe, 0, 6), Letters::Any);
+        assert_eq!(Letters::of(cafe, 0, 5), Letters::Ascii);
+        assert_eq!(Letters::of("\u{201c}id", 3, 5), Letters::Plain);
+    }
+
+    #[test]
+    fn what_asks_for_letters_beyond_ascii_matches_no_ascii_text() {
+        let get = |source| Regex::new(study(source).expect("parses"), Vec::new());
+        for source in [
+            "\u{e9}",
+            r"a[\u{400}-\u{4ff}]{2,}",
+            r"(?:x|(?P<value>\u{e9}))\u{e9}",
+        ] {
+            let regex = get(source);
+            assert!(regex.get(Letters::Ascii).is_none() && regex.get(Letters::Any).is_some());
+        }
+        for source in [r"k\u{e9}*l", r"(?:\u{e9}|kl)", r"(?i)KL", r"k(?:a\u{e9})?l"] {
+            assert_eq!(
+                all(&get(source), Letters::Ascii, "a kl").len(),
+                1,
+                "{source}"
+            );
+        }
+    }
+
+    fn patterns<'a>(node: &'a crate::rule::Node, out: &mut Vec<&'a Pattern>) {
+        out.extend(&node.regex);
+        for child in node.any.iter().chain(&node.all).chain(&node.not) {
+            patterns(child, out);
+        }
+    }
+
+    #[test]
+    fn every_shipped_regex_finds_the_same_in_ascii_text_by_its_ascii_twin() {
+        let names = crate::seal::engine::known_validators();
+        let known = crate::rule::Known {
+            validators: Some(&names),
+            ..Default::default()
+        };
+        let sources = crate::rule::pack::sources();
+        let (set, _) = crate::rule::load(&sources, &[], &known).expect("loads");
+        let (mut texts, mut found) = (0, 0);
+        for rule in set.rules() {
+            let mut regexes = Vec::new();
+            patterns(&rule.condition, &mut regexes);
+            let regexes: Vec<Regex> = regexes
+                .into_iter()
+                .map(|p| Regex::new(p.clone(), Vec::new()))
+                .collect();
+            for (_, text) in rule.tests.iter().flat_map(|t| &t.events) {
+                let folded = text.to_ascii_lowercase();
+                for text in [text, &folded].into_iter().filter(|t| t.is_ascii()) {
+                    for regex in &regexes {
+                        let (twin, own) = (
+                            all(regex, Letters::Ascii, text),
+                            all(regex, Letters::Any, text),
+                        );
+                        assert_eq!(twin, own, "{} {text:?}", rule.id);
+                        (texts, found) = (texts + 1, found + own.len());
+                    }
+                }
+            }
+        }
+        assert!(texts > 5_000 && found > 1_000, "{texts} {found}");
     }
 }

@@ -1,12 +1,12 @@
 //! Where a regex is run, and what it finds there: around its literals, its context or digits, where
 //! the checks around anchors let it through.
 
-use regex_automata::Input;
+use regex_automata::{Anchored, Input};
 
 use super::check::{Around, short_runs};
 use super::compile::{Condition, GroupId};
 use super::evaluate::{LIST_GAP, MAX_MATCHES, Page, Span, Stop, whole};
-use super::regex::{Regex, ceil, floor, is_plain};
+use super::regex::{Letters, Regex, ceil, floor};
 
 /// Piece of text that an unplaced regex is run on at once, bytes; pieces overlap by its reach.
 /// Bounds the time of a search that fails late.
@@ -116,7 +116,6 @@ pub(super) fn matches(
     if windows.is_empty() {
         return Err(Stop::Regex);
     }
-    let words = !page.ascii && regex.asks_for_words();
     let by_context = near.is_some() || node.within.is_some();
     let mut found = Vec::new();
     for (from, to) in windows {
@@ -124,19 +123,18 @@ pub(super) fn matches(
         // What follows a value may be what the next one must begin with: a blank, a comma.
         at = at.max(found.last().map_or(0, |s: &Span| s.to));
         page.caches.borrow_mut().followed += to.saturating_sub(at);
-        // The piece that was looked at last, and whether it is plain.
-        let (mut looked, mut plain) = ((0, 0), true);
+        // The piece that was looked at last, and what stands in it.
+        let (mut looked, mut letters) = ((0, 0), Letters::Ascii);
         while at < to && found.len() < MAX_MATCHES {
             let stop = ceil(text, (at + PIECE).min(to));
-            if words && !(looked.0 <= at && stop <= looked.1) {
+            if !page.ascii && !(looked.0 <= at && stop <= looked.1) {
                 looked = (at, stop);
-                plain = is_plain(text, at, stop);
+                letters = Letters::of(text, at, stop);
             }
-            let Some(re) = regex.get(plain) else {
-                return Err(Stop::Regex);
-            };
             let input = Input::new(text).range(at..stop);
-            let Some(span) = one(re, &input, regex.pattern.study().has_value) else {
+            let has_value = regex.pattern.study().has_value;
+            let found_here = regex.get(letters).and_then(|re| one(re, &input, has_value));
+            let Some(span) = found_here else {
                 if stop == to {
                     break;
                 }
@@ -169,7 +167,8 @@ fn one(re: &regex_automata::meta::Regex, input: &Input<'_>, has_value: bool) -> 
         return Some(whole(m.start(), m.end()));
     }
     let mut captures = re.create_captures();
-    re.search_captures(&input.clone().range(m.start()..m.end()), &mut captures);
+    let there = input.clone().range(m.start()..m.end());
+    re.search_captures(&there.anchored(Anchored::Yes), &mut captures);
     let value = captures.get_group_by_name("value");
     Some(Span {
         from: value.map_or(m.start(), |v| v.start),
