@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use regex_automata::hybrid::dfa;
 use regex_automata::nfa::thompson::{self, WhichCaptures};
-use regex_syntax::hir::{Class, Hir, HirKind};
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
-use super::{Pattern, Study};
+use super::{Pattern, Study, Value, Width};
 
 /// Most literals that stand for one regex: more would fill the automaton with guesses.
 pub(super) const MAX_LITERALS: usize = 96;
@@ -56,16 +56,83 @@ impl Study {
         let properties = hir.properties();
         let mut has_value = false;
         captures(&hir, &mut |name| has_value |= name == "value");
+        let value = if has_value {
+            Value::of(&hir)
+        } else {
+            Value::Whole
+        };
         Self {
             min_len: properties.minimum_len().unwrap_or(0),
             max_len: properties.maximum_len(),
             min_digits: min_digits(&hir),
-            has_value,
+            value,
             need: super::need::Need::of(&hir),
             front: super::front::Front::of(&hir),
             demand: super::demand::Demand::of(&hir),
             hir,
         }
+    }
+}
+
+impl Value {
+    /// Where the group `value` stands, if it is not inside anything else.
+    fn of(hir: &Hir) -> Self {
+        let one = std::slice::from_ref(hir);
+        let parts = match hir.kind() {
+            HirKind::Concat(parts) => parts,
+            _ => one,
+        };
+        let value =
+            |h: &Hir| matches!(h.kind(), HirKind::Capture(c) if c.name.as_deref() == Some("value"));
+        let Some(at) = parts.iter().position(value) else {
+            return Self::Group;
+        };
+        let side = |parts: &[Hir], edge| {
+            parts.iter().try_fold(Width::default(), |all, part| {
+                let part = Width::of(part, edge)?;
+                Some(Width {
+                    chars: all.chars + part.chars,
+                    or_edge: all.or_edge || part.or_edge,
+                })
+            })
+        };
+        match (
+            side(&parts[..at], Look::Start),
+            side(&parts[at + 1..], Look::End),
+        ) {
+            (Some(before), Some(after)) => Self::Between { before, after },
+            _ => Self::Group,
+        }
+    }
+}
+
+impl Width {
+    /// That of every match of an expression, if it is always the same.
+    fn of(hir: &Hir, edge: Look) -> Option<Self> {
+        let chars = |chars| Self {
+            chars,
+            or_edge: false,
+        };
+        Some(match hir.kind() {
+            HirKind::Empty | HirKind::Look(_) => chars(0),
+            HirKind::Class(_) => chars(1),
+            HirKind::Literal(l) => chars(std::str::from_utf8(&l.0).ok()?.chars().count()),
+            HirKind::Alternation(parts) => {
+                let (edges, others): (Vec<&Hir>, Vec<&Hir>) = parts
+                    .iter()
+                    .partition(|p| matches!(p.kind(), HirKind::Look(look) if *look == edge));
+                let mut widths = others.iter().map(|p| Self::of(p, edge));
+                let first = widths.next()??;
+                if first.or_edge || widths.any(|w| w != Some(first)) {
+                    return None;
+                }
+                Self {
+                    or_edge: !edges.is_empty(),
+                    ..first
+                }
+            }
+            HirKind::Repetition(_) | HirKind::Capture(_) | HirKind::Concat(_) => return None,
+        })
     }
 }
 

@@ -1,12 +1,15 @@
 //! Where a regex is run, and what it finds there: around its literals, its context or digits, where
 //! the checks around anchors let it through.
 
+use std::ops::Range;
+
 use regex_automata::{Anchored, Input};
 
 use super::check::{Around, short_runs};
 use super::compile::{Condition, GroupId};
 use super::evaluate::{LIST_GAP, MAX_MATCHES, Page, Span, Stop, whole};
 use super::regex::{Letters, Regex, ceil, floor};
+use crate::rule::{Value, Width};
 
 /// Piece of text that an unplaced regex is run on at once, bytes; pieces overlap by its reach.
 /// Bounds the time of a search that fails late.
@@ -132,8 +135,8 @@ pub(super) fn matches(
                 letters = Letters::of(text, at, stop);
             }
             let input = Input::new(text).range(at..stop);
-            let has_value = regex.pattern.study().has_value;
-            let found_here = regex.get(letters).and_then(|re| one(re, &input, has_value));
+            let value = regex.pattern.study().value;
+            let found_here = regex.get(letters).and_then(|re| one(re, &input, value));
             let Some(span) = found_here else {
                 if stop == to {
                     break;
@@ -160,19 +163,87 @@ pub(super) fn matches(
     }
 }
 
-/// The next match. Groups are asked for only where there is one: most searches end without.
-fn one(re: &regex_automata::meta::Regex, input: &Input<'_>, has_value: bool) -> Option<Span> {
+/// The next match. Groups are asked for only where there is one, since most searches end without, and only
+/// where the value's place does not follow from the match's.
+fn one(re: &regex_automata::meta::Regex, input: &Input<'_>, value: Value) -> Option<Span> {
     let m = re.search(input)?;
-    if !has_value {
-        return Some(whole(m.start(), m.end()));
-    }
-    let mut captures = re.create_captures();
-    let there = input.clone().range(m.start()..m.end());
-    re.search_captures(&there.anchored(Anchored::Yes), &mut captures);
-    let value = captures.get_group_by_name("value");
+    let told = match value {
+        Value::Whole => Some((m.start(), m.end())),
+        Value::Between { before, after } => between(input.haystack(), m.range(), before, after),
+        Value::Group => None,
+    };
+    let (from, to) = told.unwrap_or_else(|| {
+        let mut captures = re.create_captures();
+        let there = input.clone().range(m.range()).anchored(Anchored::Yes);
+        re.search_captures(&there, &mut captures);
+        let value = captures.get_group_by_name("value");
+        value.map_or((m.start(), m.end()), |v| (v.start, v.end))
+    });
     Some(Span {
-        from: value.map_or(m.start(), |v| v.start),
-        to: value.map_or(m.end(), |v| v.end),
+        from,
+        to,
         ..whole(m.start(), m.end())
     })
+}
+
+/// Where a value stands between what is before and behind it in a match, if that can be told.
+fn between(text: &[u8], m: Range<usize>, before: Width, after: Width) -> Option<(usize, usize)> {
+    if before.or_edge && m.start == 0 || after.or_edge && m.end == text.len() {
+        return None;
+    }
+    let text = std::str::from_utf8(text.get(m.clone())?).ok()?;
+    let from = match before.chars {
+        0 => 0,
+        n => text.char_indices().nth(n)?.0,
+    };
+    let to = match after.chars {
+        0 => text.len(),
+        n => text.char_indices().nth_back(n - 1)?.0,
+    };
+    (from <= to).then_some((m.start + from, m.start + to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::engine::regex::tests::shipped;
+
+    fn places(regex: &Regex, text: &str, value: Value) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at <= text.len() {
+            let input = Input::new(text).range(at..);
+            let re = regex.get(Letters::Any).expect("compiles");
+            let Some(span) = one(re, &input, value) else {
+                break;
+            };
+            found.push((span.from, span.to));
+            at = ceil(text, span.to.max(at + 1));
+        }
+        found
+    }
+
+    #[test]
+    fn values_of_every_shipped_regex_stand_where_their_group_does() {
+        let (mut told, mut asked, mut found) = (0, 0, 0);
+        for (regexes, texts) in shipped() {
+            for regex in &regexes {
+                let value = regex.pattern.study().value;
+                match value {
+                    Value::Between { .. } => told += 1,
+                    Value::Group => asked += 1,
+                    Value::Whole => continue,
+                }
+                for text in &texts {
+                    // Behind and before something, too: at the text's ends the group is asked.
+                    for text in [text.clone(), format!("\u{e9} {text} \u{e9}")] {
+                        let there = places(regex, &text, Value::Group);
+                        assert_eq!(places(regex, &text, value), there, "{text:?}");
+                        found += there.len();
+                    }
+                }
+            }
+        }
+        assert!(told > 300 && asked > 300 && found > 5_000, "{told} {asked} {found}");
+    }
 }
