@@ -244,6 +244,9 @@ mod tests {
                 }
             }
         }
-        assert!(told > 300 && asked > 300 && found > 5_000, "{told} {asked} {found}");
+        assert!(
+            told > 300 && asked > 300 && found > 5_000,
+            "{told} {asked} {found}"
+        );
     }
 }

@@ -115,9 +115,13 @@ const fn is_code(b: u8) -> bool {
 
 /// Whether so many groups that could be codes stand in a row: of hex digits, `x`, `o` and `\\` only.
 fn has_row(bytes: &[u8]) -> bool {
-    if stretches(bytes, MIN_ROW, &ROW).is_empty() {
-        return false;
-    }
+    // A row lies within one stretch. The byte beside it goes along: with it the group there is no code.
+    stretches(bytes, MIN_ROW, &ROW)
+        .into_iter()
+        .any(|(from, to)| row_in(&bytes[from.saturating_sub(1)..(to + 1).min(bytes.len())]))
+}
+
+fn row_in(bytes: &[u8]) -> bool {
     let mut row = 0;
     let (mut len, mut fits) = (0, true);
     for b in bytes.iter().chain(std::iter::once(&b' ')) {
