@@ -57,6 +57,8 @@ pub struct Replay {
     /// Open heads by the moment at which they resolve.
     due_heads: std::collections::BTreeSet<(Time, Hash16)>,
     board: Board,
+    /// When the board wants to be looked at again: asked for once a look, since it asks every group.
+    look_at: Option<Time>,
     /// Long calls by their end, and a number that keeps the file's order.
     held: BTreeMap<(Time, u64), Box<Event>>,
     held_number: u64,
@@ -106,6 +108,7 @@ impl Replay {
             heads: BTreeMap::new(),
             due_heads: std::collections::BTreeSet::new(),
             board: Board::default(),
+            look_at: None,
             held: BTreeMap::new(),
             held_number: 0,
             offset: 0,
@@ -127,6 +130,7 @@ impl Replay {
             self.heads.clear();
             self.due_heads.clear();
             self.board = Board::default();
+            self.look_at = None;
         }
         self.silent = silent;
     }
@@ -279,7 +283,7 @@ impl Replay {
                 .first()
                 .map(|(at, _)| at.plus_ms(1))
                 .filter(|at| *at <= to);
-            let told = self.board.next_due(&self.routes).filter(|at| *at <= to);
+            let told = self.look_at.filter(|at| *at <= to);
             let next = [close.map(|c| c.0), resolve, told]
                 .into_iter()
                 .flatten()
@@ -404,6 +408,7 @@ impl Replay {
             self.lines.extend(Line::incident(change, head));
         }
         let told = notify(&self.routes, &[], &mut self.board, changes, now);
+        self.look_at = self.board.next_due(&self.routes);
         for row in told.outbox {
             self.summary.notifications += 1;
             self.lines.push(Line::notification(&row));
