@@ -133,11 +133,14 @@ fn ascii_edges(hir: &Hir) -> Option<Hir> {
         }),
         HirKind::Repetition(r) => Hir::repetition(Repetition {
             sub: Box::new(ascii_edges(&r.sub)?),
-            ..r.clone()
+            min: r.min,
+            max: r.max,
+            greedy: r.greedy,
         }),
         HirKind::Capture(c) => Hir::capture(Capture {
             sub: Box::new(ascii_edges(&c.sub)?),
-            ..c.clone()
+            index: c.index,
+            name: c.name.clone(),
         }),
         HirKind::Concat(parts) => Hir::concat(each(parts)?),
         HirKind::Alternation(parts) => Hir::alternation(each(parts)?),
@@ -173,7 +176,9 @@ fn ascii_only(hir: &Hir) -> Hir {
         HirKind::Repetition(r) => match ascii_only(&r.sub) {
             sub if !fails(&sub) => Hir::repetition(Repetition {
                 sub: Box::new(sub),
-                ..r.clone()
+                min: r.min,
+                max: r.max,
+                greedy: r.greedy,
             }),
             _ if r.min == 0 => Hir::empty(),
             fail => fail,
@@ -181,7 +186,8 @@ fn ascii_only(hir: &Hir) -> Hir {
         HirKind::Capture(c) => match ascii_only(&c.sub) {
             sub if !fails(&sub) => Hir::capture(Capture {
                 sub: Box::new(sub),
-                ..c.clone()
+                index: c.index,
+                name: c.name.clone(),
             }),
             fail => fail,
         },
