@@ -347,7 +347,7 @@ pub struct Study {
     /// Least number of ASCII digits in a match.
     pub min_digits: u32,
     /// Where in a match the value stands.
-    pub value: Value,
+    pub value: pattern::Value,
     /// What must stand in a text for it to match.
     pub need: need::Need,
     /// What stands before the first digit of a match.
@@ -356,31 +356,6 @@ pub struct Study {
     pub demand: demand::Demand,
     /// The parsed source.
     pub hir: regex_syntax::hir::Hir,
-}
-
-/// Where in a match the value stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value {
-    /// It is all of the match: no group is called `value`.
-    Whole,
-    /// So far from its ends.
-    Between {
-        /// From its start.
-        before: Width,
-        /// From its end.
-        after: Width,
-    },
-    /// Only the group tells.
-    Group,
-}
-
-/// So many characters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Width {
-    /// How many.
-    pub chars: usize,
-    /// Or none, where the text begins or ends.
-    pub or_edge: bool,
 }
 
 /// Words that must, or may, stand near a value.

@@ -7,7 +7,7 @@ use regex_automata::hybrid::dfa;
 use regex_automata::nfa::thompson::{self, WhichCaptures};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
-use super::{Pattern, Study, Value, Width};
+use super::{Pattern, Study};
 
 /// Most literals that stand for one regex: more would fill the automaton with guesses.
 pub(super) const MAX_LITERALS: usize = 96;
@@ -72,6 +72,31 @@ impl Study {
             hir,
         }
     }
+}
+
+/// Where in a match the value stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value {
+    /// It is all of the match: no group is called `value`.
+    Whole,
+    /// So far from its ends.
+    Between {
+        /// From its start.
+        before: Width,
+        /// From its end.
+        after: Width,
+    },
+    /// Only the group tells.
+    Group,
+}
+
+/// So many characters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Width {
+    /// How many.
+    pub chars: usize,
+    /// Or none, where the text begins or ends.
+    pub or_edge: bool,
 }
 
 impl Value {

@@ -92,19 +92,19 @@ impl Regex {
     /// only strangers are typographic quotes and the like, ASCII says the same.
     pub(super) fn get(&self, letters: Letters) -> Option<&meta::Regex> {
         let hir = || &self.pattern.study().hir;
+        let twin = || {
+            narrowed(hir(), letters)
+                .filter(|h| !fails(h))
+                .and_then(|h| build(&h))
+        };
         if letters == Letters::Ascii {
-            let build = || {
-                Some(ascii_only(hir()))
-                    .filter(|h| !fails(h))
-                    .and_then(|h| build(&h))
-            };
-            return self.ascii.get_or_init(build).as_ref();
+            return self.ascii.get_or_init(twin).as_ref();
         }
-        if letters == Letters::Plain && self.asks_for_words() {
-            let build = || ascii_edges(hir()).and_then(|hir| build(&hir));
-            if let Some(regex) = self.plain.get_or_init(build) {
-                return Some(regex);
-            }
+        if letters == Letters::Plain
+            && self.asks_for_words()
+            && let Some(regex) = self.plain.get_or_init(twin)
+        {
+            return Some(regex);
         }
         self.built.get_or_init(|| build(hir())).as_ref()
     }
@@ -116,64 +116,43 @@ impl Regex {
     }
 }
 
-/// The expression with edges of ASCII words in place of Unicode's; `None` if it asks for the absence
-/// of one, which inside a letter of several bytes is not the same.
-fn ascii_edges(hir: &Hir) -> Option<Hir> {
-    let each = |parts: &[Hir]| parts.iter().map(ascii_edges).collect::<Option<Vec<Hir>>>();
+/// The expression for text with only these letters. For ASCII text what asks for more is left out: most text is,
+/// and classes of Unicode are what makes automata large and slow to build. For text without letters beyond ASCII
+/// only the edges of words change; `None` if it asks for the absence of one, which inside a letter of several
+/// bytes is not the same.
+fn narrowed(hir: &Hir, letters: Letters) -> Option<Hir> {
+    let ascii = letters == Letters::Ascii;
+    let each = |parts: &[Hir]| {
+        let parts = parts.iter().map(|p| narrowed(p, letters));
+        parts.collect::<Option<Vec<Hir>>>()
+    };
     Some(match hir.kind() {
-        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) => hir.clone(),
+        HirKind::Empty => Hir::empty(),
+        HirKind::Literal(l) if ascii && !l.0.is_ascii() => Hir::fail(),
+        HirKind::Class(Class::Unicode(class)) if ascii => {
+            let mut class = class.clone();
+            class.intersect(&ClassUnicode::new([ClassUnicodeRange::new('\0', '\x7f')]));
+            Hir::class(Class::Unicode(class))
+        }
+        HirKind::Class(Class::Bytes(class)) if ascii => {
+            let mut class = class.clone();
+            class.intersect(&ClassBytes::new([ClassBytesRange::new(0, 0x7f)]));
+            Hir::class(Class::Bytes(class))
+        }
+        HirKind::Literal(_) | HirKind::Class(_) => hir.clone(),
         HirKind::Look(look) => Hir::look(match look {
             Look::WordUnicode => Look::WordAscii,
             Look::WordStartUnicode => Look::WordStartAscii,
             Look::WordEndUnicode => Look::WordEndAscii,
+            Look::WordUnicodeNegate if ascii => Look::WordAsciiNegate,
+            Look::WordStartHalfUnicode if ascii => Look::WordStartHalfAscii,
+            Look::WordEndHalfUnicode if ascii => Look::WordEndHalfAscii,
             Look::WordUnicodeNegate | Look::WordStartHalfUnicode | Look::WordEndHalfUnicode => {
                 return None;
             }
             other => *other,
         }),
-        HirKind::Repetition(r) => Hir::repetition(Repetition {
-            sub: Box::new(ascii_edges(&r.sub)?),
-            min: r.min,
-            max: r.max,
-            greedy: r.greedy,
-        }),
-        HirKind::Capture(c) => Hir::capture(Capture {
-            sub: Box::new(ascii_edges(&c.sub)?),
-            index: c.index,
-            name: c.name.clone(),
-        }),
-        HirKind::Concat(parts) => Hir::concat(each(parts)?),
-        HirKind::Alternation(parts) => Hir::alternation(each(parts)?),
-    })
-}
-
-/// The expression where all text is ASCII: what asks for more is left out. Most text is, and classes of
-/// Unicode are what makes automata large and slow to build.
-fn ascii_only(hir: &Hir) -> Hir {
-    match hir.kind() {
-        HirKind::Empty => Hir::empty(),
-        HirKind::Literal(l) if l.0.is_ascii() => hir.clone(),
-        HirKind::Literal(_) => Hir::fail(),
-        HirKind::Class(Class::Unicode(class)) => {
-            let mut class = class.clone();
-            class.intersect(&ClassUnicode::new([ClassUnicodeRange::new('\0', '\x7f')]));
-            Hir::class(Class::Unicode(class))
-        }
-        HirKind::Class(Class::Bytes(class)) => {
-            let mut class = class.clone();
-            class.intersect(&ClassBytes::new([ClassBytesRange::new(0, 0x7f)]));
-            Hir::class(Class::Bytes(class))
-        }
-        HirKind::Look(look) => Hir::look(match look {
-            Look::WordUnicode => Look::WordAscii,
-            Look::WordUnicodeNegate => Look::WordAsciiNegate,
-            Look::WordStartUnicode => Look::WordStartAscii,
-            Look::WordEndUnicode => Look::WordEndAscii,
-            Look::WordStartHalfUnicode => Look::WordStartHalfAscii,
-            Look::WordEndHalfUnicode => Look::WordEndHalfAscii,
-            other => *other,
-        }),
-        HirKind::Repetition(r) => match ascii_only(&r.sub) {
+        HirKind::Repetition(r) => match narrowed(&r.sub, letters)? {
             sub if !fails(&sub) => Hir::repetition(Repetition {
                 sub: Box::new(sub),
                 min: r.min,
@@ -183,7 +162,7 @@ fn ascii_only(hir: &Hir) -> Hir {
             _ if r.min == 0 => Hir::empty(),
             fail => fail,
         },
-        HirKind::Capture(c) => match ascii_only(&c.sub) {
+        HirKind::Capture(c) => match narrowed(&c.sub, letters)? {
             sub if !fails(&sub) => Hir::capture(Capture {
                 sub: Box::new(sub),
                 index: c.index,
@@ -191,18 +170,15 @@ fn ascii_only(hir: &Hir) -> Hir {
             }),
             fail => fail,
         },
-        HirKind::Concat(parts) => {
-            let parts: Vec<Hir> = parts.iter().map(ascii_only).collect();
-            if parts.iter().any(fails) {
-                return Hir::fail();
-            }
-            Hir::concat(parts)
-        }
+        HirKind::Concat(parts) => match each(parts)? {
+            parts if parts.iter().any(fails) => Hir::fail(),
+            parts => Hir::concat(parts),
+        },
         HirKind::Alternation(parts) => {
-            let parts = parts.iter().map(ascii_only);
+            let parts = each(parts)?.into_iter();
             Hir::alternation(parts.filter(|p| !fails(p)).collect())
         }
-    }
+    })
 }
 
 /// Whether an expression is the one that matches nothing.

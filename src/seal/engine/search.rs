@@ -9,7 +9,7 @@ use super::check::{Around, short_runs};
 use super::compile::{Condition, GroupId};
 use super::evaluate::{LIST_GAP, MAX_MATCHES, Page, Span, Stop, whole};
 use super::regex::{Letters, Regex, ceil, floor};
-use crate::rule::{Value, Width};
+use crate::rule::pattern::{Value, Width};
 
 /// Piece of text that an unplaced regex is run on at once, bytes; pieces overlap by its reach.
 /// Bounds the time of a search that fails late.
@@ -126,13 +126,14 @@ pub(super) fn matches(
         // What follows a value may be what the next one must begin with: a blank, a comma.
         at = at.max(found.last().map_or(0, |s: &Span| s.to));
         page.caches.borrow_mut().followed += to.saturating_sub(at);
-        // The piece that was looked at last, and what stands in it.
+        // What was looked at last, and which letters stand in it.
         let (mut looked, mut letters) = ((0, 0), Letters::Ascii);
         while at < to && found.len() < MAX_MATCHES {
             let stop = ceil(text, (at + PIECE).min(to));
             if !page.ascii && !(looked.0 <= at && stop <= looked.1) {
-                looked = (at, stop);
-                letters = Letters::of(text, at, stop);
+                // Twice as far as it is searched, or each match would look at a whole piece again.
+                looked = (at, ceil(text, (at + 2 * PIECE).min(to)));
+                letters = Letters::of(text, looked.0, looked.1);
             }
             let input = Input::new(text).range(at..stop);
             let value = regex.pattern.study().value;
