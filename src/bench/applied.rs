@@ -24,7 +24,10 @@ impl Applied {
         topic: &str,
         runtime: &tokio::runtime::Handle,
     ) -> anyhow::Result<Self> {
-        let store = runtime.block_on(stage.store())?;
+        let mut follower = runtime.block_on(async {
+            let store = stage.store().await?;
+            anyhow::Ok(store.follow(topic).await?)
+        })?;
         let progress: Progress = Arc::new((0..64).map(|_| AtomicI64::new(0)).collect());
         let stop = Arc::new(AtomicBool::new(false));
         let pending: Arc<Mutex<Vec<(usize, i64, Instant)>>> = Arc::default();
@@ -35,15 +38,13 @@ impl Applied {
             pending.clone(),
             took.clone(),
         );
-        let (topic, runtime) = (topic.to_owned(), runtime.clone());
+        let runtime = runtime.clone();
         let thread = std::thread::spawn(move || {
             while !s.load(Ordering::Relaxed) {
-                if let Ok(rows) = runtime.block_on(store.partitions()) {
-                    for r in rows.iter().filter(|r| r.tp.topic == topic) {
-                        if let Some(slot) =
-                            usize::try_from(r.tp.partition).ok().and_then(|i| p.get(i))
-                        {
-                            slot.store(r.next_offset, Ordering::Relaxed);
+                if let Ok(rows) = runtime.block_on(follower.offsets()) {
+                    for (part, next) in rows {
+                        if let Some(slot) = usize::try_from(part).ok().and_then(|i| p.get(i)) {
+                            slot.store(next, Ordering::Relaxed);
                         }
                     }
                     let mut waiting = w.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,6 +61,9 @@ impl Applied {
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
+            // A connection goes back to its pool within a runtime.
+            let _within = runtime.enter();
+            drop(follower);
         });
         Ok(Self {
             progress,

@@ -107,6 +107,19 @@ impl Store {
         .await
     }
 
+    /// Follows the partitions of a topic over a connection of its own.
+    pub async fn follow(&self, topic: &str) -> Result<Follower, StoreError> {
+        let what = "could not follow the partitions";
+        Ok(Follower {
+            conn: self
+                .pool()
+                .acquire()
+                .await
+                .map_err(StoreError::statement(what))?,
+            topic: topic.to_owned(),
+        })
+    }
+
     /// Where every partition stands.
     pub async fn partitions(&self) -> Result<Vec<PartitionRow>, StoreError> {
         let rows = sqlx::query(
@@ -133,6 +146,24 @@ impl Store {
                 idle_ms: r.get::<i64, _>(8).max(0),
             })
             .collect())
+    }
+}
+
+/// Asks how far a topic is, again and again, for as little as one question costs.
+#[derive(Debug)]
+pub struct Follower {
+    conn: sqlx::pool::PoolConnection<sqlx::Postgres>,
+    topic: String,
+}
+
+impl Follower {
+    /// The partitions and the offset that each applies next.
+    pub async fn offsets(&mut self) -> Result<Vec<(i32, i64)>, StoreError> {
+        sqlx::query_as("SELECT part, next_offset FROM vw.stream_partition WHERE topic = $1")
+            .bind(&self.topic)
+            .fetch_all(&mut *self.conn)
+            .await
+            .map_err(StoreError::statement("could not follow the partitions"))
     }
 }
 
