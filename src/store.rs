@@ -86,6 +86,16 @@ const TRANSACTION_TIMEOUT: &str = "20s";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections are renewed after this long, so that a failover behind a name is followed.
 const MAX_LIFETIME: Duration = Duration::from_mins(30);
+/// What a batch reads it finds by whole keys, row by row. Without statistics (a new database, its first minutes) the
+/// planner would rather read small tables whole, and keeps to that while they grow.
+const BY_KEY: [(&str, &str); 3] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
+/// A batch's connection that was used within this time is taken to be alive: batches come every tenth of a second,
+/// and what breaks in between is tried again. Others are asked before each use.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// How to reach the store and how it behaves.
 #[derive(Clone)]
@@ -202,12 +212,18 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// At most `max` connections, opened when they are needed.
-fn pool(max: u32, options: PgConnectOptions) -> PgPool {
+/// At most `max` connections, opened when they are needed. One that was used within `trust` is taken to be alive.
+fn pool(max: u32, trust: Duration, options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .max_lifetime(MAX_LIFETIME)
+        .test_before_acquire(false)
+        .before_acquire(move |conn, meta| {
+            Box::pin(async move {
+                Ok(meta.idle_for < trust || sqlx::Connection::ping(conn).await.is_ok())
+            })
+        })
         .after_connect(|conn, _| {
             Box::pin(async move {
                 if conn.server_version_num().is_some_and(|v| v >= 170_000) {
@@ -223,7 +239,8 @@ fn pool(max: u32, options: PgConnectOptions) -> PgPool {
         // into the pool as it is.
         .after_release(|conn, _| {
             Box::pin(async move {
-                conn.execute("ROLLBACK").await?;
+                // Alone, ROLLBACK outside a transaction is a warning in the server's log, at every release.
+                conn.execute("BEGIN; ROLLBACK").await?;
                 // A batch's statements are megabytes long: each connection would keep its largest.
                 conn.shrink_buffers();
                 Ok(true)
@@ -250,8 +267,8 @@ impl Store {
         let others = config.max_connections.saturating_sub(writers).max(1);
         Ok(Self {
             inner: Arc::new(Inner {
-                pool: pool(others, options.clone()),
-                writers: pool(writers, options),
+                pool: pool(others, Duration::ZERO, options.clone()),
+                writers: pool(writers, TRUSTED_FOR, options.options(BY_KEY)),
                 config,
                 counters: Counters::default(),
                 present: std::sync::Mutex::default(),

@@ -2,6 +2,7 @@
 
 mod audit;
 mod budget;
+mod cold;
 mod commit;
 mod fault;
 mod house;

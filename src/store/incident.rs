@@ -137,8 +137,8 @@ async fn stored_ids(
     findings: &[Finding],
 ) -> Result<BTreeSet<(NaiveDate, Hash16)>, StoreError> {
     let rows = sqlx::query(
-        "SELECT f.day, f.id FROM vw.finding f
-          WHERE f.day = ANY ($1) AND (f.day, f.id) IN (SELECT * FROM unnest($1::date[], $2::uuid[]))",
+        "SELECT f.day, f.id FROM unnest($1::date[], $2::uuid[]) AS u (day, id)
+           JOIN vw.finding f ON f.day = u.day AND f.id = u.id",
     )
     .bind(findings.iter().map(|f| day(f.end)).collect::<Vec<_>>())
     .bind(findings.iter().map(|f| uuid(f.id)).collect::<Vec<_>>())

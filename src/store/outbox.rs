@@ -84,15 +84,17 @@ impl Store {
         floor: Severity,
     ) -> Result<Vec<Claimed>, StoreError> {
         let claim_id = Uuid::new_v4();
+        // OFFSET keeps the look-up of earlier rows one by key. As a join of the table with itself it is planned by
+        // what the table holds, and the plan of an empty one is kept when a storm fills it.
         let rows = sqlx::query(
             "UPDATE vw.outbox o
                 SET state = 1, claim_id = $3, claim_until = now() + make_interval(secs => $4)
                FROM (SELECT c.ctid AS row FROM vw.outbox c
-                      WHERE c.sink = $1 AND c.state IN (0, 1) AND c.next_at <= now()
+                      WHERE c.sink = $1 AND c.finished_at IS NULL AND c.next_at <= now()
                         AND (c.state = 0 OR c.claim_until < now()) AND c.severity >= $5
                         AND NOT EXISTS (SELECT 1 FROM vw.outbox e
                                          WHERE e.key = c.key AND e.number = c.number AND e.sink = c.sink
-                                           AND e.seq < c.seq AND e.state IN (0, 1))
+                                           AND e.seq < c.seq AND e.state IN (0, 1) OFFSET 0)
                       ORDER BY c.severity DESC, c.next_at, c.key, c.seq
                       LIMIT $2 FOR UPDATE SKIP LOCKED) due
               WHERE o.ctid = due.row
@@ -266,7 +268,7 @@ impl Store {
         // Two queries, so that each has its partial index.
         let rows = sqlx::query(
             "SELECT sink, state, count(*), coalesce(extract(epoch FROM now() - min(created_at))::float8, 0)
-               FROM vw.outbox WHERE state IN (0, 1) GROUP BY sink, state
+               FROM vw.outbox WHERE finished_at IS NULL GROUP BY sink, state
              UNION ALL
              SELECT sink, state, count(*), 0::float8 FROM vw.outbox WHERE state = 3 GROUP BY sink, state
              ORDER BY 1, 2",

@@ -214,8 +214,9 @@ pub(super) async fn mark_merged(
     if parts.is_empty() {
         return Ok(());
     }
+    // `NOT p.merged` would let the planner find each part among all that wait for their minute.
     let sql = format!(
-        "UPDATE vw.minute_part p SET merged = true FROM {ROWS} WHERE {SAME} AND NOT p.merged"
+        "UPDATE vw.minute_part p SET merged = true FROM {ROWS} WHERE {SAME} AND p.merged IS DISTINCT FROM true"
     );
     let query = sqlx::query(sqlx::AssertSqlSafe(sql));
     let done = bound!(query, parts)

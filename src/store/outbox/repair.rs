@@ -16,11 +16,12 @@ const EXPIRE_AT_ONCE: i64 = 1_000;
 
 /// Rows that may be queued again: parked ones of these days.
 const LAST_WORD: &str = "o.state = 3 AND o.created_at > now() - make_interval(days => $2) AND ";
-/// The last word about its incident, and no end of what was never told.
-const LAST: &str = "NOT EXISTS (SELECT 1 FROM vw.outbox l WHERE l.key = o.key AND l.number = o.number AND l.sink = o.sink AND l.seq > o.seq)
+/// The last word about its incident, and no end of what was never told. Each look-up is one by key (OFFSET), also
+/// where the plan was made while the table was empty.
+const LAST: &str = "NOT EXISTS (SELECT 1 FROM vw.outbox l WHERE l.key = o.key AND l.number = o.number AND l.sink = o.sink AND l.seq > o.seq OFFSET 0)
    AND (o.kind <> 'resolved' OR EXISTS
         (SELECT 1 FROM vw.outbox e WHERE e.key = o.key AND e.number = o.number AND e.sink = o.sink
-            AND e.seq < o.seq AND e.state = 2))";
+            AND e.seq < o.seq AND e.state = 2 OFFSET 0))";
 
 /// A row of the outbox, as an operator sees it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -75,7 +76,7 @@ impl Store {
     pub async fn outbox_heal(&self, sink: &str) -> Result<u64, StoreError> {
         let what = "could not queue parked notifications again";
         sqlx::query(
-            "UPDATE vw.outbox SET next_at = now() WHERE sink = $1 AND state = 0 AND next_at > now()",
+            "UPDATE vw.outbox SET next_at = now() WHERE sink = $1 AND finished_at IS NULL AND state = 0 AND next_at > now()",
         )
         .bind(sink)
         .execute(self.pool())
@@ -208,7 +209,7 @@ pub(in crate::store) async fn expire_unsent(
            UPDATE vw.outbox SET state = 4, finished_at = now(), claim_id = NULL, claim_until = NULL
             WHERE (key, number, sink, seq) IN
                   (SELECT key, number, sink, seq FROM vw.outbox
-                    WHERE (state = 0 OR (state = 1 AND claim_until < now())) AND created_at < now() - make_interval(days => $1)
+                    WHERE finished_at IS NULL AND (state = 0 OR claim_until < now()) AND created_at < now() - make_interval(days => $1)
                     LIMIT $2 FOR UPDATE SKIP LOCKED)
            RETURNING sink)
          SELECT sink, count(*) FROM gone GROUP BY sink ORDER BY sink",

@@ -1,0 +1,144 @@
+//! A new database: its tables were empty when the first plans were made, and nothing has counted their rows since.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::Row as _;
+use veilwatch::detect::{UserRow, Wanted};
+use veilwatch::store::private::{Options, PrivatePostgres};
+use veilwatch::store::{StoreConfig, schema};
+
+use super::*;
+
+/// Batches, and of each: users, and findings.
+const BATCHES: u32 = 24;
+const USERS: u32 = 100;
+const FINDINGS: u32 = 25;
+/// Notifications that wait at once.
+const QUEUED: u32 = 1_500;
+/// Rows read for each that is looked for, at most: a plan that reads a table or half an index reads hundreds.
+const READ: i64 = 12;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_database_finds_each_row_by_its_key() {
+    let server = PrivatePostgres::start(Options {
+        settings: vec!["autovacuum=off".to_owned()],
+        ..Options::default()
+    })
+    .expect("private postgres");
+    let config = StoreConfig::new(server.url("postgres"));
+    schema::migrate(&config).await.expect("migrate");
+    let store = Store::connect(config).await.expect("connect");
+    let pool = sqlx::PgPool::connect(&server.url("postgres"))
+        .await
+        .expect("pool");
+
+    // What is looked for in each table, at least.
+    let mut sought: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut owner = Owner::claim(&store, 0).await;
+    for i in 0..BATCHES {
+        // Half of the users were there before.
+        let users = i * USERS / 2..i * USERS / 2 + USERS;
+        let wanted = users.clone().map(|n| (user(n), Wanted::NameAndRow));
+        let loaded = store
+            .load_users(&[(tp(0), wanted.collect())])
+            .await
+            .expect("loaded");
+        let known = if i == 0 { 0 } else { USERS / 2 };
+        assert_eq!(loaded[0].users.len(), known as usize);
+        let mut b = owner.batch(USERS);
+        for n in users {
+            b.effects.user_rows.push(UserRow {
+                user: user(n),
+                as_of: b.hi,
+                state: vec![7; 300].into(),
+            });
+            b.ledger.insert(
+                ledger_key(Scope::User, &user(n).to_string(), NOON),
+                tokens(1),
+            );
+        }
+        for n in 0..FINDINGS {
+            let event = format!("event-{i}-{n}");
+            b.effects
+                .findings
+                .push(finding(i * FINDINGS + n, &event, NOON, Severity::High));
+        }
+        owner.commit(&store, b).await;
+        for (table, n) in [
+            ("user_state", 2 * USERS),
+            ("ledger", USERS),
+            // None of them is there.
+            ("finding", FINDINGS),
+            ("incident_head", 2 * FINDINGS),
+        ] {
+            *sought.entry(table).or_default() += n;
+        }
+    }
+    sqlx::query(
+        "INSERT INTO vw.outbox (key, number, sink, seq, kind, severity, dedup_key, payload)
+         SELECT md5(n::text)::uuid, 1, 'mail', 1, 'firing', 3, md5(n::text)::uuid, '{}' FROM generate_series(1, $1) n",
+    )
+    .bind(i32::try_from(QUEUED).expect("few"))
+    .execute(&pool)
+    .await
+    .expect("queued");
+    let mut sent = 0;
+    loop {
+        let claimed = store
+            .outbox_claim("mail", 100, Severity::Informational)
+            .await
+            .expect("claim");
+        // Each claim looks at what waits, and whether something of the same incident waits ahead of it.
+        *sought.entry("outbox").or_default() += 2 * (QUEUED - sent);
+        if claimed.is_empty() {
+            break;
+        }
+        for c in &claimed {
+            assert!(store.outbox_holds(c).await.expect("held"));
+            store.outbox_sent(c).await.expect("sent");
+        }
+        sent += u32::try_from(claimed.len()).expect("few");
+    }
+    assert_eq!(sent, QUEUED);
+
+    // Backends count in shared memory when they have been idle for a second; asking lets them.
+    let mut read: BTreeMap<String, i64> = BTreeMap::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let rows = sqlx::query(
+            "SELECT t.relname, t.n_tup_ins + t.n_tup_upd, t.seq_tup_read + coalesce(sum(i.idx_tup_read), 0)::bigint
+               FROM pg_stat_user_tables t JOIN pg_stat_user_indexes i USING (relid)
+              GROUP BY t.relid, t.relname, t.n_tup_ins, t.n_tup_upd, t.seq_tup_read",
+        )
+        .fetch_all(&pool)
+        .await
+        .expect("statistics");
+        read.clear();
+        let mut written = 0;
+        for r in &rows {
+            let name: &str = r.get(0);
+            // A partition counts as its table.
+            let table = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_');
+            *read.entry(table.to_owned()).or_default() += r.get::<i64, _>(2);
+            written += if table == "outbox" {
+                r.get::<i64, _>(1)
+            } else {
+                0
+            };
+        }
+        if written >= i64::from(3 * QUEUED) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{written} writes were counted");
+        store.ping().await.expect("ping");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for (table, sought) in sought {
+        let (read, sought) = (read[table], i64::from(sought));
+        assert!(
+            read < READ * sought,
+            "{table}: {read} rows were read where {sought} were looked for"
+        );
+    }
+}
