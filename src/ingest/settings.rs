@@ -208,6 +208,8 @@ impl IngestConfig {
             // Memory: 16 MiB of fetched records, counted in the memory budget.
             .set("queued.max.messages.kbytes", "16384")
             .set("queued.min.messages", "10000")
+            // What filled that memory is read in milliseconds; the default would fetch on after a second.
+            .set("fetch.queue.backoff.ms", "20")
             .set("fetch.message.max.bytes", "1048576")
             .set("fetch.max.bytes", "8388608")
             // Fixed: it bounds what a compressed batch can cost, and a larger record halts its
