@@ -10,14 +10,17 @@ use veilwatch::store::{StoreConfig, schema};
 
 use super::*;
 
-/// Batches, and of each: users, and findings.
+/// Batches of one user and one finding, with an empty outbox: after five of its own, the server keeps to one plan.
+const FIRST: u32 = 8;
+/// Batches after these, and of each: users, and findings.
 const BATCHES: u32 = 24;
 const USERS: u32 = 100;
 const FINDINGS: u32 = 25;
 /// Notifications that wait at once.
 const QUEUED: u32 = 1_500;
-/// Rows read for each that is looked for, at most: a plan that reads a table or half an index reads hundreds.
-const READ: i64 = 12;
+/// Rows read for each that is looked for, at most. A plan that reads tables whole reads tens, one that reads half an
+/// index for each row hundreds.
+const READ: i64 = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_database_finds_each_row_by_its_key() {
@@ -26,7 +29,9 @@ async fn a_new_database_finds_each_row_by_its_key() {
         ..Options::default()
     })
     .expect("private postgres");
-    let config = StoreConfig::new(server.url("postgres"));
+    let mut config = StoreConfig::new(server.url("postgres"));
+    // One connection for batches and one for all else: each plans for itself.
+    config.max_connections = 2;
     schema::migrate(&config).await.expect("migrate");
     let store = Store::connect(config).await.expect("connect");
     let pool = sqlx::PgPool::connect(&server.url("postgres"))
@@ -36,15 +41,23 @@ async fn a_new_database_finds_each_row_by_its_key() {
     // What is looked for in each table, at least.
     let mut sought: BTreeMap<&str, u32> = BTreeMap::new();
     let mut owner = Owner::claim(&store, 0).await;
-    for i in 0..BATCHES {
-        // Half of the users were there before.
-        let users = i * USERS / 2..i * USERS / 2 + USERS;
+    for i in 0..FIRST + BATCHES {
+        let (users, findings, known) = match i.checked_sub(FIRST) {
+            None => (1_000_000 + i..1_000_001 + i, 1, 0),
+            Some(0) => (0..USERS, FINDINGS, 0),
+            // Half of the users were there before.
+            Some(n) => (n * USERS / 2..n * USERS / 2 + USERS, FINDINGS, USERS / 2),
+        };
+        if i < FIRST {
+            let none = store.outbox_claim("mail", 100, Severity::Informational);
+            assert_eq!(none.await.expect("claim"), vec![]);
+        }
+        let n_users = u32::try_from(users.len()).expect("few");
         let wanted = users.clone().map(|n| (user(n), Wanted::NameAndRow));
         let loaded = store
             .load_users(&[(tp(0), wanted.collect())])
             .await
             .expect("loaded");
-        let known = if i == 0 { 0 } else { USERS / 2 };
         assert_eq!(loaded[0].users.len(), known as usize);
         let mut b = owner.batch(USERS);
         for n in users {
@@ -58,19 +71,19 @@ async fn a_new_database_finds_each_row_by_its_key() {
                 tokens(1),
             );
         }
-        for n in 0..FINDINGS {
+        for n in 0..findings {
             let event = format!("event-{i}-{n}");
             b.effects
                 .findings
-                .push(finding(i * FINDINGS + n, &event, NOON, Severity::High));
+                .push(finding(i * 1_000 + n, &event, NOON, Severity::High));
         }
         owner.commit(&store, b).await;
         for (table, n) in [
-            ("user_state", 2 * USERS),
-            ("ledger", USERS),
+            ("user_state", 2 * n_users),
+            ("ledger", n_users),
             // None of them is there.
-            ("finding", FINDINGS),
-            ("incident_head", 2 * FINDINGS),
+            ("finding", findings),
+            ("incident_head", 2 * findings),
         ] {
             *sought.entry(table).or_default() += n;
         }
@@ -134,11 +147,10 @@ async fn a_new_database_finds_each_row_by_its_key() {
         store.ping().await.expect("ping");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    for (table, sought) in sought {
-        let (read, sought) = (read[table], i64::from(sought));
-        assert!(
-            read < READ * sought,
-            "{table}: {read} rows were read where {sought} were looked for"
-        );
-    }
+    let many: Vec<String> = sought
+        .iter()
+        .filter(|(table, sought)| read[**table] > READ * i64::from(**sought))
+        .map(|(table, sought)| format!("{table}: {} read, {sought} looked for", read[*table]))
+        .collect();
+    assert_eq!(many, Vec::<String>::new());
 }
