@@ -2,7 +2,7 @@
 //!
 //! [`Batch::apply`] is one event's way through the pure core: price, detect (which also says whether
 //! it is a duplicate), tally. [`Batch::finish`] gives the [`Effects`] and the ledger rows of the
-//! batch, in lock order. Thresholds are tested by `store` on the rows that come back from the upsert
+//! batch. Thresholds are tested by `store` on the rows that come back from the upsert
 //! (or, in memory, by [`budget::Budgets`]): the same rule in both, `limit × percent ÷ 100 ≤ new`.
 //!
 //! Invariant: the sum of the ledger rows of a scope and period is the sum of the accepted events.
@@ -13,11 +13,11 @@ pub mod period;
 pub mod price;
 
 pub use budget::{Budget, Budgets, Crossing, Limit, Unit};
-pub use ledger::{LedgerDelta, LedgerKey, Scope, Tally, tenant_of};
+pub use ledger::{LedgerDelta, LedgerKey, LedgerRows, Scope, Subject, Tally, tenant_of};
 pub use period::{Grain, Period, PeriodKind, Zone};
 pub use price::{Priced, Prices, dollars_per_million};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::decode::Origin;
 use crate::detect::{Effects, PartitionState, Seen};
@@ -104,8 +104,8 @@ pub struct Batch {
 pub struct Applied {
     /// Findings, minute parts, values, user rows.
     pub effects: Effects,
-    /// Usage by ledger, in lock order: (width, subject, period).
-    pub ledger: BTreeMap<LedgerKey, LedgerDelta>,
+    /// Usage by ledger.
+    pub ledger: LedgerRows,
 }
 
 impl Batch {

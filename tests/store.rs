@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::postgres::Db;
-use veilwatch::account::{Grain, LedgerDelta, LedgerKey, PeriodKind, Scope};
+use veilwatch::account::{Grain, LedgerDelta, LedgerKey, LedgerRows, PeriodKind, Scope, Subject};
 use veilwatch::detect::{DetectorId, Finding, finding_id};
 use veilwatch::event::{Kid, Pseudonym, Severity, SmolStr, Stage, Time, TopicPartition};
 use veilwatch::store::{Claim, Commit, DeadLetterRow, PartitionBatch, Store};
@@ -56,7 +56,7 @@ pub fn user(n: u32) -> Pseudonym {
 pub fn ledger_key(scope: Scope, subject: &str, at: Time) -> LedgerKey {
     LedgerKey {
         scope,
-        subject: SmolStr::new(subject),
+        subject: Subject::read(scope, subject),
         period: Grain::utc(PeriodKind::Day).period(at),
     }
 }
@@ -138,7 +138,7 @@ impl Owner {
             halt: None,
             gaps: Vec::new(),
             effects: veilwatch::detect::Effects::default(),
-            ledger: BTreeMap::new(),
+            ledger: LedgerRows::default(),
             checkpoint: None,
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ledger::{LedgerDelta, LedgerKey, Scope};
+use super::ledger::{LedgerDelta, LedgerKey, LedgerRows, Scope};
 use super::period::{Grain, Period};
 use crate::event::{SmolStr, Time};
 
@@ -103,15 +103,16 @@ impl Budgets {
         }
     }
 
-    /// Adds a batch's rows and returns the thresholds crossed for the first time, in lock order.
-    pub fn add(&mut self, rows: &BTreeMap<LedgerKey, LedgerDelta>, at: Time) -> Vec<Crossing> {
+    /// Adds a batch's rows and returns the thresholds crossed for the first time, in the rows' order.
+    pub fn add(&mut self, rows: &LedgerRows, at: Time) -> Vec<Crossing> {
         let mut crossings = Vec::new();
         for (key, delta) in rows {
             let row = self.ledger.entry(key.clone()).or_default();
             row.add(delta);
             let row = *row;
+            let subject = key.subject.text();
             for b in &self.budgets {
-                let named = b.subject.as_ref().is_none_or(|s| *s == key.subject);
+                let named = b.subject.as_ref().is_none_or(|s| *s == subject);
                 // A total has no beginning, so no zone either.
                 let zone = b.grain.zone.as_ref().map(|z| z.name().as_str());
                 let zone = zone.filter(|_| b.grain.kind != super::PeriodKind::Total);
@@ -130,12 +131,12 @@ impl Budgets {
                     if !crosses(b.limit.amount, *pct, new_value) {
                         continue;
                     }
-                    let once = (b.id.clone(), key.subject.clone(), key.period.clone(), *pct);
+                    let once = (b.id.clone(), subject.clone(), key.period.clone(), *pct);
                     if self.crossed.insert(once) {
                         crossings.push(Crossing {
                             budget_id: b.id.clone(),
                             scope: key.scope,
-                            subject: key.subject.clone(),
+                            subject: subject.clone(),
                             period: key.period.clone(),
                             unit: b.limit.unit,
                             limit: b.limit.amount,
@@ -159,13 +160,13 @@ pub fn crosses(limit: i128, pct: u32, new_value: i128) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::PeriodKind;
+    use crate::account::{PeriodKind, Subject};
 
-    fn row(tokens: u64) -> BTreeMap<LedgerKey, LedgerDelta> {
-        BTreeMap::from([(
+    fn row(tokens: u64) -> LedgerRows {
+        LedgerRows::sum(vec![(
             LedgerKey {
                 scope: Scope::Tenant,
-                subject: SmolStr::new("acme"),
+                subject: Subject::Name(SmolStr::new("acme")),
                 period: Grain::utc(PeriodKind::Day).period(Time(0)),
             },
             LedgerDelta {

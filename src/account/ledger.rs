@@ -1,9 +1,11 @@
 //! Ledger rows: usage by (scope, subject, period), summed exactly.
 //!
-//! [`Tally`] sums on the hot path by cheap keys (one look-up for the user, one for everything wider)
-//! and builds names once per batch. The rows come out in lock order.
+//! [`Tally`] sums on the hot path by cheap keys (one look-up for the user, one for everything wider).
+//! Users and API keys stay pseudonyms until a row is written: most rows are theirs, and as text each
+//! would be a string of its own.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use foldhash::{HashMap, HashMapExt as _};
 
@@ -74,14 +76,51 @@ impl Scope {
     }
 }
 
-/// A ledger row's key. `Ord` is the lock order: (width, subject, period).
+/// Whose usage a row counts: `k7:…`, `acme/support`, `acme`, `gpt-4o-2024-08-06`, `*`. An event without a
+/// tenant has the subject `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// Of a user or an API key.
+    Pseudonym(Pseudonym),
+    /// Of everything else.
+    Name(SmolStr),
+}
+
+impl Subject {
+    /// The subject that a row of this scope names.
+    pub fn read(scope: Scope, text: &str) -> Self {
+        let pseudonym = match scope {
+            Scope::User | Scope::Key => text.parse().ok(),
+            _ => None,
+        };
+        pseudonym.map_or_else(|| Self::Name(SmolStr::new(text)), Self::Pseudonym)
+    }
+
+    /// As a row has it.
+    pub fn text(&self) -> SmolStr {
+        match self {
+            Self::Pseudonym(p) => smol_str::format_smolstr!("{p}"),
+            Self::Name(name) => name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pseudonym(p) => p.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A ledger row's key. Its order is of no meaning outside the program: Postgres sorts subjects as text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LedgerKey {
-    /// Whose.
+    /// Whose, by kind.
     pub scope: Scope,
-    /// `k7:…`, `acme/support`, `acme`, `gpt-4o-2024-08-06`, `*`. An event without a tenant has the
-    /// subject `-`.
-    pub subject: SmolStr,
+    /// Whose.
+    pub subject: Subject,
     /// When.
     pub period: Period,
 }
@@ -195,60 +234,68 @@ impl Tally {
         self.wide.entry(wide).or_default().add(&delta);
     }
 
-    /// The rows of the batch in lock order.
-    pub fn finish(self) -> BTreeMap<LedgerKey, LedgerDelta> {
+    /// The rows of the batch.
+    pub fn finish(self) -> LedgerRows {
         let mut names = Names {
             grains: &self.grains,
             cache: BTreeMap::new(),
         };
-        let mut rows: Vec<(LedgerKey, LedgerDelta)> =
-            Vec::with_capacity(self.users.len() + 4 * self.wide.len());
-        let mut put = |scope, subject: SmolStr, period: Period, d: &LedgerDelta| {
-            let key = LedgerKey {
-                scope,
-                subject,
-                period,
-            };
-            rows.push((key, *d));
-        };
+        let mut rows = Vec::with_capacity(self.users.len() + 4 * self.wide.len());
         for ((slot, user), delta) in &self.users {
-            let subject = subject_of(user);
             for period in names.of(Scope::User, *slot) {
-                put(Scope::User, subject.clone(), period, delta);
+                let key = LedgerKey {
+                    scope: Scope::User,
+                    subject: Subject::Pseudonym(*user),
+                    period: period.clone(),
+                };
+                rows.push((key, *delta));
             }
         }
         // Sum per scope first: thousands of combinations fold into few rows, and only those are
         // named and sorted.
-        let mut folded: HashMap<(Scope, i64, Subject<'_>), LedgerDelta> = HashMap::new();
+        let mut folded: HashMap<(Scope, i64, Whose<'_>), LedgerDelta> = HashMap::new();
         for (w, delta) in &self.wide {
             let tenant = tenant_subject(w.tenant.as_deref());
-            let mut fold = |scope, subject| {
-                folded
-                    .entry((scope, w.slot, subject))
-                    .or_default()
-                    .add(delta);
+            let mut fold = |scope, whose| {
+                folded.entry((scope, w.slot, whose)).or_default().add(delta);
             };
             if let Some(key) = w.key {
-                fold(Scope::Key, Subject::Key(key));
+                fold(Scope::Key, Whose::Key(key));
             }
             if let Some(team) = &w.team {
-                fold(Scope::Team, Subject::Team(tenant, team));
+                fold(Scope::Team, Whose::Team(tenant, team));
             }
-            fold(Scope::Tenant, Subject::Name(tenant));
-            fold(Scope::Model, Subject::Name(&w.model));
-            fold(Scope::Everyone, Subject::Name("*"));
+            fold(Scope::Tenant, Whose::Name(tenant));
+            fold(Scope::Model, Whose::Name(&w.model));
+            fold(Scope::Everyone, Whose::Name("*"));
         }
-        for ((scope, slot, subject), delta) in &folded {
-            let name = match subject {
-                Subject::Key(p) => subject_of(p),
-                Subject::Team(tenant, team) => team_subject(tenant, team),
-                Subject::Name(n) => SmolStr::new(n),
+        for ((scope, slot, whose), delta) in &folded {
+            let subject = match whose {
+                Whose::Key(p) => Subject::Pseudonym(*p),
+                Whose::Team(tenant, team) => Subject::Name(team_subject(tenant, team)),
+                Whose::Name(n) => Subject::Name(SmolStr::new(n)),
             };
             for period in names.of(*scope, *slot) {
-                put(*scope, name.clone(), period, delta);
+                let key = LedgerKey {
+                    scope: *scope,
+                    subject: subject.clone(),
+                    period: period.clone(),
+                };
+                rows.push((key, *delta));
             }
         }
-        // Sorting once is cheaper than a look-up for every row. Slots of one period are one row.
+        // Slots of one period are one row.
+        LedgerRows::sum(rows)
+    }
+}
+
+/// Ledger rows that a batch adds to: sorted, each once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LedgerRows(Vec<(LedgerKey, LedgerDelta)>);
+
+impl LedgerRows {
+    /// Rows of any order; those of one key are added up.
+    pub fn sum(mut rows: Vec<(LedgerKey, LedgerDelta)>) -> Self {
         rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         rows.dedup_by(|later, kept| {
             let same = later.0 == kept.0;
@@ -257,7 +304,33 @@ impl Tally {
             }
             same
         });
-        rows.into_iter().collect()
+        Self(rows)
+    }
+
+    /// Adds to one row.
+    pub fn add(&mut self, key: LedgerKey, delta: &LedgerDelta) {
+        match self.0.binary_search_by(|row| row.0.cmp(&key)) {
+            Ok(at) => self.0[at].1.add(delta),
+            Err(at) => self.0.insert(at, (key, *delta)),
+        }
+    }
+
+    /// The rows.
+    pub fn iter(&self) -> std::slice::Iter<'_, (LedgerKey, LedgerDelta)> {
+        self.0.iter()
+    }
+
+    /// Whether nothing is added.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> IntoIterator for &'a LedgerRows {
+    type Item = &'a (LedgerKey, LedgerDelta);
+    type IntoIter = std::slice::Iter<'a, (LedgerKey, LedgerDelta)>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 
@@ -296,7 +369,7 @@ pub fn tenant_of(scope: Scope, subject: &str) -> SmolStr {
 }
 
 #[derive(PartialEq, Eq, Hash)]
-enum Subject<'a> {
+enum Whose<'a> {
     Key(Pseudonym),
     Team(&'a str, &'a str),
     Name(&'a str),
@@ -309,22 +382,14 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    fn of(&mut self, scope: Scope, slot: i64) -> Vec<Period> {
-        self.cache
-            .entry((scope, slot))
-            .or_insert_with(|| {
-                let at = Time(slot.saturating_mul(SLOT_MS));
-                self.grains
-                    .iter()
-                    .filter(|(s, _)| *s == scope)
-                    .map(|(_, grain)| grain.period(at))
-                    .collect()
-            })
-            .clone()
+    fn of(&mut self, scope: Scope, slot: i64) -> &[Period] {
+        self.cache.entry((scope, slot)).or_insert_with(|| {
+            let at = Time(slot.saturating_mul(SLOT_MS));
+            self.grains
+                .iter()
+                .filter(|(s, _)| *s == scope)
+                .map(|(_, grain)| grain.period(at))
+                .collect()
+        })
     }
-}
-
-/// A pseudonym as a subject.
-pub fn subject_of(p: &Pseudonym) -> SmolStr {
-    smol_str::format_smolstr!("{p}")
 }

@@ -416,7 +416,8 @@ mod tests {
             let (batch, _) = batch.expect("judged");
             let users = batch
                 .ledger
-                .keys()
+                .iter()
+                .map(|(key, _)| key)
                 .filter(|k| k.scope == account::Scope::User);
             users.map(|k| k.subject.to_string()).collect()
         };

@@ -14,7 +14,7 @@ use sqlx::{PgConnection, Row as _};
 
 use super::chaos::{self, Point};
 use super::{Counters, Store, StoreError, Uuid, append, crowd, incident, ledger, value};
-use crate::account::{LedgerDelta, LedgerKey, Scope};
+use crate::account::{LedgerRows, Scope};
 use crate::detect::{Checkpoint, Effects, ValueDelta, ValueKey};
 use crate::event::{SmolStr, Time, TopicPartition};
 
@@ -89,8 +89,8 @@ pub struct PartitionBatch {
     pub gaps: Vec<GapRow>,
     /// What detect wants written, closed. Rows of a checkpoint stand in its `user_rows`.
     pub effects: Effects,
-    /// Usage, in lock order.
-    pub ledger: BTreeMap<LedgerKey, LedgerDelta>,
+    /// Usage.
+    pub ledger: LedgerRows,
     /// Detector state as of `hi`, when its turn has come.
     pub checkpoint: Option<Checkpoint>,
 }

@@ -1,17 +1,18 @@
 //! Adding usage to ledgers and testing thresholds, in one statement.
 //!
-//! The rows come sorted by (width, subject, period), which is the lock order. The totals that the
+//! The statement sorts the rows by (width, subject, period), which is the lock order. The totals that the
 //! upsert returns are tested against the limits in the same statement, so every replica tests the
 //! same limits against the true total; a threshold has crossed when its row in `budget_crossing`
 //! could be inserted, so it fires once per period however many writers see it.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
 use super::{StoreError, big};
-use crate::account::{Crossing, LedgerDelta, LedgerKey, Period, Scope, Unit};
+use crate::account::{Crossing, LedgerDelta, LedgerKey, LedgerRows, Period, Scope, Subject, Unit};
 use crate::event::{SmolStr, Time};
 
 /// Shows that this transaction will test limits: a lock that nobody takes against it, so that nobody waits.
@@ -96,35 +97,33 @@ RETURNING budget_id, subject, period, threshold, amount::text, value::text,
           (SELECT l.width FROM vw.budget_limit l WHERE l.id = budget_id),
           (SELECT l.unit FROM vw.budget_limit l WHERE l.id = budget_id)"#;
 
-/// What several batches add, by row, in lock order.
+/// What several batches add, by row.
 pub(super) fn sum<'a>(
-    batches: impl Iterator<Item = &'a BTreeMap<LedgerKey, LedgerDelta>>,
+    batches: impl Iterator<Item = &'a LedgerRows>,
 ) -> Vec<(&'a LedgerKey, LedgerDelta)> {
-    let mut rows: Vec<(&LedgerKey, LedgerDelta)> = batches
-        .flat_map(|b| b.iter().map(|(key, delta)| (key, *delta)))
-        .collect();
+    let mut rows: Vec<&(LedgerKey, LedgerDelta)> = batches.flatten().collect();
     // Stable, since it joins runs that are sorted already.
-    rows.sort_by_key(|r| r.0);
-    rows.dedup_by(|later, kept| {
-        let same = later.0 == kept.0;
-        if same {
-            kept.1.add(&later.1);
+    rows.sort_by_key(|r| &r.0);
+    let mut out: Vec<(&LedgerKey, LedgerDelta)> = Vec::with_capacity(rows.len());
+    for (key, delta) in rows {
+        match out.last_mut().filter(|last| last.0 == key) {
+            Some(same) => same.1.add(delta),
+            None => out.push((key, *delta)),
         }
-        same
-    });
-    rows
+    }
+    out
 }
 
 /// Columns of a batch's ledger rows.
 #[derive(Debug, Default)]
 pub(super) struct Columns<'a> {
     width: Vec<i16>,
-    subject: Vec<&'a str>,
+    subject: Texts,
     period: Vec<&'a str>,
     events: Vec<i64>,
     tokens_input: Vec<i64>,
     tokens_output: Vec<i64>,
-    cost: Vec<String>,
+    cost: Texts,
     estimated: Vec<i64>,
     missing: Vec<i64>,
     unpriced_events: Vec<i64>,
@@ -132,7 +131,7 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// The rows of one half, in lock order. `wide`: everything but users.
+    /// The rows of one half. `wide`: everything but users.
     pub(super) fn of(rows: &[(&'a LedgerKey, LedgerDelta)], wide: bool) -> Self {
         let mut c = Self::default();
         for (key, d) in rows {
@@ -145,13 +144,38 @@ impl<'a> Columns<'a> {
             c.events.push(big(d.events));
             c.tokens_input.push(big(d.tokens_input));
             c.tokens_output.push(big(d.tokens_output));
-            c.cost.push(d.cost_pico.to_string());
+            c.cost.push(d.cost_pico);
             c.estimated.push(big(d.estimated_tokens));
             c.missing.push(big(d.missing_events));
             c.unpriced_events.push(big(d.unpriced_events));
             c.unpriced_tokens.push(big(d.unpriced_tokens));
         }
         c
+    }
+}
+
+/// Texts of a column, one after the other: a string for each row would be thousands of them in every batch.
+#[derive(Debug, Default)]
+struct Texts {
+    all: String,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    fn push(&mut self, text: impl fmt::Display) {
+        // A string takes everything.
+        let _ = write!(self.all, "{text}");
+        self.ends.push(self.all.len());
+    }
+
+    fn rows(&self) -> Vec<&str> {
+        let mut at = 0;
+        let cut = |end: &usize| self.all.get(std::mem::replace(&mut at, *end)..*end);
+        self.ends
+            .iter()
+            .map(cut)
+            .map(Option::unwrap_or_default)
+            .collect()
     }
 }
 
@@ -166,12 +190,12 @@ pub(super) async fn add(
     }
     let rows = sqlx::query(ADD)
         .bind(&c.width)
-        .bind(&c.subject)
+        .bind(c.subject.rows())
         .bind(&c.period)
         .bind(&c.events)
         .bind(&c.tokens_input)
         .bind(&c.tokens_output)
-        .bind(&c.cost)
+        .bind(c.cost.rows())
         .bind(&c.estimated)
         .bind(&c.missing)
         .bind(&c.unpriced_events)
@@ -272,7 +296,7 @@ pub(super) async fn read(
                 .ok_or_else(|| corrupt("its width is not a scope"))?;
             let key = LedgerKey {
                 scope,
-                subject: SmolStr::new(r.get::<&str, _>(1)),
+                subject: Subject::read(scope, r.get(1)),
                 period: Period::from_name(r.get(2)),
             };
             let n = |i: usize| super::count(r.get(i));

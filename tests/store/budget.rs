@@ -38,7 +38,7 @@ async fn spend(db: &Db, owner: &mut Owner, scope: Scope, subject: &str, n: u64) 
     let at = now(db).await;
     let mut b = owner.batch(1);
     b.watermark = at;
-    b.ledger.insert(ledger_key(scope, subject, at), tokens(n));
+    b.ledger.add(ledger_key(scope, subject, at), &tokens(n));
     owner.commit(&db.store, b).await
 }
 
@@ -61,10 +61,9 @@ async fn a_threshold_fires_once_under_eight_writers() {
                 let mut b = owner.batch(10);
                 b.watermark = at;
                 b.ledger
-                    .insert(ledger_key(Scope::Tenant, "acme", at), tokens(10));
+                    .add(ledger_key(Scope::Tenant, "acme", at), &tokens(10));
                 let who = format!("k7:{:022}", i % 10);
-                b.ledger
-                    .insert(ledger_key(Scope::User, &who, at), tokens(10));
+                b.ledger.add(ledger_key(Scope::User, &who, at), &tokens(10));
                 crossings += owner
                     .commit(&store, b)
                     .await
@@ -153,8 +152,8 @@ async fn a_limit_lowered_while_a_batch_is_open_is_tested_behind_it() {
         ledger_key(Scope::User, "k7:alice", at),
         ledger_key(Scope::Tenant, "acme", at),
     );
-    b.ledger.insert(user, tokens(1_000));
-    b.ledger.insert(tenant, tokens(1));
+    b.ledger.add(user, &tokens(1_000));
+    b.ledger.add(tenant, &tokens(1));
     let store = db.store.clone();
     let batch = tokio::spawn(async move {
         owner.commit(&store, b).await;
@@ -202,7 +201,7 @@ async fn invented_users_over_a_budget_open_so_many_incidents_and_one_more() {
         b.watermark = at;
         for i in users {
             let key = ledger_key(Scope::User, &format!("k7:{i:022}"), at);
-            b.ledger.insert(key, tokens(n));
+            b.ledger.add(key, &tokens(n));
         }
         let done = owner.commit(&db.store, b).await;
         crossed += done.crossings.values().sum::<u64>();
@@ -340,7 +339,7 @@ async fn money_is_exact_to_the_pico_dollar() {
         let mut b = owner.batch(1);
         let mut d = tokens(1);
         d.cost_pico = 1;
-        b.ledger.insert(ledger_key(Scope::Everyone, "*", at), d);
+        b.ledger.add(ledger_key(Scope::Everyone, "*", at), &d);
         owner.commit(&db.store, b).await;
     }
     // 1 of 3 is 33 %, 2 is 66 %, 3 is 100 %: each threshold at the pico-dollar that reaches it.
@@ -349,9 +348,9 @@ async fn money_is_exact_to_the_pico_dollar() {
     let mut b = owner.batch(1);
     let mut d = tokens(1);
     d.cost_pico = big;
-    b.ledger.insert(
+    b.ledger.add(
         ledger_key(Scope::Everyone, "*", NOON.plus_ms(-86_400_000)),
-        d,
+        &d,
     );
     owner.commit(&db.store, b).await;
     let ledger = db.store.ledger().await.expect("ledger");
@@ -387,9 +386,9 @@ async fn f30_updates_of_a_ledger_stay_hot() {
         let mut b = owner.batch(200);
         for n in 0..2_000u32 {
             if i == 0 || (n * 7 + i) % 10 == 0 {
-                b.ledger.insert(
+                b.ledger.add(
                     ledger_key(Scope::User, &format!("k7:{n:022}"), NOON),
-                    tokens(1),
+                    &tokens(1),
                 );
             }
         }

@@ -66,9 +66,9 @@ async fn a_new_database_finds_each_row_by_its_key() {
                 as_of: b.hi,
                 state: vec![7; 300].into(),
             });
-            b.ledger.insert(
+            b.ledger.add(
                 ledger_key(Scope::User, &user(n).to_string(), NOON),
-                tokens(1),
+                &tokens(1),
             );
         }
         for n in 0..findings {

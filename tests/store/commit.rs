@@ -17,9 +17,9 @@ async fn a_batch_is_all_or_nothing() {
     let mut owner = Owner::claim(&db.store, 0).await;
     let mut b = owner.batch(10);
     b.ledger
-        .insert(ledger_key(Scope::User, "k7:a", NOON), tokens(5));
+        .add(ledger_key(Scope::User, "k7:a", NOON), &tokens(5));
     b.ledger
-        .insert(ledger_key(Scope::Everyone, "*", NOON), tokens(5));
+        .add(ledger_key(Scope::Everyone, "*", NOON), &tokens(5));
     b.dead_letters.push(dead_letter(3));
     b.gaps.push(GapRow {
         lo: 4,
@@ -64,7 +64,7 @@ async fn a_batch_is_all_or_nothing() {
     .await;
     let mut b = owner.batch(10);
     b.ledger
-        .insert(ledger_key(Scope::User, "k7:b", NOON), tokens(5));
+        .add(ledger_key(Scope::User, "k7:b", NOON), &tokens(5));
     b.dead_letters.push(dead_letter(13));
     b.effects
         .findings
@@ -97,14 +97,14 @@ async fn f03_a_zombie_changes_nothing() {
     let zombie = Owner::claim(&db.store, 0).await;
     let mut b = zombie.batch(5);
     b.ledger
-        .insert(ledger_key(Scope::User, "k7:a", NOON), tokens(5));
+        .add(ledger_key(Scope::User, "k7:a", NOON), &tokens(5));
     let mut owner = Owner::claim(&db.store, 0).await;
     let done = db.store.commit(one(b)).await.expect("answered");
     assert_eq!(done.fenced, vec![(tp(0), Fence::Claimed)]);
     assert!(db.store.ledger().await.expect("ledger").is_empty());
     let mut b = owner.batch(5);
     b.ledger
-        .insert(ledger_key(Scope::User, "k7:a", NOON), tokens(5));
+        .add(ledger_key(Scope::User, "k7:a", NOON), &tokens(5));
     owner.commit(&db.store, b).await;
     assert_eq!(db.store.ledger().await.expect("ledger").len(), 1);
 }
@@ -116,7 +116,7 @@ async fn f15_a_batch_delivered_twice_counts_once() {
     let make = |o: &Owner| {
         let mut b = o.batch(5);
         b.ledger
-            .insert(ledger_key(Scope::User, "k7:a", NOON), tokens(5));
+            .add(ledger_key(Scope::User, "k7:a", NOON), &tokens(5));
         b
     };
     let again = make(&owner);
@@ -141,7 +141,7 @@ async fn a_refused_partition_does_not_hold_the_others_back() {
             let mut batch = o.batch(1);
             batch
                 .ledger
-                .insert(ledger_key(Scope::Everyone, "*", NOON), tokens(1));
+                .add(ledger_key(Scope::Everyone, "*", NOON), &tokens(1));
             batch
         })
         .collect();
@@ -170,7 +170,7 @@ async fn f06_overlapping_owners_count_each_record_once() {
                 for _ in 0..3 {
                     let mut b = owner.batch(7);
                     b.ledger
-                        .insert(ledger_key(Scope::Tenant, "acme", NOON), tokens(7));
+                        .add(ledger_key(Scope::Tenant, "acme", NOON), &tokens(7));
                     let batches = one(b);
                     let done = store.commit(Arc::clone(&batches)).await.expect("commit");
                     if !done.fenced.is_empty() {

@@ -28,8 +28,10 @@ async fn total(store: &Store) -> u64 {
 
 fn spending(owner: &Owner, n: u32) -> PartitionBatch {
     let mut b = owner.batch(n);
-    b.ledger
-        .insert(ledger_key(Scope::Everyone, "*", NOON), tokens(u64::from(n)));
+    b.ledger.add(
+        ledger_key(Scope::Everyone, "*", NOON),
+        &tokens(u64::from(n)),
+    );
     b
 }
 
@@ -230,7 +232,7 @@ async fn f25_a_lagging_replica_loses_commits_and_stays_exact() {
             usize::try_from(owner.next).expect("fits")..usize::try_from(upto).expect("fits");
         let sum = log[range].iter().sum();
         b.ledger
-            .insert(ledger_key(Scope::Everyone, "*", NOON), tokens(sum));
+            .add(ledger_key(Scope::Everyone, "*", NOON), &tokens(sum));
         b.effects
             .findings
             .push(finding(1, &format!("upto{upto}"), NOON, Severity::Low));
@@ -283,9 +285,9 @@ async fn f26_sorted_writers_do_not_deadlock() {
             for i in 0..15u32 {
                 let mut b = owner.batch(50);
                 for n in 0..50 {
-                    b.ledger.insert(
+                    b.ledger.add(
                         ledger_key(Scope::User, &format!("k7:{n:022}"), NOON),
-                        tokens(1),
+                        &tokens(1),
                     );
                     b.effects.values.insert(user(n).into(), {
                         let mut v = veilwatch::detect::ValueRow::default();
@@ -294,7 +296,7 @@ async fn f26_sorted_writers_do_not_deadlock() {
                     });
                 }
                 for scope in [Scope::Tenant, Scope::Model, Scope::Everyone] {
-                    b.ledger.insert(ledger_key(scope, "x", NOON), tokens(1));
+                    b.ledger.add(ledger_key(scope, "x", NOON), &tokens(1));
                 }
                 // Findings about the same users in another order in every batch.
                 for n in 0..20 {
@@ -343,8 +345,7 @@ async fn f26_control_unsorted_writers_deadlock() {
     let mut owner = Owner::claim(&db.store, 0).await;
     let mut b = owner.batch(2);
     for who in ["a", "b"] {
-        b.ledger
-            .insert(ledger_key(Scope::User, who, NOON), tokens(1));
+        b.ledger.add(ledger_key(Scope::User, who, NOON), &tokens(1));
     }
     owner.commit(&db.store, b).await;
     let mut first = db.pool.begin().await.expect("begin");

@@ -2,7 +2,7 @@
 
 use chrono::Days;
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use veilwatch::account::{Budget, Grain, Limit, PeriodKind, Scope, Unit};
+use veilwatch::account::{Budget, Grain, Limit, PeriodKind, Scope, Subject, Unit};
 use veilwatch::detect::DetectConfig;
 use veilwatch::store::{LeaderTask, Store, schema};
 
@@ -53,7 +53,7 @@ async fn a_part_that_fails_keeps_no_other_from_its_work() {
     let at = db.store.now().await.expect("now");
     let mut b = owner.batch(1);
     b.ledger
-        .insert(ledger_key(Scope::User, "k7:a", at), tokens(500));
+        .add(ledger_key(Scope::User, "k7:a", at), &tokens(500));
     owner.commit(&db.store, b).await;
     db.run(OLD_VALUES).await;
     db.run(OLD_ALIASES).await;
@@ -284,10 +284,10 @@ async fn a_crossing_lives_as_long_as_the_total_that_it_is_about() {
         let mut b = owner.batch(1);
         let key = veilwatch::account::LedgerKey {
             scope: Scope::User,
-            subject: SmolStr::new("k7:a"),
+            subject: Subject::Name("k7:a".into()),
             period: month.grain.period(NOON),
         };
-        b.ledger.insert(key, tokens(100));
+        b.ledger.add(key, &tokens(100));
         let crossed = owner.commit(&db.store, b).await.crossings;
         crossed.get(&Scope::User).copied().unwrap_or(0)
     };

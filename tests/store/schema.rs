@@ -296,9 +296,9 @@ async fn a_process_with_the_running_roles_does_everything() {
         .expect("connect");
     let mut owner = Owner::claim(&store, 0).await;
     let mut b = owner.batch(2);
-    b.ledger.insert(
+    b.ledger.add(
         ledger_key(veilwatch::account::Scope::Everyone, "*", NOON),
-        tokens(1),
+        &tokens(1),
     );
     b.dead_letters.push(dead_letter(0));
     b.effects
