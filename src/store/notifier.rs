@@ -16,14 +16,14 @@ use sqlx::{PgConnection, Row as _};
 
 use super::board::{save_board, wake};
 use super::lease::{self, Lease, LeaseName};
-use super::outbox::expire_unsent;
+use super::outbox::{expire_unsent, queue};
 use super::silence::active_silences;
 use super::{
     Store, StoreError, Uuid, clean, hash16, head, incident, severity, severity_column, stage,
     stage_column, stamp, time, uuid,
 };
-use crate::decide::notify::{AWAKE, Board, FateRow, OutboxRow};
-use crate::decide::{self, Change, ChangeKind, Head, NotificationKind, Notified, Routes, Titles};
+use crate::decide::notify::{AWAKE, Board, FateRow};
+use crate::decide::{self, Change, ChangeKind, Head, Notified, Routes, Titles};
 use crate::event::{Hash16, SmolStr, Time};
 
 /// Most changes decided on in one transaction.
@@ -363,9 +363,7 @@ fn change(r: &PgRow) -> Result<(Change, Head), StoreError> {
 
 async fn write(conn: &mut PgConnection, n: &Notified) -> Result<(), StoreError> {
     let what = "could not write notifications";
-    for row in &n.outbox {
-        queue(conn, row).await?;
-    }
+    queue(conn, &n.outbox).await?;
     let fates: Vec<&FateRow> = n.fates.iter().collect();
     if !fates.is_empty() {
         sqlx::query(
@@ -403,64 +401,5 @@ async fn write(conn: &mut PgConnection, n: &Notified) -> Result<(), StoreError> 
         .await
         .map_err(StoreError::statement(what))?;
     }
-    Ok(())
-}
-
-/// Queues a row behind those of its (incident, sink). A rise in severity takes the place of milder rows
-/// that no worker has claimed, and a repeat the place of what says the same: while a sink is down, the
-/// rows of an incident stay few.
-async fn queue(conn: &mut PgConnection, row: &OutboxRow) -> Result<(), StoreError> {
-    let what = "could not queue a notification";
-    // A row whose send fails at this moment either is waiting when it is looked for here, or sees this one.
-    sqlx::query(
-        "SELECT 1 FROM vw.outbox WHERE key = $1 AND number = $2 AND sink = $3 AND state IN (0, 1)
-          ORDER BY seq FOR UPDATE",
-    )
-    .bind(uuid(row.key))
-    .bind(row.number)
-    .bind(row.sink.as_str())
-    .execute(&mut *conn)
-    .await
-    .map_err(StoreError::statement(what))?;
-    let replaced: Vec<String> = sqlx::query_scalar(
-        "UPDATE vw.outbox SET state = 5, finished_at = now(), last_error = 'a later message took its place'
-          WHERE key = $1 AND number = $2 AND sink = $3 AND state = 0
-            AND (severity < $4 OR ($5 AND kind IN ('firing', 'repeat', 'escalated')))
-         RETURNING kind",
-    )
-    .bind(uuid(row.key))
-    .bind(row.number)
-    .bind(row.sink.as_str())
-    .bind(severity_column(row.severity))
-    .bind(row.kind == NotificationKind::Repeat)
-    .fetch_all(&mut *conn)
-    .await
-    .map_err(StoreError::statement(what))?;
-    // Who never heard of it hears that it is open, not that it still is.
-    let unheard = row.kind == NotificationKind::Repeat && replaced.iter().any(|k| k == "firing");
-    let mut row = row.clone();
-    if unheard {
-        row.kind = NotificationKind::Firing;
-        row.payload.kind = NotificationKind::Firing;
-    }
-    let payload = serde_json::to_value(&row.payload).map_err(|e| {
-        StoreError::Refusal(format!("a notification cannot be written as JSON: {e}"))
-    })?;
-    sqlx::query(
-        "INSERT INTO vw.outbox (key, number, sink, seq, kind, severity, dedup_key, payload)
-         SELECT $1, $2, $3, greatest($4, coalesce(max(o.seq), 0) + 1), $5, $6, $7, $8
-           FROM vw.outbox o WHERE o.key = $1 AND o.number = $2 AND o.sink = $3",
-    )
-    .bind(uuid(row.key))
-    .bind(row.number)
-    .bind(row.sink.as_str())
-    .bind(row.seq)
-    .bind(row.kind.as_str())
-    .bind(severity_column(row.severity))
-    .bind(uuid(row.dedup_key))
-    .bind(payload)
-    .execute(conn)
-    .await
-    .map_err(StoreError::statement(what))?;
     Ok(())
 }

@@ -5,10 +5,12 @@
 //! 10 s, so a claim outlives every send of a live worker. A worker that was stopped finds its claim
 //! gone when it marks: it then queues a `repeat` of the present state, which corrects a stale trigger.
 
+mod queue;
 mod repair;
 
 use std::time::Duration;
 
+pub(super) use queue::queue;
 pub(super) use repair::expire_unsent;
 pub use repair::{Queued, STATES, Which};
 use sqlx::{PgConnection, Row as _};
