@@ -28,7 +28,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::arenas::few();
     let config = Config::load(&args.config)?;
     let run = Run {
-        threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(1, 4)),
+        threads: threads(),
         telemetry: &config.telemetry,
         limit: config.pipeline.shutdown + GRACE,
         until_eof: args.until_eof,
@@ -38,6 +38,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::info!(http = %running.http, "running");
         anyhow::Ok(running)
     })
+}
+
+/// Threads of the runtime: one for two cores, since each wakes the others for every answer of Postgres, which
+/// costs more than they gain; at most four. What takes long has threads of its own.
+fn threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.div_ceil(2).min(4)
 }
 
 impl Service for Running {

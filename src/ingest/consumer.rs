@@ -115,7 +115,10 @@ impl<K: Claims> Poller<K> {
         let mut since = 0;
         let mut open = false;
         while !stop.load(Ordering::Relaxed) {
-            let polled = self.consumer.poll(if open { POLL_OPEN } else { POLL });
+            // What is there is taken without waiting, which costs reading clocks for every record.
+            let there = self.consumer.poll(Duration::ZERO);
+            let wait = if open { POLL_OPEN } else { POLL };
+            let polled = there.or_else(|| self.consumer.poll(wait));
             let idle = polled.is_none();
             match polled {
                 Some(Ok(m)) => {
