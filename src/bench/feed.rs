@@ -79,16 +79,16 @@ impl Producer {
             };
             let p = e.partition;
             let offset = self.sent[p];
-            let mut waiting = Instant::now();
             let mut at = progress[p].load(Ordering::Relaxed);
+            let mut waiting = None;
             while offset - base[p] - (at - base[p]).max(0) > AHEAD {
                 std::thread::sleep(Duration::from_millis(1));
                 self.stop.check()?;
                 let moved = progress[p].load(Ordering::Relaxed);
                 if moved != at {
-                    (at, waiting) = (moved, Instant::now());
+                    (at, waiting) = (moved, None);
                 }
-                if waiting.elapsed() > STALLED {
+                if waiting.get_or_insert_with(Instant::now).elapsed() > STALLED {
                     bail!(
                         "{} partition {p} does not move: {offset} sent, {at} consumed",
                         self.topic

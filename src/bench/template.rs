@@ -54,6 +54,7 @@ pub struct Templates {
     names: Vec<[u8; NAME]>,
     number: u64,
     seq: Vec<u64>,
+    minutes: Minutes,
     distinct: bool,
 }
 
@@ -129,6 +130,7 @@ impl Templates {
             workload,
             number: 0,
             seq: vec![0; 4 * usize::try_from(shape.partitions.max(1)).unwrap_or(1)],
+            minutes: Minutes::default(),
             distinct,
         }
     }
@@ -175,12 +177,12 @@ impl Templates {
             *s += 1;
             *s - 1
         });
-        put(&mut t.text, t.id, format!("{number:012}").as_bytes());
-        put(&mut t.text, t.seq, format!("{seq:>DIGITS$}").as_bytes());
+        put(&mut t.text, t.id, &digits::<DIGITS>(number, b'0'));
+        put(&mut t.text, t.seq, &digits::<DIGITS>(seq, b' '));
         put(
             &mut t.text,
             t.at,
-            now.minus_ms(t.total_ms).to_string().as_bytes(),
+            &self.minutes.stamp(now.minus_ms(t.total_ms)),
         );
         put(&mut t.text, t.user, &who);
         put(&mut self.key, 3, &who);
@@ -192,6 +194,50 @@ impl Templates {
             number,
         }
     }
+}
+
+/// Length of a time in an event.
+const AT: usize = "2026-11-21T07:00:00.123Z".len();
+/// Length of what all times of a minute begin with.
+const MINUTE: usize = "2026-11-21T07:00:".len();
+
+/// Times as text. Only the calendar is work, and it is the same for a whole minute; calls last so long that
+/// a few are in use at a time.
+#[derive(Debug, Default)]
+struct Minutes([Option<(i64, [u8; AT])>; 4]);
+
+impl Minutes {
+    fn stamp(&mut self, at: Time) -> [u8; AT] {
+        let (minute, ms) = (at.0.div_euclid(60_000), at.0.rem_euclid(60_000));
+        // Of four slots.
+        let slot = &mut self.0[usize::try_from(minute.rem_euclid(4)).unwrap_or(0)];
+        let (_, mut text) = match *slot {
+            Some(known) if known.0 == minute => known,
+            _ => {
+                let mut text = [0; AT];
+                put(&mut text, 0, Time(minute * 60_000).to_string().as_bytes());
+                *slot.insert((minute, text))
+            }
+        };
+        let ms = u64::try_from(ms).unwrap_or(0);
+        put(&mut text, MINUTE, &digits::<2>(ms / 1_000, b'0'));
+        put(&mut text, MINUTE + 3, &digits::<3>(ms % 1_000, b'0'));
+        text
+    }
+}
+
+/// A number in so many characters, from the right; what is left is padded.
+fn digits<const N: usize>(mut n: u64, pad: u8) -> [u8; N] {
+    let mut out = [pad; N];
+    for place in out.iter_mut().rev() {
+        // A digit fits.
+        *place = b'0' + u8::try_from(n % 10).unwrap_or(0);
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out
 }
 
 fn put(text: &mut [u8], at: usize, what: &[u8]) {
@@ -238,6 +284,21 @@ fn template(made: Made, now: Time) -> Template {
 mod tests {
     use super::*;
     use crate::decode::{Decoder, RawRecord};
+
+    #[test]
+    fn holes_are_filled_as_formatting_fills_them() {
+        let mut minutes = Minutes::default();
+        for ms in [0, 1, 59_999, 60_000, 1_795_262_400_000, 1_795_262_399_999] {
+            for at in [ms, ms - 61_001, ms + 3_600_000] {
+                let at = Time(at);
+                assert_eq!(minutes.stamp(at), at.to_string().as_bytes(), "{at}");
+            }
+        }
+        for n in [0, 7, 10, 999, 123_456_789_012] {
+            assert_eq!(digits::<12>(n, b'0'), format!("{n:012}").as_bytes());
+            assert_eq!(digits::<12>(n, b' '), format!("{n:>12}").as_bytes());
+        }
+    }
 
     #[test]
     fn stamped_events_decode_with_whole_sequences() {
