@@ -7,6 +7,7 @@
 //! taken. A long word of letters and digits (a canary, never ordinary language) is a print of its
 //! own, so that a planted token is found in any sentence.
 
+use blake3::platform::Platform;
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::key::Key;
@@ -26,11 +27,18 @@ pub const MAX_TOKENS: usize = 8;
 /// Separates the hash of a token from that of a shingle.
 const TOKEN_MARK: u8 = 1;
 const SHINGLE_MARK: u8 = 0;
+/// Bytes of a block.
+const BLOCK: usize = 64;
+/// A keyed message of one block: the first block of the first chunk, and the last of all.
+const WHOLE: u8 = 1 | 2 | 8 | 16;
 
 /// What prints are made with: one content key, with the seed of the cheap hash derived from it.
 #[derive(Clone)]
 pub struct Printer {
     key: zeroize::Zeroizing<[u8; 32]>,
+    /// The key as BLAKE3 begins with it.
+    start: zeroize::Zeroizing<[u32; 8]>,
+    platform: Platform,
     seed: u64,
 }
 
@@ -41,8 +49,15 @@ impl Printer {
         let seed = blake3::keyed_hash(prints, b"seed");
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&seed.as_bytes()[..8]);
+        let mut start = zeroize::Zeroizing::new([0; 8]);
+        let (words, _) = prints.as_chunks::<4>();
+        for (to, word) in start.iter_mut().zip(words) {
+            *to = u32::from_le_bytes(*word);
+        }
         Self {
             key: zeroize::Zeroizing::new(*prints),
+            start,
+            platform: Platform::detect(),
             seed: u64::from_le_bytes(bytes),
         }
     }
@@ -97,8 +112,18 @@ impl Printer {
         first8(&h.finalize())
     }
 
+    /// `keyed_hash`, of which five words need one step of the many that are made ready for longer messages;
+    /// the crate offers it only behind its documented functions.
     fn finish(&self, bytes: &[u8]) -> u64 {
-        first8(&blake3::keyed_hash(&self.key, bytes))
+        let mut block = [0; BLOCK];
+        let (Some(to), Ok(len)) = (block.get_mut(..bytes.len()), u8::try_from(bytes.len())) else {
+            return first8(&blake3::keyed_hash(&self.key, bytes));
+        };
+        to.copy_from_slice(bytes);
+        let mut chain = *self.start;
+        self.platform
+            .compress_in_place(&mut chain, &block, len, 0, WHOLE);
+        u64::from(chain[0]) | u64::from(chain[1]) << 32
     }
 }
 
@@ -430,6 +455,16 @@ mod tests {
         let b = prints("never say vwc7k2m9q4x8z1p6t3n5");
         assert!(a.iter().any(|p| b.contains(p)));
         assert!(prints("internationalisation considerations").is_empty());
+    }
+
+    #[test]
+    fn every_length_equals_the_documented_hash() {
+        let printer = Printer::new(Keys::development().active_content());
+        let bytes: Vec<u8> = (0..200).collect();
+        for len in 0..bytes.len() {
+            let documented = blake3::keyed_hash(&printer.key, &bytes[..len]);
+            assert_eq!(printer.finish(&bytes[..len]), first8(&documented), "{len}");
+        }
     }
 
     #[test]
