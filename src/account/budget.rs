@@ -103,7 +103,8 @@ impl Budgets {
         }
     }
 
-    /// Adds a batch's rows and returns the thresholds crossed for the first time, in the rows' order.
+    /// Adds a batch's rows and returns the thresholds crossed for the first time, in the order
+    /// of (scope, subject, period) as Postgres sorts them.
     pub fn add(&mut self, rows: &LedgerRows, at: Time) -> Vec<Crossing> {
         let mut crossings = Vec::new();
         for (key, delta) in rows {
@@ -148,6 +149,10 @@ impl Budgets {
                 }
             }
         }
+        crossings.sort_by(|a, b| {
+            let key = |c: &Crossing| (c.scope, c.subject.clone(), c.period.clone());
+            key(a).cmp(&key(b))
+        });
         crossings
     }
 }
